@@ -1,0 +1,30 @@
+"""Kinds are files: in a stage's folder, a module without a leading underscore is a kind, and its name is its name.
+
+In: a stage ("capture", "train", "gate", ...). Out: the names found there, or the module of one name. No list of kinds
+is kept anywhere; adding a kind is adding a file.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import pkgutil
+from types import ModuleType
+
+from .errors import InputError
+
+
+def names(stage: str) -> list[str]:
+    """The kinds of a stage, sorted."""
+    package = importlib.import_module(f"stillhouse.{stage}")
+    return sorted(m.name for m in pkgutil.iter_modules(package.__path__) if not m.name.startswith("_"))
+
+
+def load(stage: str, name: str) -> ModuleType:
+    """The module that is the kind `name` of `stage`; `InputError` lists the kinds there are."""
+    known = names(stage)
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise InputError(f"there is no {stage} kind {name!r}; there are: {', '.join(known)}{hint}")
+    return importlib.import_module(f"stillhouse.{stage}.{name}")
