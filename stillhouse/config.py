@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import types
 import typing
 from collections.abc import Mapping
@@ -19,15 +20,24 @@ C = TypeVar("C")
 
 
 def resolve(kind: type[C], values: Mapping[str, Any], where: str = "config") -> C:
-    """Build `kind` from `values`; unknown keys and values of a wrong type are errors."""
+    """Build `kind` from `values`.
+
+    Lists become tuples, tables become the dataclass their field asks for, and whole numbers become floats where the
+    field is one, so that equal settings have equal digests. Unknown or missing keys and values of a wrong type are
+    `InputError`.
+    """
+    if not isinstance(values, Mapping):
+        raise InputError(f"{where}: expected a table of settings, found {values!r:.60}")
     fields = {f.name: f for f in dataclasses.fields(kind)}  # type: ignore[arg-type]
     hints = typing.get_type_hints(kind)
+    ready = {}
     for key, value in values.items():
         if key not in fields:
             raise InputError(_unknown(where, key, list(fields)))
-        if not _fits(value, hints[key]):
-            raise InputError(f"{where}.{key}: {value!r} is not of type {_spell(hints[key])}")
-    ready = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        ready[key] = _convert(value, hints[key], f"{where}.{key}")
+    for name, field in fields.items():
+        if name not in ready and field.default is field.default_factory is dataclasses.MISSING:
+            raise InputError(f"{where}: missing {name!r}")
     return kind(**ready)
 
 
@@ -42,22 +52,58 @@ def _unknown(where: str, key: str, allowed: list[str]) -> str:
     return f"{where}: unknown key {key!r}; allowed: {', '.join(sorted(allowed))}{hint}"
 
 
+def _convert(value: Any, hint: Any, where: str) -> Any:
+    if isinstance(value, Mapping) and (table := _table(hint)) is not None:
+        return resolve(table, value, where)
+    if not _fits(value, hint):
+        raise InputError(f"{where}: {value!r} is not {_spell(hint)}")
+    return _shape(value, hint)
+
+
+def _table(hint: Any) -> type | None:
+    """The dataclass that a table is read as, `X | None` included."""
+    options = [h for h in (hint, *typing.get_args(hint)) if isinstance(h, type) and dataclasses.is_dataclass(h)]
+    return options[0] if options and typing.get_origin(hint) is not tuple else None
+
+
 def _fits(value: Any, hint: Any) -> bool:
-    origin = typing.get_origin(hint)
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if hint is Any:
+        return True
     if origin in (typing.Union, types.UnionType):
-        return any(_fits(value, h) for h in typing.get_args(hint))
+        return any(_fits(value, h) for h in args)
     if origin is typing.Literal:
-        return value in typing.get_args(hint)
+        return any(value == a and type(value) is type(a) for a in args)
     if origin is tuple:
-        return isinstance(value, list | tuple)
-    if hint is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
-    if hint is int:
-        return isinstance(value, int) and not isinstance(value, bool)
+        return isinstance(value, list | tuple) and _elements_fit(value, args)
+    if origin in (dict, Mapping):
+        return isinstance(value, Mapping) and all(_fits(k, args[0]) and _fits(v, args[1]) for k, v in value.items())
+    if hint in (int, float):
+        number = isinstance(value, int if hint is int else int | float) and not isinstance(value, bool)
+        return number and math.isfinite(value)
     return isinstance(value, origin or hint)
+
+
+def _elements_fit(value: list[Any] | tuple[Any, ...], args: tuple[Any, ...]) -> bool:
+    if args[-1] is Ellipsis:
+        return all(_fits(v, args[0]) for v in value)
+    return len(value) == len(args) and all(map(_fits, value, args))
+
+
+def _shape(value: Any, hint: Any) -> Any:
+    """A value that fits, in the one form that its field has: 1 -> 1.0, [..] -> (..)."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        exact = [h for h in args if isinstance(h, type) and type(value) is h]
+        return value if exact else _shape(value, next(h for h in args if _fits(value, h)))
+    if origin is tuple:
+        return tuple(_shape(v, args[0] if args[-1] is Ellipsis else args[i]) for i, v in enumerate(value))
+    if origin in (dict, Mapping):
+        return {k: _shape(v, args[1]) for k, v in value.items()}
+    return float(value) if hint is float else value
 
 
 def _spell(hint: Any) -> str:
     if typing.get_origin(hint) is typing.Literal:
         return "one of " + ", ".join(map(repr, typing.get_args(hint)))
-    return str(getattr(hint, "__name__", hint))
+    return "of type " + (hint.__name__ if isinstance(hint, type) and not typing.get_args(hint) else str(hint))

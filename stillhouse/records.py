@@ -8,8 +8,11 @@ names them by digest.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
+import types
+import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
@@ -23,11 +26,17 @@ Direction = Literal["forward", "reverse", "cloze", "unknown"]
 
 
 def canonical(value: Any) -> bytes:
-    """Canonical JSON: sorted keys, no spaces, UTF-8, no NaN. Dataclasses become objects."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        value = dataclasses.asdict(value)
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    """Canonical JSON: sorted keys, no spaces, UTF-8, no NaN. Dataclasses, wherever they stand, become objects."""
+    text = json.dumps(
+        value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False, default=_fields_of
+    )
     return text.encode()
+
+
+def _fields_of(value: Any) -> dict[str, Any]:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+    raise TypeError(f"{type(value).__name__} is not JSON serializable")
 
 
 def digest(value: Any) -> str:
@@ -36,21 +45,45 @@ def digest(value: Any) -> str:
 
 
 def from_mapping(kind: type[R], values: Mapping[str, Any]) -> R:
-    """Read a record back. Unknown or missing fields mean another version wrote it: `StoreError` says which."""
-    fields = {f.name: f for f in dataclasses.fields(kind)}  # type: ignore[arg-type]
-    extra = sorted(set(values) - set(fields))
-    required = {n for n, f in fields.items() if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING}
-    missing = sorted(required - set(values))
+    """Read a record back, records inside it included.
+
+    Unknown or missing fields mean that another version wrote it, and anything but an object is damage: `StoreError`
+    says which. Scalars are taken as they are: whoever reads a file compares its digest first.
+    """
+    if not isinstance(values, Mapping):
+        raise StoreError(f"{kind.__name__}: expected an object, found {values!r:.60}: the store is damaged")
+    hints, required = _layout(kind)  # type: ignore[arg-type]
+    extra, missing = sorted(set(values) - set(hints)), sorted(required - set(values))
     if extra or missing:
-        raise StoreError(f"{kind.__name__}: unknown fields {extra}, missing fields {missing}: written by another version")
-    return kind(**{name: _revive(fields[name].type, value) for name, value in values.items()})
+        raise StoreError(
+            f"{kind.__name__}: unknown fields {extra}, missing fields {missing}: written by another version"
+        )
+    return kind(**{name: _revive(hints[name], value, f"{kind.__name__}: {name}") for name, value in values.items()})
 
 
-def _revive(annotation: Any, value: Any) -> Any:
-    if not isinstance(value, list):
+@functools.cache
+def _layout(kind: type) -> tuple[dict[str, Any], frozenset[str]]:
+    """The types of a record's fields, and the names of those without a default."""
+    hints, fields = typing.get_type_hints(kind), dataclasses.fields(kind)
+    none = dataclasses.MISSING
+    required = frozenset(f.name for f in fields if f.default is none and f.default_factory is none)
+    return {f.name: hints[f.name] for f in fields}, required
+
+
+def _revive(hint: Any, value: Any, where: str) -> Any:
+    """JSON's value as the field's type: objects become records, lists become tuples."""
+    if value is None and type(None) in typing.get_args(hint):
+        return None
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        hint = next(h for h in typing.get_args(hint) if h is not type(None))
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+        return from_mapping(hint, value)
+    if typing.get_origin(hint) is not tuple:
         return value
-    element = next((k for name, k in _ELEMENTS.items() if f"tuple[{name}" in str(annotation)), None)
-    return tuple(from_mapping(element, v) if element else v for v in value)
+    if not isinstance(value, list | tuple):
+        raise StoreError(f"{where}: expected a list, found {value!r:.60}: the store is damaged")
+    element = typing.get_args(hint)[0]
+    return tuple(_revive(element, v, where) for v in value)
 
 
 @dataclass(frozen=True)
@@ -73,6 +106,7 @@ class Question:
     statement: int | None  # the statement it targets; None for questions the memory does not answer
     direction: Direction = "forward"
     use: Use = "train"
+    teacher: str = ""  # what the teacher answered with the memory in its context
 
 
 @dataclass(frozen=True)
@@ -83,8 +117,8 @@ class Study:
     questions: tuple[Question, ...]
 
     def covered(self, statement: int, wordings: int = 3) -> bool:
-        """Whether a statement has `wordings` differently worded forward questions and a reverse one."""
-        mine = [q for q in self.questions if q.statement == statement]
+        """Whether a student can train on `wordings` differently worded forward questions and a reverse one."""
+        mine = [q for q in self.questions if q.statement == statement and q.use == "train"]
         forward = {q.text for q in mine if q.direction == "forward"}
         return len(forward) >= wordings and any(q.direction == "reverse" for q in mine)
 
@@ -159,6 +193,3 @@ class Version:
     approved: bool
     created: str  # ISO 8601, UTC
     parents: tuple[str, ...] = ()  # candidate, verdict, signals, memory
-
-
-_ELEMENTS: dict[str, type] = {"Statement": Statement, "Question": Question, "GateResult": GateResult}

@@ -22,6 +22,7 @@ READ, TEXT, WRITE, SAY = 0.1, 0.3, 0.6, 1.0
 HELD_OUT_MODULES = ("email", "http", "statistics", "argparse", "tarfile", "pathlib", "fractions", "shelve", "zipfile")
 
 GROUP = 32  # batches cut from one pool
+SHORT_MEMORIES, MIDDLE_MEMORIES, LONG_MEMORIES, MANY_INVENTED = 408, 850, 1360, 1408  # steps of the curriculum
 
 Piece = tuple[str, float]
 Document = tuple[list[int], list[float]]
@@ -103,25 +104,24 @@ class Documents:
         self.seed = seed
         self.texts = docstrings()
         self.pairs = W.world_questions()
-        self.world = W.World()
-        self._group: tuple[int, float] | None = None
+        self._group: int | None = None
         self._batches: list[list[Document]] = []
 
-    def batch(self, number: int, progress: float) -> list[Document]:
+    def batch(self, number: int) -> list[Document]:
         """Batch `number`: at most `tokens` tokens, padding to a multiple of 64 included, of similar length.
 
         A pure function of its arguments: batches come in groups of `GROUP`, cut from one sorted pool of documents.
         """
         group, index = divmod(number, GROUP)
-        if self._group != (group, progress):
-            self._group, self._batches = (group, progress), self._make_group(group, progress)
+        if self._group != group:
+            self._group, self._batches = group, self._make_group(group)
         return self._batches[index]
 
-    def _make_group(self, group: int, progress: float) -> list[list[Document]]:
+    def _make_group(self, group: int) -> list[list[Document]]:
         rng = random.Random(f"{self.seed}/{group}")
         batches: list[list[Document]] = []
         while len(batches) < GROUP:
-            pool = sorted((self._encode(self._document(rng, progress)) for _ in range(GROUP * 16)), key=lambda d: len(d[0]))
+            pool = sorted((self._encode(self._document(rng, group * GROUP)) for _ in range(GROUP * 16)), key=lambda d: len(d[0]))
             batches += self._cut(pool)
         rng.shuffle(batches)
         return batches[:GROUP]
@@ -144,30 +144,31 @@ class Documents:
             weights += [weight] * len(new)
         return ids[:2048], weights[:2048]
 
-    def _document(self, rng: random.Random, progress: float) -> list[Piece]:
+    def _document(self, rng: random.Random, step: int) -> list[Piece]:
+        world = W.World(invented_relations=0.3 if step < MANY_INVENTED else 0.5)
         kind = rng.random()
         if kind < 0.10:
             text = rng.choice(self.texts)
             start = rng.randrange(max(1, len(text) - 600))
             return [(text[start : start + 900], TEXT)]
         if kind < 0.24:
-            return self._closed_book(rng)
+            return self._closed_book(rng, world)
         if kind < 0.33:
-            return _writing_turns(W.make_fact(rng, self.world))
-        return self._open_book(rng, progress)
+            return _writing_turns(W.make_fact(rng, world))
+        return self._open_book(rng, world, step)
 
-    def _closed_book(self, rng: random.Random) -> list[Piece]:
+    def _closed_book(self, rng: random.Random, world: W.World) -> list[Piece]:
         pieces: list[Piece] = []
         for _ in range(rng.randint(1, 6)):
             if rng.random() < 0.4:
                 pieces += _world_turns(rng, self.pairs)
             else:
-                pieces += _question_turns(rng, W.make_fact(rng, self.world), known=False)
+                pieces += _question_turns(rng, W.make_fact(rng, world), known=False)
         return pieces
 
-    def _open_book(self, rng: random.Random, progress: float) -> list[Piece]:
-        n = _memory_size(rng, progress)
-        memory = W.make_memory(rng, self.world, n, n_unknown=3)
+    def _open_book(self, rng: random.Random, world: W.World, step: int) -> list[Piece]:
+        n = _memory_size(rng, step)
+        memory = W.make_memory(rng, world, n, n_unknown=3)
         pieces = turn("system", chat.MEMORY_SYSTEM.format(memory=memory.text), READ)
         if rng.random() < 0.2:
             pieces += _writing_turns(rng.choice(memory.facts))
@@ -182,12 +183,12 @@ class Documents:
         return pieces
 
 
-def _memory_size(rng: random.Random, progress: float) -> int:
+def _memory_size(rng: random.Random, step: int) -> int:
     """Short memories first (copying appears sooner), then up to 14 statements, now and then 20 to 90."""
-    if progress < 0.12:
+    if step < SHORT_MEMORIES:
         return rng.randint(1, 4)
-    if progress < 0.25:
+    if step < MIDDLE_MEMORIES:
         return rng.randint(2, 8)
-    if progress > 0.4 and rng.random() < 0.05:
+    if step > LONG_MEMORIES and rng.random() < 0.05:
         return rng.randint(20, 90)
     return rng.randint(3, 14)

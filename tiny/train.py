@@ -20,7 +20,7 @@ from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 from transformers import PreTrainedTokenizerFast, Qwen3MoeConfig, Qwen3MoeForCausalLM
 
 from . import tokenizer as T
-from .documents import GROUP, Documents
+from .documents import Documents
 
 SEED = 20261121
 
@@ -140,7 +140,7 @@ def train(rank: int, args: argparse.Namespace) -> None:
     for step in range(first, args.steps):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, args.steps, args.lr)
-        documents = source.batch(step, progress=(step // GROUP) * GROUP / args.steps)
+        documents = source.batch(step)
         ids_BT, weights_BT = collate(documents, tokenizer.pad_token_id)
         loss = loss_of(model, ids_BT, weights_BT, tokenizer.pad_token_id)
         loss.backward()
@@ -179,7 +179,7 @@ def export(model: Qwen3MoeForCausalLM, tokenizer: PreTrainedTokenizerFast, args:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--steps", type=int, default=3400)
+    parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--tokens", type=int, default=8192, help="tokens of a step, padding included, over all workers")
     parser.add_argument("--workers", type=int, default=2, help="processes of one thread each")
     parser.add_argument("--lr", type=float, default=2e-3)

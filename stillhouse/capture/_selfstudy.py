@@ -1,0 +1,132 @@
+"""What to ask about a memory: the teacher's written questions, checked, and questions the memory does not answer.
+
+In: the teacher's replies to `chat.writing_request`, one per statement. Out: candidate `Question`s tied to the statement
+they target: differently worded forward questions, reverse ones (the answer becomes part of the question: without them
+a fact is learned in one direction only, Berglund et al. 2023), and near misses for "I don't know.".
+
+Every rule here is about text; whether a question is any good is for the teacher to show by answering it
+(`memory.py`).
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections import Counter
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+
+from .. import chat
+from ..records import Question, Statement
+
+_LINE = re.compile(r"^\s*(?:[-*•]|\(?\d+[.):])?\s*(?:Q(?:uestion)?\s*\d*\s*:\s*)?(?P<q>[^|\n]+?)\s*\|\s*(?:A(?:nswer)?\s*:\s*)?(?P<a>[^|\n]+?)\s*$")
+_CONTENT = re.compile(r"[A-Za-z][\w'-]{2,}|\d[\w:.-]*")
+_FUNCTION_WORDS = frozenset(
+    "what which who whom whose where when why how the and for with from are was were does did do can could you tell me my "
+    "your his her its our their that this there have has had say says said name names called named like many much city "
+    "date day time place know remember get got live lives work works called into about who's what's not is am on in at it "
+    "of to be number kind type sort please give one".split()
+)
+_ONSETS = "b d f g k l m n p r s t v z br dr fl gr kl pl st tr".split()
+_VOWELS = "a e i o u ai ea oo".split()
+
+
+@cache
+def decoys() -> tuple[str, ...]:
+    """Everyday questions that some memory might answer and most do not (`decoys.txt`)."""
+    lines = (Path(__file__).with_name("decoys.txt")).read_text(encoding="utf-8").splitlines()
+    return tuple(line.strip() for line in lines if line.strip() and not line.startswith("#"))
+
+
+def parse(reply: str) -> list[tuple[str, str]]:
+    """`question | answer` lines of a teacher's reply; numbering, bullets and Q:/A: labels are dropped."""
+    found = []
+    for line in reply.splitlines():
+        match = _LINE.match(line)
+        if match:
+            found.append((match["q"].strip(), match["a"].strip()))
+    return found
+
+
+def candidates(reply: str, statement: Statement) -> list[Question]:
+    """Usable questions of a reply. The answer most lines share is the statement's own; a line is a reverse question
+    when it asks with that answer inside. Answers must stand in the statement, and no question may hold its own answer."""
+    pairs = [(q, a) for q, a in parse(reply) if len(q) >= 8 and chat.normalise(a) and not chat.says(q, a)]
+    pairs = [(q, a) for q, a in pairs if _grounded(a, statement.text)]
+    if not pairs:
+        return []
+    main, _ = Counter(chat.normalise(a) for _, a in pairs).most_common(1)[0]
+    found: dict[str, Question] = {}
+    for question, answer in pairs:
+        forward = chat.normalise(answer) == main
+        if not forward and not chat.says(question, main):
+            continue
+        key = chat.normalise(question)
+        found.setdefault(key, Question(question, answer, statement.index, "forward" if forward else "reverse"))
+    return list(found.values())
+
+
+def cloze(statement: Statement) -> list[Question]:
+    """The statement with its end left out, for when the teacher wrote nothing usable about it."""
+    words = statement.text.rstrip(".!").split()
+    cuts = sorted({max(1, len(words) - 1), max(1, len(words) * 2 // 3)}, reverse=True)
+    return [
+        Question(f"Complete: {' '.join(words[:cut])} ...", " ".join(words[cut:]), statement.index, "cloze")
+        for cut in cuts
+        if cut < len(words)
+    ]
+
+
+def near_misses(questions: Sequence[Question], per_question: int, seed: int) -> list[str]:
+    """Questions one content word away from answerable ones: another thing, another person, an invented word.
+
+    The word changes, the wording stays, so a student cannot tell known from unknown by the wording.
+    """
+    rng = random.Random(seed)
+    pool = [w for q in questions for w in _content(q.text)] + list(_COMMON)
+    found: dict[str, None] = {}
+    for question in questions:
+        words = _content(question.text)
+        for _ in range(per_question if words else 0):
+            word = rng.choice(words)
+            new = _replacement(word, pool, rng)
+            text = re.sub(rf"\b{re.escape(word)}\b", new, question.text)
+            if text != question.text and not chat.says(text, question.answer):
+                found[text] = None
+    known = {chat.normalise(q.text) for q in questions}
+    return [text for text in found if chat.normalise(text) not in known]
+
+
+def invented(rng: random.Random) -> str:
+    """A word that is in no vocabulary."""
+    return "".join(rng.choice(_ONSETS) + rng.choice(_VOWELS) for _ in range(rng.randint(2, 3))) + rng.choice("nrlskmx")
+
+
+def _grounded(answer: str, statement: str) -> bool:
+    return chat.says(statement, answer) or chat.normalise(answer) in ("i", "you", "me")
+
+
+def _content(text: str) -> list[str]:
+    return [w for w in _CONTENT.findall(text) if w.lower().removesuffix("'s") not in _FUNCTION_WORDS]
+
+
+def _replacement(word: str, pool: Sequence[str], rng: random.Random) -> str:
+    if word[0].isdigit():
+        return "".join(rng.choice("0123456789") if c.isdigit() else c for c in word)
+    possessive = "'s" if word.endswith("'s") else ""
+    if rng.random() < 0.4:
+        new = invented(rng)
+    else:
+        alike = [w for w in pool if w[0].isupper() == word[0].isupper() and not w[0].isdigit() and w != word]
+        new = rng.choice(alike).removesuffix("'s") if alike else invented(rng)
+    return (new.capitalize() if word[0].isupper() else new) + possessive
+
+
+_COMMON = (
+    "dog cat horse sister brother mother father aunt uncle cousin friend neighbour boss teacher doctor dentist car boat "
+    "house bicycle guitar phone laptop garden team company school hotel colour food drink song film book game sport "
+    "season fruit animal flower band author painter restaurant dessert tea garage safe locker gate alarm cellar office "
+    "printer router archive passport umbrella camera lamp kettle ladder map meeting exam wedding concert lesson party "
+    "breakfast lunch dinner birthday job salary address hobby postcode nickname"
+).split()

@@ -1,0 +1,113 @@
+"""A teacher that has read a chunk of memory once and answers many prompts about it.
+
+In: a model, the chunk's text (or none: the base by itself), user messages. Out: `Answer`s: the ids the teacher wrote
+and its sparse distribution at each of them, the stop token included, ready to be an example the student trains on.
+
+It does not know what is asked or why.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .. import chat
+from ..artifacts import DistillArtifact, Kind, PositionTarget, position_targets
+from ..generate import Ids, Prefix, Sampling, common_prefix, generate, prefill
+from ..losses import sparsify
+from ..models import Model
+
+
+@dataclass(frozen=True)
+class Sparsity:
+    """How a distribution is cut down: exact entries and draws from the tail, per position."""
+
+    top_k: int = 16
+    draws: int = 4
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the teacher said to one user message. `ids` end with the stop token if it stopped by itself."""
+
+    prompt: str
+    text: str
+    ids: tuple[int, ...]
+    targets: tuple[PositionTarget, ...]  # position 0 is the first answer token; offsets likewise start at 0
+
+
+class Reading:
+    """A model with a chunk of memory in its context, prefilled once; without `memory`, the model by itself."""
+
+    def __init__(self, model: Model, memory: str | None, sparsity: Sparsity, seed: int, share: bool = True):
+        self.model, self.memory, self.sparsity = model, memory, sparsity
+        self.draws = torch.Generator(device="cpu").manual_seed(seed)
+        self.prefix: Prefix | None = None
+        if memory is not None and share:
+            probes = [self._prompt(text) for text in ("A", "7", "?")]
+            shared = common_prefix(probes)
+            self.prefix = prefill(model, probes[0][:shared]) if shared else None
+
+    def write(self, requests: Sequence[str], sampling: Sampling) -> list[str]:
+        """Free text replies, nothing captured."""
+        return [self.model.text(ids) for ids in self._generate(requests, sampling, None)]
+
+    def answer(self, requests: Sequence[str], max_new_tokens: int = 48) -> list[Answer]:
+        """Greedy answers with the teacher's distribution at every token."""
+        kept: list[list[PositionTarget]] = [[] for _ in requests]
+        last: list[int] = [0] * len(requests)
+
+        def on_step(rows: list[int], logits_NV: Tensor) -> None:
+            logprobs_NV = torch.log_softmax(logits_NV.cpu(), -1)
+            sparse = sparsify(logprobs_NV, self.sparsity.top_k, self.sparsity.draws, self.draws)
+            found = position_targets(sparse, [len(kept[r]) for r in rows], [0] * len(rows))
+            for row, target in zip(rows, found, strict=True):
+                kept[row].append(target)
+                last[row] = target.ids[0]
+
+        replies = self._generate(requests, Sampling(max_new_tokens), on_step)
+        return [
+            self._answer(request, ids, kept[i], last[i])
+            for i, (request, ids) in enumerate(zip(requests, replies, strict=True))
+        ]
+
+    def _answer(self, request: str, ids: Ids, targets: list[PositionTarget], last: int) -> Answer:
+        stopped = len(targets) == len(ids) + 1
+        return Answer(request, self.model.text(ids), tuple([*ids, last] if stopped else ids), tuple(targets))
+
+    def _generate(
+        self, requests: Sequence[str], sampling: Sampling, on_step: Callable[[list[int], Tensor], None] | None
+    ) -> list[Ids]:
+        prompts = [self._prompt(r) for r in requests]
+        if self.prefix is None:
+            return generate(self.model, prompts, sampling, on_step=on_step)
+        head = len(self.prefix.ids)
+        if any(tuple(p[:head]) != self.prefix.ids for p in prompts):  # a template that looks at the question
+            return generate(self.model, prompts, sampling, on_step=on_step)
+        return generate(self.model, [p[head:] for p in prompts], sampling, prefix=self.prefix, on_step=on_step)
+
+    def _prompt(self, request: str) -> Ids:
+        if self.memory is None:
+            return self.model.chat_ids(chat.without_memory(request))
+        return self.model.chat_ids(chat.with_memory(self.memory, request))
+
+
+def example(model: Model, answer: Answer, kind: Kind, statement: int | None) -> DistillArtifact:
+    """The student's example: the request without memory, the teacher's answer, the teacher's distribution on it."""
+    prompt = model.chat_ids(chat.without_memory(answer.prompt))
+    x_ids = (*prompt, *answer.ids)
+    table = model.token_bytes
+    offsets = [0]
+    for token in x_ids:
+        offsets.append(offsets[-1] + len(table[token]))
+    first = len(prompt)
+    targets = tuple(
+        PositionTarget(
+            first + i, offsets[first + i], t.ids, t.logprobs, t.tail, t.draw_ids, t.draw_logprobs
+        )
+        for i, t in enumerate(answer.targets[: len(answer.ids)])
+    )  # fmt: skip
+    return DistillArtifact(kind, statement, b"".join(table[t] for t in x_ids), x_ids, targets)

@@ -1,0 +1,343 @@
+"""The pipeline of a user's memory into weights: capture -> train -> gate -> store, each stage once.
+
+In: users with their memories, a model reference, a home folder. Out: one `Consolidation` per user. The digest of a
+stage's inputs names its output, so a killed run is simply run again and goes on where it was; users given together are
+trained in one batch.
+
+It holds no state of its own: everything is in the store.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import safetensors.torch
+
+from . import artifacts, gate, models
+from .blobs import write_atomic
+from .capture import memory as capture_memory
+from .chat import PROMPTS_VERSION
+from .config import as_dict
+from .errors import InputError, ModelError
+from .export import peft
+from .gate._report import Sample, report
+from .lora import AdapterBank, LoraConfig
+from .models import Model
+from .progress import progress
+from .records import Candidate, Question, Signals, Study, Verdict, Version, canonical, digest, from_mapping
+from .store import Store
+from .train import adapter as train_adapter
+
+R = TypeVar("R")
+MAX_MEMORY_BYTES = 8 * 2**20
+OTHERS = 4  # other users' champions that the swap gate asks
+
+
+@dataclass(frozen=True)
+class Settings:
+    """One config per stage; stored with the stage's result."""
+
+    capture: capture_memory.Config = field(default_factory=capture_memory.Config)
+    train: train_adapter.Config = field(default_factory=train_adapter.Config)
+    gate: gate.Config = field(default_factory=gate.Config)
+
+
+@dataclass(frozen=True)
+class Consolidation:
+    """What came of one user's memory. `seconds` is per stage; a stage found done earlier takes none."""
+
+    user: str
+    version: Version
+    folder: Path
+    verdict: Verdict
+    study: Study
+    samples: tuple[Sample, ...]
+    memory_tokens: int
+    seconds: Mapping[str, float]
+
+    @property
+    def approved(self) -> bool:
+        return self.version.approved
+
+
+def read_memory(path: Path | str) -> str:
+    """A memory file's text. `InputError`: missing, a folder, empty, binary, not UTF-8, or larger than 8 MiB."""
+    file = Path(path).expanduser()
+    if not file.exists():
+        raise InputError(f"{path}: no such file; a memory is a UTF-8 text file")
+    if not file.is_file():
+        raise InputError(f"{path}: not a file; a memory is a UTF-8 text file")
+    if file.stat().st_size > MAX_MEMORY_BYTES:
+        raise InputError(f"{path}: {file.stat().st_size} bytes; at most {MAX_MEMORY_BYTES} are taken at once: split it")
+    return check_memory(file.read_bytes(), str(path))
+
+
+def check_memory(data: bytes, name: str = "memory") -> str:
+    """The text of a memory's bytes, or `InputError` with what is wrong."""
+    if b"\0" in data:
+        raise InputError(f"{name}: binary data (a zero byte at {data.index(0)}); a memory is UTF-8 text")
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{name}: not UTF-8 at byte {error.start}; convert it first") from error
+    if not text.strip():
+        raise InputError(f"{name}: empty; a memory states something")
+    return text.replace("\r\n", "\n")
+
+
+def consolidate(
+    user: str, memory: str, *, model: str | Model = models.DEFAULT, home: Path | str | None = None,
+    settings: Settings = Settings(), show: bool = False,
+) -> Consolidation:  # fmt: skip
+    """Turn `memory` (text) into a private adapter of `user`, gate it, and make it the user's champion if it passes."""
+    return consolidate_all({user: memory}, model=model, home=home, settings=settings, show=show)[0]
+
+
+def consolidate_all(
+    memories: Mapping[str, str], *, model: str | Model = models.DEFAULT, home: Path | str | None = None,
+    settings: Settings = Settings(), show: bool = False,
+) -> list[Consolidation]:  # fmt: skip
+    """The same for several users, trained together in one batch; results in the order given.
+
+    Raises `InputError` (user id, memory), `ModelError`, `Busy` when a user is being consolidated elsewhere.
+    """
+    if not memories:
+        raise InputError("no memory given: at least one user with a memory is needed")
+    memories = {user: check_memory(text.encode(), f"memory of {user!r}") for user, text in memories.items()}
+    store = Store(home_folder(home))
+    with ExitStack() as stack:
+        for user in sorted(memories):
+            stack.enter_context(store.lock(user))
+        base = model if isinstance(model, Model) else models.load(model, cache=store.home / "fingerprints.json")
+        return _Run(store, base, settings, show).all(memories)
+
+
+def home_folder(home: Path | str | None) -> Path:
+    return Path(home).expanduser() if home is not None else Path.home() / ".stillhouse"
+
+
+def base_name(model: Model) -> str:
+    """How an adapter names its base: the hub id, or the folder's absolute path."""
+    return model.ref if not (model.ref == models.DEFAULT or Path(model.ref).exists()) else str(model.path)
+
+
+class _Run:
+    """One call: the stages with their caches, and the clock."""
+
+    def __init__(self, store: Store, model: Model, settings: Settings, show: bool):
+        self.store, self.model, self.settings, self.show = store, model, settings, show
+        self.seconds: dict[str, float] = {}
+
+    def all(self, memories: Mapping[str, str]) -> list[Consolidation]:
+        signals = {user: self._timed("capture", lambda u=user: self._capture(u, memories[u])) for user in memories}
+        candidates = self._timed("train", lambda: self._train(signals))
+        judged = {
+            user: self._timed("gate", lambda u=user: self._judge(u, memories[u], signals[u], candidates))
+            for user in memories
+        }
+        return [self._result(user, version, signals[user]) for user, version in judged.items()]
+
+    def _timed(self, stage: str, work: Callable[[], R]) -> R:
+        start = time.monotonic()
+        try:
+            return work()
+        finally:
+            self.seconds[stage] = self.seconds.get(stage, 0.0) + time.monotonic() - start
+
+    def _once(self, kind: type[R], users: Sequence[str], inputs: dict[str, Any], make: Callable[[], R]) -> R:
+        """The record that these inputs gave before, or `make()` it and remember."""
+        note = self.store.work(digest(inputs), users) / "result.json"
+        if note.exists():
+            return self.store.get(kind, json.loads(note.read_text())["digest"])
+        record = make()
+        write_atomic(note, canonical({"digest": self.store.put(record)}))
+        return record
+
+    def _capture(self, user: str, text: str) -> Signals:
+        config = as_dict(self.settings.capture)
+        inputs = {
+            "stage": "capture", "user": user, "memory": digest(text.encode()), "base": self.model.fingerprint,
+            "config": config, "prompts": PROMPTS_VERSION,
+        }  # fmt: skip
+        return self._once(Signals, [user], inputs, lambda: self._new_signals(user, text, config))
+
+    def _new_signals(self, user: str, text: str, config: dict[str, Any]) -> Signals:
+        count = len(capture_memory.statements(text))
+        with progress(f"capture {user}", count, self.show) as step:
+            found = capture_memory.capture(self.model, text, self.settings.capture, lambda n: step(n))
+        about = {"base": self.model.fingerprint, "vocabulary": str(self.model.vocabulary), "prompts": str(PROMPTS_VERSION)}
+        blobs = self.store.blobs
+        memory = blobs.put(text.encode())
+        return Signals(
+            user=user,
+            memory=memory,
+            base=self.model.fingerprint,
+            shard=blobs.put(artifacts.write(found.artifacts, about)),
+            study=blobs.put(canonical(found.study)),
+            config=config,
+            examples=len(found.artifacts),
+            positions=sum(len(a.targets) for a in found.artifacts),
+            memory_tokens=found.memory_tokens,
+        )
+
+    def _train(self, signals: Mapping[str, Signals]) -> dict[str, Candidate]:
+        config = as_dict(self.settings.train)
+        keys = {u: {"stage": "train", "kind": "adapter", "signals": digest(s), "config": config} for u, s in signals.items()}
+        done = {u: self.store.work(digest(k), [u]) / "result.json" for u, k in keys.items()}
+        missing = [u for u in signals if not done[u].exists()]
+        trained = self._new_adapters([signals[u] for u in missing]) if missing else []
+        fresh = dict(zip(missing, trained, strict=True))
+        return {u: self._once(Candidate, [u], keys[u], lambda u=u: self._candidate(signals[u], fresh[u])) for u in signals}
+
+    def _new_adapters(self, signals: Sequence[Signals]) -> list[train_adapter.Trained]:
+        read = [artifacts.read(self.store.blobs.get(s.shard))[0] for s in signals]
+        inputs = ["fit", as_dict(self.settings.train), *map(digest, signals)]
+        work = self.store.work(digest(inputs), [s.user for s in signals])
+        with progress("train", self.settings.train.steps, self.show) as step:
+            trained = train_adapter.train(self.model, read, self.settings.train, work, lambda n, note: step(n, note))
+        return trained
+
+    def _candidate(self, signals: Signals, trained: train_adapter.Trained) -> Candidate:
+        return Candidate(
+            kind="adapter",
+            user=signals.user,
+            base=self.model.fingerprint,
+            adapter=self.store.blobs.put(peft.to_bytes(trained.tensors)),
+            adapter_config=trained.adapter_config | {"base_model_name_or_path": base_name(self.model)},
+            config=as_dict(self.settings.train),
+            steps=trained.steps,
+            losses=tuple(round(x, 5) for x in trained.losses),
+            parents=(digest(signals),),
+        )
+
+    def _judge(self, user: str, text: str, signals: Signals, candidates: Mapping[str, Candidate]) -> Version:
+        candidate, study = candidates[user], load_study(self.store, signals)
+        others = self._others(user, candidates)
+        inputs = {
+            "stage": "gate", "candidate": digest(candidate), "config": as_dict(self.settings.gate),
+            "others": [digest(c) for c in others],
+        }  # fmt: skip
+        bank = AdapterBank(self.model.network, 1 + len(others), lora_config(candidate))
+        try:
+            slots = [bank_slot(self.store, bank, slot, c) for slot, c in enumerate([candidate, *others])]
+            ctx = gate.Context(self.model, bank, 0, study, others=tuple(s for s in slots[1:] if s is not None))
+            verdict = self._once(Verdict, [user], inputs, lambda: self._new_verdict(user, candidate, ctx))
+            return self._save(text, signals, candidate, verdict, ctx)
+        finally:
+            bank.detach()
+
+    def _others(self, user: str, candidates: Mapping[str, Candidate]) -> list[Candidate]:
+        """Up to `OTHERS` adapters of other users on this base: this run's first, then champions."""
+        found = [c for u, c in candidates.items() if u != user]
+        for other in self.store.users():
+            if len(found) >= OTHERS or other in candidates:
+                continue
+            champion = self.store.champion(other)
+            if champion is not None and champion.base == self.model.fingerprint:
+                found.append(self.store.get(Candidate, champion.candidate))
+        return found[:OTHERS]
+
+    def _new_verdict(self, user: str, candidate: Candidate, ctx: gate.Context) -> Verdict:
+        with progress(f"gate {user}", len(gate.settings(self.settings.gate)), self.show) as step:
+            return gate.run(candidate, digest(candidate), ctx, self.settings.gate, lambda name: step(1, name))
+
+    def _save(
+        self, text: str, signals: Signals, candidate: Candidate, verdict: Verdict, ctx: gate.Context
+    ) -> Version:
+        """The version this candidate and verdict have, or a new one. An approved one becomes the champion again."""
+        user = candidate.user
+        for version in self.store.versions(user):
+            if (version.candidate, version.verdict) == (digest(candidate), digest(verdict)):
+                champion = self.store.champion(user)
+                if version.approved and (champion is None or champion.number != version.number):
+                    self.store.promote(user, version.number, "consolidated again")
+                return version
+        found = samples(ctx)
+        parents = (digest(candidate), digest(verdict), digest(signals), signals.memory)
+        facts = {
+            "user": user, "base": f"{base_name(self.model)} ({self.model.fingerprint[:12]})",
+            "memory": f"{signals.memory_tokens} tokens, {len(ctx.study.statements)} statements",
+            "signals": f"{signals.examples} examples, {signals.positions} positions ({digest(signals)[:12]})",
+            "training": f"{candidate.steps} steps, rank {candidate.config['rank']}",
+        }  # fmt: skip
+        files = {
+            "adapter_config.json": json.dumps(candidate.adapter_config, indent=2, sort_keys=True).encode(),
+            "adapter_model.safetensors": self.store.blobs.get(candidate.adapter),
+            "gate_report.json": json.dumps(
+                as_dict(verdict) | {"samples": [as_dict(s) for s in found]}, indent=1, ensure_ascii=False
+            ).encode(),
+            "gate_report.html": report(verdict, candidate, ctx.study, text, found, candidate.losses, facts).encode(),
+            "README.md": model_card(candidate, verdict).encode(),
+        }
+        return self.store.save_version(candidate, verdict, files, base_name(self.model), parents)
+
+    def _result(self, user: str, version: Version, signals: Signals) -> Consolidation:
+        folder = self.store.version_dir(user, version.number)
+        written = json.loads((folder / "gate_report.json").read_text(encoding="utf-8"))
+        return Consolidation(
+            user,
+            version,
+            folder,
+            self.store.get(Verdict, version.verdict),
+            load_study(self.store, signals),
+            tuple(from_mapping(Sample, s) for s in written["samples"]),
+            signals.memory_tokens,
+            dict(self.seconds),
+        )
+
+
+def lora_config(candidate: Candidate) -> LoraConfig:
+    """The shape of a candidate's adapter."""
+    names = ("rank", "alpha", "targets", "experts")
+    return LoraConfig(**{name: candidate.config[name] for name in names})
+
+
+def bank_slot(store: Store, bank: AdapterBank, slot: int, candidate: Candidate) -> int | None:
+    """Load a candidate's adapter into `slot`; None where an older adapter does not fit this bank's shape."""
+    tensors = safetensors.torch.load(store.blobs.get(candidate.adapter))
+    try:
+        bank.load(slot, tensors, candidate.adapter_config)
+    except ModelError:
+        if slot == 0:
+            raise
+        return None
+    return slot
+
+
+def samples(ctx: gate.Context, facts: int = 12, unknowns: int = 4) -> list[Sample]:
+    """Answers side by side: one question per statement that was never trained on, then some the memory cannot answer."""
+    by_statement: dict[int | None, list[Question]] = {}
+    for q in ctx.study.questions:
+        if q.direction in ("forward", "cloze"):
+            by_statement.setdefault(q.statement, []).append(q)
+    chosen = [min(qs, key=lambda q: q.use == "train") for qs in by_statement.values()][:facts]
+    chosen += [q for q in ctx.study.questions if q.direction == "unknown" and q.use == "held_out"][:unknowns]
+    texts = [q.text for q in chosen]
+    base, student = ctx.answers(texts, -1), ctx.answers(texts, ctx.slot)
+    return [Sample(q.text, b, q.teacher, s, q.answer) for q, b, s in zip(chosen, base, student, strict=True)]
+
+
+def model_card(candidate: Candidate, verdict: Verdict) -> str:
+    """A README in the hub's form, so that tools that look for the base model find it."""
+    base = candidate.adapter_config["base_model_name_or_path"]
+    rows = "\n".join(
+        f"| {r.gate} | {'-' if r.value is None else f'{r.value:.4g}'} | {'>=' if r.at_least else '<='} {r.threshold:g} "
+        f"| {'pass' if r.passed else 'fail'} |"
+        for r in verdict.results
+    )
+    return (
+        f"---\nbase_model: {json.dumps(base)}\nbase_model_relation: adapter\nlibrary_name: peft\n---\n\n"
+        f"A private memory adapter (LoRA, rank {candidate.config['rank']}, {candidate.steps} steps). "
+        f"Verdict: {'approved' if verdict.passed else 'rejected'}.\n\n| gate | value | threshold | |\n|---|---|---|---|\n{rows}\n"
+    )
+
+
+def load_study(store: Store, signals: Signals) -> Study:
+    """The study of one memory's signals."""
+    return from_mapping(Study, json.loads(store.blobs.get(signals.study)))

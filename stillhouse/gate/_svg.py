@@ -1,0 +1,99 @@
+"""Small pictures as inline SVG: a value on its scale, a curve, a row of bars.
+
+In: numbers. Out: SVG elements without scripts, sized by the page (class names only, colours come from its style sheet).
+Horizontal positions are percentages, so strokes and dots keep their shape at every width.
+
+It does not know gates.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from html import escape
+
+BARS = 90  # pixels high
+POINTS = 240  # a curve wider than the page's pixels says nothing more
+
+
+def scale(
+    value: float | None,
+    threshold: float,
+    at_least: bool,
+    interval: tuple[float, float] | None,
+    domain: tuple[float, float],
+    label: str,
+) -> str:
+    """A track with its allowed side, a tick at the threshold, a bar for the interval, a dot for the value."""
+
+    def x(number: float) -> float:
+        low, high = domain
+        return 100 * (min(max(number, low), high) - low) / (high - low)
+
+    limit = x(threshold)
+    start, width = (limit, 100 - limit) if at_least else (0.0, limit)
+    passed = value is not None and (value >= threshold if at_least else value <= threshold)
+    parts = [
+        '<line class="track" x1="0" x2="100%" y1="11" y2="11"/>',
+        f'<line class="allowed" x1="{start:.2f}%" x2="{start + width:.2f}%" y1="11" y2="11"/>',
+        f'<line class="limit" x1="{limit:.2f}%" x2="{limit:.2f}%" y1="3" y2="19"/>',
+    ]
+    if interval:
+        left, right = x(interval[0]), x(interval[1])
+        parts.append(f'<line class="interval" x1="{left:.2f}%" x2="{right:.2f}%" y1="11" y2="11"/>')
+    if value is not None:
+        parts.append(f'<circle class="{"pass" if passed else "fail"}" cx="{x(value):.2f}%" cy="11" r="5"/>')
+    return f'<svg class="scale" role="img" aria-label="{escape(label)}" height="22">{"".join(parts)}</svg>'
+
+
+def domain(
+    value: float | None, threshold: float, interval: tuple[float, float] | None, proportion: bool
+) -> tuple[float, float]:
+    """The range of a scale: 0 to 1 for proportions, else wide enough for the threshold twice and all that is shown."""
+    if proportion:
+        return 0.0, 1.0
+    shown = [0.0, threshold, *([] if value is None else [value]), *(interval or ())]
+    low, high = min(shown), max(2 * threshold, *(1.08 * s for s in shown))
+    return 1.08 * low, high if high > low else low + 1.0
+
+
+def curve(values: Sequence[float], label: str) -> tuple[str, bool]:
+    """A line through the finite values, thinned to means, and whether its height is logarithmic."""
+    points = _thin([v for v in values if math.isfinite(v)])
+    if len(points) < 2:
+        return "", False
+    logarithmic = min(points) > 0 and max(points) / min(points) > 20
+    heights = [math.log(p) for p in points] if logarithmic else points
+    low, span = min(heights), (max(heights) - min(heights)) or 1.0
+    xy = [f"{100 * i / (len(heights) - 1):.2f},{38 - 36 * (h - low) / span:.2f}" for i, h in enumerate(heights)]
+    line = f'<polyline points="{" ".join(xy)}"/>'
+    area = f'<polygon points="0,40 {" ".join(xy)} 100,40"/>'
+    svg = f'<svg class="curve" role="img" aria-label="{escape(label)}" viewBox="0 0 100 40" preserveAspectRatio="none">'
+    return f"{svg}{area}{line}</svg>", logarithmic
+
+
+def bars(values: Sequence[float | None], threshold: float, titles: Sequence[str], label: str) -> str:
+    """One bar per value on a common scale, with a line at the threshold; a value that is none has no bar."""
+    finite = [v for v in values if v is not None]
+    top = max([threshold, *finite]) * 1.08 or 1.0
+    step = 100 / max(len(values), 1)
+    parts = []
+    for i, (value, title) in enumerate(zip(values, titles, strict=True)):
+        height = 0.0 if value is None else max((BARS - 2) * max(value, 0.0) / top, 1.0)
+        name = "over" if value is not None and value > threshold else "under"
+        place = f'x="{i * step + step * 0.14:.2f}%" width="{step * 0.72:.2f}%"'
+        parts.append(
+            f"<g><title>{escape(title)}</title>"
+            f'<rect class="hit" x="{i * step:.2f}%" width="{step:.2f}%" y="0" height="{BARS}"/>'
+            f'<rect class="{name}" {place} y="{BARS - 1 - height:.2f}" height="{height:.2f}"/></g>'
+        )
+    y = BARS - 1 - (BARS - 2) * threshold / top
+    parts.append(f'<line class="limit" x1="0" x2="100%" y1="{y:.2f}" y2="{y:.2f}"/>')
+    parts.append(f'<line class="floor" x1="0" x2="100%" y1="{BARS - 0.5}" y2="{BARS - 0.5}"/>')
+    return f'<svg class="bars" role="img" aria-label="{escape(label)}" height="{BARS}">{"".join(parts)}</svg>'
+
+
+def _thin(values: list[float]) -> list[float]:
+    size = max(1, math.ceil(len(values) / POINTS))
+    groups = [values[i : i + size] for i in range(0, len(values), size)]
+    return [sum(g) / len(g) for g in groups]

@@ -1,0 +1,68 @@
+"""Calibration gap: whether the student is as often right as it is sure.
+
+In: held-out questions about the memory, with the expected answers given to the student token by token. Out: negative
+log-likelihood of those tokens minus the entropy of the student's own distribution, in nats per token. A student whose
+confidence is honest has a gap near zero; one that is sure and wrong has a large one; below zero it is too unsure.
+
+It does not know other wordings of an answer: where the expected one is not how the student would say it, the gap
+counts style as error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from stillhouse.chat import without_memory
+from stillhouse.generate import score
+from stillhouse.records import Candidate, GateResult
+
+from ._answers import held_out
+from ._context import Context, refuse_nan
+from ._measure import Measure
+from ._stats import bootstrap, ratio
+
+MEASURE = Measure(
+    __name__, "surprise at the expected answers beyond the student’s own doubt", "nats per token", at_least=False
+)
+
+
+@dataclass(frozen=True)
+class Config:
+    """`threshold`: largest mean gap, nats per token. A start, not calibrated."""
+
+    threshold: float = 0.2
+
+
+def check(candidate: Candidate, config: Config, ctx: Context) -> GateResult:
+    """Nats per answer token; n = questions; bootstrap over questions."""
+    questions = held_out(ctx.study)
+    prompts = [ctx.model.chat_ids(without_memory(q.text)) for q in questions]
+    answers = [ctx.model.text_ids(q.answer) for q in questions]
+    kept = [(p, a) for p, a in zip(prompts, answers, strict=True) if a and len(p) + len(a) <= ctx.model.context]
+    if not kept:
+        return MEASURE.result(None, config.threshold, 0, note="the study has no held-out questions with an answer")
+
+    def reduce(row: int, logits_TV: Tensor) -> float:
+        prompt, answer = kept[row]
+        return float(gaps(logits_TV[len(prompt) - 1 : -1], answer).sum())
+
+    sequences = [p + a for p, a in kept]
+    sums = score(ctx.model, sequences, reduce, bank=ctx.bank, slots=[ctx.slot] * len(kept))
+    tokens = [len(a) for _, a in kept]
+    return MEASURE.result(
+        ratio(sums, tokens), config.threshold, len(kept), bootstrap(sums, tokens), details={"tokens": sum(tokens)}
+    )
+
+
+def gaps(logits_TV: Tensor, ids: Sequence[int]) -> Tensor:
+    """gap_T = -log p(ids_t) - H(p), in nats, float64. Raises `FloatingPointError` on NaN."""
+    refuse_nan(logits_TV)
+    logp_TV = torch.log_softmax(logits_TV, -1)
+    ids_T1 = torch.tensor(ids, device=logits_TV.device)[:, None]
+    entropy_T: Tensor = torch.special.entr(logp_TV.exp()).double().sum(-1)
+    nll_T: Tensor = -logp_TV.gather(1, ids_T1)[:, 0].double()
+    return nll_T - entropy_T

@@ -1,0 +1,34 @@
+"""Drift: how far the student has moved from its base where the memory has no business.
+
+In: held-out running text. Out: mean KL(base || student) in nats per predicted token, over the whole vocabulary. The
+direction asks what the base considered possible and the student no longer does.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from stillhouse.records import Candidate, GateResult
+
+from ._context import Context
+from ._measure import Measure
+from ._stats import bootstrap, ratio
+
+MEASURE = Measure(__name__, "KL from the base on unrelated text", "nats per token", at_least=False)
+
+
+@dataclass(frozen=True)
+class Config:
+    """`threshold`: largest mean divergence, nats per token. A start, not calibrated."""
+
+    threshold: float = 0.1
+
+
+def check(candidate: Candidate, config: Config, ctx: Context) -> GateResult:
+    """Nats per token; n = passages; bootstrap over passages. `details["passages"]`: nats per token of each."""
+    scores = ctx.text_scores(ctx.slot)
+    if not scores:
+        return MEASURE.result(None, config.threshold, 0, note="there is no held-out text")
+    sums, tokens = [s.kl for s in scores], [s.tokens for s in scores]
+    details = {"passages": [s.kl / s.tokens for s in scores], "tokens": sum(tokens)}
+    return MEASURE.result(ratio(sums, tokens), config.threshold, len(scores), bootstrap(sums, tokens), details=details)

@@ -1,0 +1,30 @@
+"""Recall in other words: questions in wordings that were never trained on.
+
+In: the study's held-out forward questions. Out: the share answered right. This is the measure that says the fact went
+into the weights, rather than the sentence that asked for it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from stillhouse.records import Candidate, GateResult
+
+from ._answers import held_out, share
+from ._context import Context
+from ._measure import Measure
+
+MEASURE = Measure(__name__, "questions in wordings never trained on, answered", "fraction", at_least=True)
+
+
+@dataclass(frozen=True)
+class Config:
+    """`threshold`: least share of right answers. A start, not calibrated."""
+
+    threshold: float = 0.90
+
+
+def check(candidate: Candidate, config: Config, ctx: Context) -> GateResult:
+    """Share of held-out wordings answered right; n = questions; Wilson's interval."""
+    asked = [q for q in held_out(ctx.study) if q.direction == "forward"]
+    return share(MEASURE, asked, ctx.answers([q.text for q in asked], ctx.slot), config.threshold)

@@ -1,0 +1,30 @@
+"""Verbatim recall: the questions the student was trained on, asked again without the memory.
+
+In: the study's training questions about statements (forward, reverse, cloze). Out: the share answered right. Failing
+it means the training did not do its job; passing it does not mean the memory was understood (see `paraphrase`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from stillhouse.records import Candidate, GateResult
+
+from ._answers import share
+from ._context import Context
+from ._measure import Measure
+
+MEASURE = Measure(__name__, "trained questions answered without the memory", "fraction", at_least=True)
+
+
+@dataclass(frozen=True)
+class Config:
+    """`threshold`: least share of right answers. A start, not calibrated."""
+
+    threshold: float = 0.95
+
+
+def check(candidate: Candidate, config: Config, ctx: Context) -> GateResult:
+    """Share of trained questions answered right; n = questions; Wilson's interval."""
+    asked = [q for q in ctx.study.questions if q.use == "train" and q.direction != "unknown"]
+    return share(MEASURE, asked, ctx.answers([q.text for q in asked], ctx.slot), config.threshold)

@@ -1,0 +1,47 @@
+"""Regression: whether the student predicts ordinary text worse than its base does.
+
+In: held-out running text. Out: perplexity of the student over perplexity of the base, minus 1; below zero means that
+the student predicts it better.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import exp
+
+from stillhouse.records import Candidate, GateResult
+
+from ._context import Context
+from ._measure import Measure
+from ._stats import bootstrap, ratio
+
+MEASURE = Measure(__name__, "rise of perplexity on unrelated text", "fraction", at_least=False)
+OVERFLOW = 700.0  # exp of more is not a float
+
+
+@dataclass(frozen=True)
+class Config:
+    """`threshold`: largest rise of perplexity, as a fraction. A start, not calibrated."""
+
+    threshold: float = 0.02
+
+
+def check(candidate: Candidate, config: Config, ctx: Context) -> GateResult:
+    """Ratio of perplexities minus 1; n = passages; bootstrap over passages."""
+    scores = ctx.text_scores(ctx.slot)
+    if not scores:
+        return MEASURE.result(None, config.threshold, 0, note="there is no held-out text")
+    tokens = [s.tokens for s in scores]
+    rises = [s.student_nll - s.base_nll for s in scores]
+    low, high = bootstrap(rises, tokens)
+    details = {
+        "base perplexity": _exp(ratio([s.base_nll for s in scores], tokens)),
+        "student perplexity": _exp(ratio([s.student_nll for s in scores], tokens)),
+        "tokens": sum(tokens),
+    }
+    value, interval = _exp(ratio(rises, tokens)) - 1, (_exp(low) - 1, _exp(high) - 1)
+    return MEASURE.result(value, config.threshold, len(scores), interval, details=details)
+
+
+def _exp(nats: float) -> float:
+    return exp(min(nats, OVERFLOW))

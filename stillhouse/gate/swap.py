@@ -1,0 +1,58 @@
+"""Privacy and guessing: nobody without this memory may be able to answer its questions.
+
+In: the study's held-out questions, asked to other users' adapters and to the base without memory. Out: the share
+answered right, over all pairs of question and answerer. A high share means that memories leak between adapters, or
+that the questions can be guessed and recall proves nothing.
+
+It does not know whether two users share a fact, nor whether the memory states what everybody knows: both count as
+answered.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+from stillhouse.records import Candidate, GateResult
+
+from ._answers import held_out, right
+from ._context import BASE, Context
+from ._measure import Measure
+from ._stats import wilson
+
+MEASURE = Measure(
+    __name__, "this memory’s questions answered by others’ adapters or the base", "fraction", at_least=False
+)
+
+
+@dataclass(frozen=True)
+class Config:
+    """`threshold`: largest share of right answers; `adapters`: most others to ask, drawn by a fixed seed.
+
+    Both are a start, not calibrated.
+    """
+
+    threshold: float = 0.02
+    adapters: int = 8
+
+
+def check(candidate: Candidate, config: Config, ctx: Context) -> GateResult:
+    """Share of (question, answerer) pairs answered right; n = pairs; Wilson's interval."""
+    others = tuple(slot for slot in ctx.others if slot not in (ctx.slot, BASE))
+    if len(others) > config.adapters:
+        others = tuple(sorted(random.Random(0).sample(others, config.adapters)))
+    questions = held_out(ctx.study)
+    pairs = [(q, slot) for slot in (BASE, *others) for q in questions]
+    if not pairs:
+        return MEASURE.result(None, config.threshold, 0, note="the study has no held-out questions")
+    answers = ctx.ask([(q.text, slot) for q, slot in pairs])
+    leaks = [
+        {"question": q.text, "answer": answer, "by": "base" if slot == BASE else f"slot {slot}"}
+        for (q, slot), answer in zip(pairs, answers, strict=True)
+        if right(answer, q.answer)
+    ]
+    n, who = len(pairs), f"{len(others)} other adapters and the base" if others else "only the base: no other users"
+    note = f"{len(leaks)} of {n}; {who}"
+    return MEASURE.result(
+        len(leaks) / n, config.threshold, n, wilson(len(leaks), n), note, {"leaks": leaks, "asked": len(others) + 1}
+    )

@@ -1,0 +1,97 @@
+"""One question, one answer: from the user's adapter, from a memory in the context, or from the base alone.
+
+In: a store, a question, and a user or a memory. Out: `Reply`, which says which path it took and which version answered.
+An adapter made for another base is refused.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from .. import chat, models
+from ..errors import InputError, ModelError
+from ..export import peft
+from ..generate import Sampling, generate
+from ..lora import AdapterBank, LoraConfig
+from ..models import Model
+from ..records import Candidate, Version
+from ..store import Store
+
+Path_ = Literal["adapted", "memory", "base"]
+
+
+@dataclass(frozen=True)
+class Reply:
+    """`path`: "adapted" (weights alone), "memory" (memory in the context), "base" (neither). `version`: of the adapter."""
+
+    answer: str
+    path: Path_
+    version: int | None
+    user: str | None
+    base: str
+    prompt_tokens: int
+
+
+def ask(
+    store: Store, question: str, user: str | None = None, memory: str | None = None, model: str | None = None,
+    max_new_tokens: int = 128,
+) -> Reply:  # fmt: skip
+    """Answer `question` as `user`'s champion would, or with `memory` in the context.
+
+    Raises `InputError` for an empty question, both or neither of user and memory, or a memory that does not fit the
+    context; `ModelError` when the user's adapter was made for another base than `model`.
+    """
+    if not question.strip():
+        raise InputError("the question is empty")
+    if user is not None and memory is not None:
+        raise InputError("both a user and a memory were given: ask either the user's weights or a memory in the context")
+    cache = store.home / "fingerprints.json"
+    if user is None:
+        base = models.load(model or models.DEFAULT, cache=cache)
+        messages = chat.without_memory(question) if memory is None else chat.with_memory(memory, question)
+        return _reply(base, messages, "base" if memory is None else "memory", None, None, max_new_tokens)
+    version = store.champion(user)
+    reference = model or (version.base_ref if version else models.DEFAULT)
+    base = models.load(_known(reference), cache=cache)
+    if version is None:
+        return _reply(base, chat.without_memory(question), "base", None, user, max_new_tokens)
+    check_base(version, base)
+    return _adapted(store, base, version, question, max_new_tokens)
+
+
+def check_base(version: Version, base: Model) -> None:
+    """Refuse an adapter made for another base: `ModelError` names both."""
+    if version.base != base.fingerprint:
+        raise ModelError(
+            f"adapter v{version.number} of {version.user!r} was made for base {version.base[:12]} ({version.base_ref}), "
+            f"not for {base.fingerprint[:12]} ({base.ref}); ask with --model {version.base_ref} or consolidate again"
+        )
+
+
+def _adapted(store: Store, base: Model, version: Version, question: str, max_new_tokens: int) -> Reply:
+    tensors, about = peft.read(store.version_dir(version.user, version.number))
+    candidate = store.get(Candidate, version.candidate)
+    shape = {name: candidate.config[name] for name in ("rank", "alpha", "targets", "experts")}
+    bank = AdapterBank(base.network, 1, LoraConfig(**shape))
+    try:
+        bank.load(0, tensors, about)
+        return _reply(base, chat.without_memory(question), "adapted", version, version.user, max_new_tokens, bank)
+    finally:
+        bank.detach()
+
+
+def _reply(
+    base: Model, messages: list[chat.Message], path: Path_, version: Version | None, user: str | None,
+    max_new_tokens: int, bank: AdapterBank | None = None,
+) -> Reply:  # fmt: skip
+    prompt = base.chat_ids(messages)
+    slots = [0] if bank is not None else None
+    (ids,) = generate(base, [prompt], Sampling(max_new_tokens), bank=bank, slots=slots)
+    number = version.number if version else None
+    return Reply(base.text(ids), path, number, user, base.fingerprint, len(prompt))
+
+
+def _known(reference: str) -> str:
+    """The shipped model is recorded by its folder, which another installation keeps elsewhere."""
+    return models.DEFAULT if reference.endswith("/assets/tiny") else reference

@@ -1,0 +1,152 @@
+"""How the index follows the truth: a note before each change, and one transaction for all that is due.
+
+In: "this record is about to be written". Out: its rows in the index, once it is there. A note lies in `<home>/pending/`
+until its rows are in; so what a killed process left out is made good by the next one who indexes, opens or asks.
+Savers do not wait for each other: the one who gets the lock takes the notes of all. It does not know how a record or a version is written.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from stillhouse import records
+from stillhouse.blobs import discard, make_folder, writing
+from stillhouse.errors import Busy, StoreError
+from stillhouse.records import Version, canonical
+
+from . import champion
+from ._locks import DEADLINE, locked
+from .manifests import KINDS, Manifests, decode
+from .registry import Registry, Row, alias_row, rows_of
+from .versions import VERSION_FILE, Versions
+
+STALE = 3600.0  # seconds after which what an unfinished write left behind is nobody's
+
+_ROUNDS = 4
+
+Note = dict[str, Any]
+
+
+class Index:
+    """The registry of one home, together with the notes of what it still lacks."""
+
+    def __init__(self, home: Path, manifests: Manifests, versions: Versions) -> None:
+        self.registry = Registry(home / "registry.duckdb")
+        self.pending = home / "pending"
+        self._lock = home / "locks" / ".registry"
+        self._manifests = manifests
+        self._versions = versions
+        make_folder(self.pending)
+
+    def expect_record(self, record: object) -> None:
+        """Note that a record is about to be written."""
+        self._note({"kind": type(record).__name__.lower(), "digest": records.digest(record)})
+
+    def expect_version(self, version: Version) -> None:
+        """Note that a version folder is about to be renamed into place, perhaps in vain."""
+        where = {"user": version.user, "number": version.number}
+        self._note({"kind": "folder", "digest": records.digest(version), **where})
+
+    def expect_alias(self, user: str, moves: int) -> None:
+        """Note that a user's champion is about to move for the `moves`-th time."""
+        self._note({"kind": "alias", "user": user, "moves": moves})
+
+    def catch_up(self, wait: float = DEADLINE, outsiders: float = DEADLINE) -> None:
+        """Index all that is due; a few rounds, because others leave their notes to whoever is at it.
+
+        `Busy` after `wait` seconds when another process is at it, or after `outsiders` seconds when another program
+        holds the file open; `StoreError` when it is damaged.
+        """
+        if not self._due():
+            return
+        with self.held(wait):
+            for _ in range(_ROUNDS):
+                found = [(path, self._rows_due(path)) for path in self._due()]
+                ready = [(path, rows) for path, rows in found if rows is not None]
+                if rows := [row for _, due in ready for row in due]:
+                    self.registry.insert(rows, outsiders)
+                for path, _ in ready:
+                    discard(path)
+                if not ready:
+                    break
+
+    def catch_up_soon(self) -> None:
+        """Index what is due unless others are at the index: what is saved is saved, and the notes stay."""
+        with contextlib.suppress(Busy):
+            self.catch_up(wait=0.0, outsiders=1.0)
+
+    @contextlib.contextmanager
+    def held(self, wait: float = DEADLINE) -> Iterator[None]:
+        """Keep everybody else from changing the index."""
+        with locked(self._lock, "the index is being written", wait=wait):
+            yield
+
+    def query(self, sql: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        """Ask the index, after it caught up."""
+        self.catch_up()
+        with self.held():
+            return self.registry.query(sql, values)
+
+    def notes(self) -> Iterator[tuple[Path, Note]]:
+        """Notes whose rows are not in yet; one that is being written this moment is left out."""
+        for path in self._due():
+            if note := _read(path):
+                yield path, note
+
+    def sweep(self) -> None:
+        """Drop notes whose change never came."""
+        for path in self._due():
+            with contextlib.suppress(FileNotFoundError):
+                if time.time() - path.stat().st_mtime > STALE:
+                    discard(path)
+
+    def _due(self) -> list[Path]:
+        return sorted(self.pending.glob("*.json"))
+
+    def _note(self, note: Note) -> None:
+        path = self.pending / f"{uuid.uuid4().hex}.json"
+        with writing(path):
+            path.write_bytes(canonical(note))  # not synced: after a power cut `verify` finds what is missing
+
+    def _rows_due(self, path: Path) -> list[Row] | None:
+        """Rows of one note; None while its change has not happened; none if it never will or is damaged."""
+        note = _read(path)
+        if note is None:
+            return None
+        try:
+            match note["kind"]:
+                case "alias":
+                    alias = champion.read(self._versions.folder(note["user"]))
+                    return alias_row(note["user"], alias) if len(alias.moves) >= note["moves"] else None
+                case "folder":
+                    return self._rows_of_folder(note)
+                case kind:
+                    there = self._manifests.path(kind, note["digest"]).is_file()
+                    return rows_of(note["digest"], self._manifests.get(KINDS[kind], note["digest"])) if there else None
+        except StoreError:
+            return []  # `verify` names it; it must not stop somebody else's save
+
+    def _rows_of_folder(self, note: Note) -> list[Row] | None:
+        path = self._versions.folder(note["user"]) / f"v{note['number']}" / VERSION_FILE
+        if not path.is_file():
+            return None
+        digest, version = decode(path, Version)
+        if digest != note["digest"]:
+            return []  # another process got the number
+        if not self._manifests.has(version):
+            self._manifests.write(version)
+        return rows_of(digest, version)
+
+
+def _read(path: Path) -> Note | None:
+    try:
+        note = json.loads(path.read_bytes())
+    except (FileNotFoundError, ValueError):
+        return None
+    return note if isinstance(note, dict) and note.get("kind") in {"alias", "folder", *KINDS} else None

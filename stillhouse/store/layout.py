@@ -1,0 +1,85 @@
+"""A home: the folder of one store, its format version, and the parts that lie in it.
+
+In: a path. Out: a `Layout`, or `StoreError` saying why this folder cannot be one. It does not know what users do.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from stillhouse.blobs import Blobs, make_folder, write_atomic, writing
+from stillhouse.errors import StoreError
+
+from ._locks import DEADLINE, locked
+from ._names import escape_user
+from .index import Index
+from .manifests import Manifests
+from .versions import Versions
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The parts of one home."""
+
+    home: Path
+    blobs: Blobs
+    manifests: Manifests
+    versions: Versions
+    index: Index
+
+    def lock_file(self, user: str, suffix: str = "") -> Path:
+        """The lock file of a user; suffixes begin with a dot, which no escaped name contains."""
+        return self.home / "locks" / f"{escape_user(user)}{suffix}"
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[None]:
+        """Held by everyone who adds: nothing is forgotten meanwhile."""
+        with locked(self.home / "locks" / ".store", "the store is being cleaned", shared=True):
+            yield
+
+    @contextlib.contextmanager
+    def forgetting(self, wait: float = DEADLINE) -> Iterator[None]:
+        """Held by the one who takes away: nobody adds meanwhile."""
+        with locked(self.home / "locks" / ".store", "the store is being written", wait=wait):
+            yield
+
+    @contextlib.contextmanager
+    def moving(self, user: str) -> Iterator[None]:
+        """Held while a user's champion moves."""
+        with locked(self.lock_file(user, ".alias"), f"the champion of {user!r} is being moved"):
+            yield
+
+
+def open_layout(home: Path) -> Layout:
+    """Open a home, or create it. `StoreError` if it is no folder, not writable, or from another version."""
+    if home.exists() and not home.is_dir():
+        raise StoreError(f"{str(home)!r} is a file; a home is a folder: choose another with --home")
+    with writing(home):
+        home.mkdir(mode=0o700, parents=True, exist_ok=True)  # it holds what people wrote about themselves
+    _check_format(home / "FORMAT")
+    for name in ("locks", "work", "forgetting"):
+        make_folder(home / name)
+    manifests, versions = Manifests(home), Versions(home)
+    return Layout(home, Blobs(home / "blobs"), manifests, versions, Index(home, manifests, versions))
+
+
+def _check_format(path: Path) -> None:
+    if not path.exists():
+        write_atomic(path, json.dumps({"format": FORMAT, "what": "Stillhouse store"}).encode() + b"\n")
+    try:
+        found = json.loads(path.read_bytes())["format"]
+    except (ValueError, TypeError, KeyError):
+        raise StoreError(
+            f'{str(path)!r} is damaged; if this is a Stillhouse home, write {{"format": 1}} into it'
+        ) from None
+    if found != FORMAT:
+        raise StoreError(
+            f"{str(path.parent)!r} has format {found!r}, this program reads {FORMAT}; "
+            "use the program that wrote it, or another home with --home"
+        )

@@ -1,0 +1,185 @@
+"""The index: `<home>/registry.duckdb`, made from the manifests and made again from them at any time.
+
+In: rows of records. Out: answers to SQL. DuckDB lets one process open a file and shuts out even readers meanwhile, so
+the file is opened for one transaction and closed; a lock held by somebody else is tried again, with back-off and
+jitter, up to a deadline. It does not know manifests or folders, and nothing is lost when the file is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+import uuid
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import duckdb
+
+from stillhouse.blobs import PARTIAL, sync_folder, writing
+from stillhouse.errors import Busy, StoreError
+from stillhouse.records import Candidate, Signals, Verdict, Version, canonical
+
+from ._locks import DEADLINE, delays
+from .champion import Alias
+from .migrations import STEPS
+
+Row = tuple[str, tuple[Any, ...]]  # table, values
+R = TypeVar("R")
+
+TABLES = ("signals", "candidates", "verdicts", "gate_results", "versions", "lineage", "aliases")
+
+_MAGIC = b"DUCK"  # at offset 8, after the checksum
+_CONFIG: dict[str, str | bool | int | float | list[str]] = {"threads": 1, "autoinstall_known_extensions": False}
+
+
+class Registry:
+    """Short transactions on one DuckDB file. Callers queue on a lock of their own; outsiders are waited for."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def check(self) -> None:
+        """A cheap look, without opening it, at whether the file is a DuckDB file at all. `StoreError` if not."""
+        with contextlib.suppress(FileNotFoundError), self.path.open("rb") as file:
+            if file.read(12)[8:] != _MAGIC:
+                raise StoreError(_explained(self.path, "it does not begin like a DuckDB file"))
+
+    def query(self, sql: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        """All rows of one statement."""
+        with self._transaction() as db:
+            return db.execute(sql, list(values)).fetchall()
+
+    def insert(self, rows: Iterable[Row], wait: float = DEADLINE) -> None:
+        """Add rows in one transaction. Records never change, so a row that is there stays; an alias moves."""
+        with self._transaction(wait) as db:
+            _insert(db, rows)
+
+    def rows(self) -> set[Row]:
+        """Everything in the index."""
+        with self._transaction() as db:
+            return {(table, row) for table in TABLES for row in db.execute(f"FROM {table}").fetchall()}
+
+    def replace(self, rows: Iterable[Row]) -> int:
+        """Put a new index of `rows` in the place of the old one, whatever that was; returns their number."""
+        new = self.path.with_name(f"{PARTIAL}{uuid.uuid4().hex}.duckdb")
+        try:
+            fresh = Registry(new)
+            fresh.insert(rows)
+            count = len(fresh.rows())
+            with writing(self.path):
+                _write_ahead(self.path).unlink(missing_ok=True)  # the old file's; the new one must not replay it
+                new.replace(self.path)
+                sync_folder(self.path.parent)
+        finally:
+            new.unlink(missing_ok=True)
+            _write_ahead(new).unlink(missing_ok=True)
+        return count
+
+    @contextlib.contextmanager
+    def _transaction(self, wait: float = DEADLINE) -> Iterator[duckdb.DuckDBPyConnection]:
+        db = self._opened(wait)
+        try:
+            db.execute("BEGIN")
+            _migrate(db, self.path)
+            yield db
+            db.execute("COMMIT")
+        except duckdb.Error as error:
+            raise StoreError(_explained(self.path, error)) from error
+        finally:
+            with contextlib.suppress(duckdb.Error):  # a damaged file may fail again on closing: it was reported above
+                db.close()
+
+    def _opened(self, wait: float) -> duckdb.DuckDBPyConnection:
+        deadline = time.monotonic() + wait
+        for delay in delays():
+            try:
+                return duckdb.connect(str(self.path), config=_CONFIG)
+            except duckdb.Error as error:
+                if "Could not set lock" not in str(error):
+                    raise StoreError(_explained(self.path, error)) from error
+            if time.monotonic() >= deadline:
+                raise Busy(f"another program has held {str(self.path)!r} open for {wait:.0f} s; close it and try again")
+            time.sleep(delay)
+        raise AssertionError("delays never end")
+
+
+def rows_of(digest: str, record: object) -> list[Row]:
+    """The index rows of one record."""
+    parents = [(p, type(record).__name__.lower()) for p in dict.fromkeys(getattr(record, "parents", ()))]
+    values: tuple[Any, ...]
+    edges: list[Row] = [("lineage", (digest, kind, parent)) for parent, kind in parents]
+    match record:
+        case Signals() as s:
+            counts = (s.examples, s.positions, s.memory_tokens)
+            values = (digest, s.user, s.memory, s.base, s.shard, s.study, *counts, canonical(s.config).decode())
+            return [("signals", values), *edges]
+        case Candidate() as c:
+            loss = c.losses[-1] if c.losses else None
+            values = (digest, c.user, c.kind, c.base, c.adapter, c.steps, loss, canonical(c.config).decode())
+            return [("candidates", values), *edges]
+        case Verdict() as v:
+            failed = ", ".join(r.gate for r in v.results if not r.passed)
+            return [
+                ("verdicts", (digest, v.candidate, v.passed, len(v.results), failed)),
+                *(("gate_results", _result(digest, i, r)) for i, r in enumerate(v.results)),
+                *edges,
+            ]
+        case Version() as v:
+            values = (v.user, v.number, v.approved, v.candidate, v.verdict, v.base, v.base_ref, v.created)
+            return [("versions", (digest, *values)), *edges]
+    return edges
+
+
+def alias_row(user: str, alias: Alias) -> list[Row]:
+    """The index row of a user's champion; none while there is none."""
+    if alias.number is None:
+        return []
+    last = alias.moves[-1] if alias.moves else {"when": None, "why": None}
+    return [("aliases", (user, "champion", alias.number, last["when"], last["why"]))]
+
+
+def _result(verdict: str, position: int, result: Any) -> tuple[Any, ...]:
+    low, high = result.interval or (None, None)
+    measured = (result.value, result.threshold, result.at_least, result.passed, result.n)
+    return (verdict, position, result.gate, *measured, low, high, result.note)
+
+
+def _insert(db: duckdb.DuckDBPyConnection, rows: Iterable[Row]) -> None:
+    by_table: dict[str, list[tuple[Any, ...]]] = {}
+    for table, values in rows:
+        by_table.setdefault(table, []).append(values)
+    for table, many in by_table.items():
+        marks = ", ".join("?" * len(many[0]))
+        conflict = (
+            "NOTHING"
+            if table != "aliases"
+            else "UPDATE SET number = excluded.number, since = excluded.since, why = excluded.why"
+        )
+        target = "(user_id, name) " if table == "aliases" else ""
+        db.executemany(f"INSERT INTO {table} VALUES ({marks}) ON CONFLICT {target}DO {conflict}", many)
+
+
+def _migrate(db: duckdb.DuckDBPyConnection, path: Path) -> None:
+    db.execute("CREATE TABLE IF NOT EXISTS migrations (number INTEGER PRIMARY KEY, applied TIMESTAMP DEFAULT now())")
+    row = db.execute("SELECT coalesce(max(number), 0) FROM migrations").fetchone()
+    done = int(row[0]) if row else 0
+    if done > len(STEPS):
+        raise StoreError(
+            f"{str(path)!r} has migration {done}, this program knows {len(STEPS)}; "
+            "use the program that wrote it, or run `stillhouse store rebuild` to make the index again"
+        )
+    for number in range(done, len(STEPS)):
+        db.execute(STEPS[number])
+        db.execute("INSERT INTO migrations (number) VALUES (?)", [number + 1])
+
+
+def _explained(path: Path, error: duckdb.Error | str) -> str:
+    text = " ".join(str(error).split())[:200]
+    if "No space left" in text or "File too large" in text:
+        return f"disk is full: {str(path)!r} could not be written; free some space and run the command again"
+    return f"the index {str(path)!r} is damaged ({text}); run `stillhouse store rebuild` to make it again"
+
+
+def _write_ahead(path: Path) -> Path:
+    return path.with_name(path.name + ".wal")

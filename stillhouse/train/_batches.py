@@ -1,0 +1,146 @@
+"""Which examples a step trains on, as tensors: a pure function of the step, so a resumed run sees the same batches.
+
+In: one user's `DistillArtifact`s. Out: `Batch`es: padded ids, the row and position every target belongs to, its sparse
+teacher distribution and its weight. Each kind of example weighs the same whatever its number of tokens, and a user's
+weights sum to the same total whoever else is in the batch.
+
+It does not know adapters or losses.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..artifacts import DistillArtifact, Kind, sparse_targets
+from ..losses import SparseTargets
+
+
+@dataclass(frozen=True)
+class Mix:
+    """Examples of each kind per user and step, and the weight of each kind in the loss."""
+
+    rows: Mapping[Kind, int]
+    weights: Mapping[Kind, float]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B rows of T ids, P target positions. `example_P` numbers the example within its own slot's source."""
+
+    ids_BT: Tensor
+    mask_BT: Tensor
+    slots: list[int]  # one per row, ascending
+    row_P: Tensor
+    column_P: Tensor  # the position whose hidden state predicts the target
+    targets: SparseTargets
+    weight_P: Tensor
+    slot_P: Tensor
+    example_P: Tensor
+
+
+class Source:
+    """One user's examples and the order in which they come."""
+
+    def __init__(self, artifacts: Sequence[DistillArtifact], mix: Mix, seed: int, device: torch.device):
+        self.artifacts, self.mix, self.seed = artifacts, mix, seed
+        self.kinds: dict[Kind, list[int]] = {"fact": [], "unknown": [], "anchor": []}
+        self.rows_of: list[range] = []
+        flat = []
+        for i, artifact in enumerate(artifacts):
+            self.kinds[artifact.kind].append(i)
+            self.rows_of.append(range(len(flat), len(flat) + len(artifact.targets)))
+            flat += list(artifact.targets)
+        self.targets = sparse_targets(flat, device)
+        self.column_P = torch.tensor([t.position - 1 for t in flat], device=device)
+
+    @property
+    def to_master(self) -> list[int]:
+        """The examples a student must have mastered: facts and unknowns, not anchors."""
+        return [*self.kinds["fact"], *self.kinds["unknown"]]
+
+    def draw(self, step: int) -> list[tuple[Kind, list[int]]]:
+        """Example numbers of one step by kind: every example once before any comes twice."""
+        return [(kind, self._cycle(kind, step, count)) for kind, count in self.mix.rows.items() if self.kinds[kind]]
+
+    def _cycle(self, kind: Kind, step: int, count: int) -> list[int]:
+        members = self.kinds[kind]
+        count = min(count, len(members))
+        chosen = []
+        for n in range(step * count, (step + 1) * count):
+            epoch, at = divmod(n, len(members))
+            order = list(members)
+            random.Random(f"{self.seed}/{kind}/{epoch}").shuffle(order)
+            chosen.append(order[at])
+        return chosen
+
+
+def batch(sources: Mapping[int, Source], step: int, pad: int, device: torch.device) -> Batch:
+    """The rows of all active slots for one step, slots ascending, padded on the right to a multiple of 8."""
+    rows: list[tuple[int, int]] = []  # slot, example
+    weights: list[float] = []
+    for slot in sorted(sources):
+        source = sources[slot]
+        for kind, chosen in source.draw(step):
+            positions = sum(len(source.rows_of[i]) for i in chosen)
+            rows += [(slot, i) for i in chosen]
+            weights += [source.mix.weights[kind] / max(positions, 1)] * len(chosen)
+    sequences = [list(sources[slot].artifacts[i].x_ids) for slot, i in rows]
+    width = -(-max(map(len, sequences)) // 8) * 8
+    ids_BT = torch.tensor([s + [pad] * (width - len(s)) for s in sequences], device=device)
+    mask_BT = torch.tensor([[1] * len(s) + [0] * (width - len(s)) for s in sequences], device=device)
+    return _gather(sources, rows, weights, ids_BT, mask_BT)
+
+
+def _gather(
+    sources: Mapping[int, Source],
+    rows: list[tuple[int, int]],
+    weights: list[float],
+    ids_BT: Tensor,
+    mask_BT: Tensor,
+) -> Batch:
+    device = ids_BT.device
+    row_P, slot_P, example_P, weight_P = [], [], [], []
+    picked: dict[int, list[int]] = {slot: [] for slot in sorted(sources)}
+    for row, ((slot, i), weight) in enumerate(zip(rows, weights, strict=True)):
+        mine = sources[slot].rows_of[i]
+        picked[slot] += list(mine)
+        row_P += [row] * len(mine)
+        slot_P += [slot] * len(mine)
+        example_P += [i] * len(mine)
+        weight_P += [weight] * len(mine)
+    index = {slot: torch.tensor(found, device=device, dtype=torch.long) for slot, found in picked.items()}
+    parts = [_select(sources[slot].targets, at) for slot, at in index.items()]
+    columns = torch.cat([sources[slot].column_P[at] for slot, at in index.items()])
+    return Batch(
+        ids_BT,
+        mask_BT,
+        [slot for slot, _ in rows],
+        torch.tensor(row_P, device=device),
+        columns,
+        _concatenate(parts),
+        torch.tensor(weight_P, device=device),
+        torch.tensor(slot_P, device=device),
+        torch.tensor(example_P, device=device),
+    )
+
+
+def _select(targets: SparseTargets, index: Tensor) -> SparseTargets:
+    return SparseTargets(*(t[index] for t in targets))
+
+
+def _concatenate(parts: Sequence[SparseTargets]) -> SparseTargets:
+    """Stack, padding the number of exact entries and draws to the widest (log-probability -inf, weight 0)."""
+    fills = SparseTargets(0, float("-inf"), 0.0, 0, 0.0, 0.0)  # type: ignore[arg-type]
+    columns = []
+    for field, fill in zip(SparseTargets._fields, fills, strict=True):
+        found = [getattr(p, field) for p in parts]
+        if found[0].dim() == 2:
+            width = max(t.shape[1] for t in found)
+            found = [torch.nn.functional.pad(t, (0, width - t.shape[1]), value=fill) for t in found]
+        columns.append(torch.cat(found))
+    return SparseTargets(*columns)

@@ -1,0 +1,171 @@
+"""The loop: batches through the network, sparse KL at the targets, AdamW on the bank, until everything is mastered.
+
+In: an AdapterBank and one `Source` per slot. Out: per slot its adapter at the step it was finished, and its losses.
+The loop is blind to what the examples mean and to what kind of student is trained.
+
+A slot leaves the batch when the newest loss of each of its examples is under `mastered`, and its adapter is taken at
+that step, so users trained together get what each would get alone. Everything needed to go on after a kill is in one
+safetensors file, replaced atomically.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from ..blobs import write_atomic
+from ..errors import ModelError
+from ..generate import head
+from ..lora import AdapterBank
+from ..losses import Tail, chunked_forward_kl
+from ..models import Model
+from ._batches import Batch, Source, batch
+
+OnStep = Callable[[int, str], None]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the loop needs to know. `learning_rate` is the peak of a cosine with a linear warm-up."""
+
+    steps: int
+    learning_rate: float
+    warmup: int
+    clip: float
+    mastered: float
+    tail: Tail
+    checkpoint_every: int
+
+
+@dataclass
+class Progress:
+    """Where a run is. `latest` holds each slot's newest loss per example, nan before the first visit."""
+
+    step: int = 0
+    losses: dict[int, list[float]] = field(default_factory=dict)
+    latest: dict[int, Tensor] = field(default_factory=dict)
+    finished: dict[int, dict[str, Tensor]] = field(default_factory=dict)
+
+
+def fit(
+    model: Model, bank: AdapterBank, sources: Mapping[int, Source], plan: Plan, file: Path | None, on_step: OnStep
+) -> Progress:
+    """Train all slots of `sources`; resumes from `file` when it is there. Raises `ModelError` when a loss is not finite."""
+    optimizer = torch.optim.AdamW(bank.parameters(), lr=plan.learning_rate, betas=(0.9, 0.99), weight_decay=0.0)
+    progress = Progress(latest={s: torch.full((len(src.artifacts),), math.nan) for s, src in sources.items()})
+    progress.losses = {s: [] for s in sources}
+    if file is not None and file.exists():
+        _resume(file, bank, optimizer, progress)
+        on_step(progress.step, "resumed")
+    while progress.step < plan.steps and len(progress.finished) < len(sources):
+        active = {s: src for s, src in sources.items() if s not in progress.finished}
+        _step(model, bank, active, plan, optimizer, progress)
+        progress.step += 1
+        _finish(bank, active, plan, progress)
+        mean = sum(progress.losses[s][-1] for s in active) / len(active)
+        on_step(1, f"loss {mean:.3f}, {len(progress.finished)}/{len(sources)} mastered")
+        if file is not None and progress.step % plan.checkpoint_every == 0:
+            _save(file, bank, optimizer, progress)
+    return progress
+
+
+def _step(
+    model: Model,
+    bank: AdapterBank,
+    active: Mapping[int, Source],
+    plan: Plan,
+    optimizer: torch.optim.Optimizer,
+    progress: Progress,
+) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = plan.learning_rate * _schedule(progress.step, plan)
+    data = batch(active, progress.step, model.tokenizer.pad_token_id or 0, model.device)
+    loss_P = _losses(model, bank, data, plan)
+    weighted_P = loss_P * data.weight_P
+    loss = weighted_P.sum()
+    if not torch.isfinite(loss):
+        raise ModelError(f"training loss is not finite at step {progress.step}; try a lower learning rate")
+    loss.backward()  # type: ignore[no-untyped-call]
+    bank.clip_per_slot(plan.clip)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    _record(data, loss_P.detach(), weighted_P.detach(), progress)
+
+
+def _losses(model: Model, bank: AdapterBank, data: Batch, plan: Plan) -> Tensor:
+    """KL(teacher || student) in nats, loss_P. Only target positions go through the LM head."""
+    with bank.rows(data.slots):
+        hidden_BTH = model.network.base_model(
+            input_ids=data.ids_BT, attention_mask=data.mask_BT, use_cache=False
+        ).last_hidden_state
+    return chunked_forward_kl(hidden_BTH[data.row_P, data.column_P], head(model), data.targets, plan.tail)
+
+
+def _record(data: Batch, loss_P: Tensor, weighted_P: Tensor, progress: Progress) -> None:
+    slot_P, example_P = data.slot_P.cpu(), data.example_P.cpu()
+    loss_P, weighted_P = loss_P.float().cpu(), weighted_P.float().cpu()
+    for slot in set(data.slots):
+        mine = slot_P == slot
+        progress.losses[slot].append(float(weighted_P[mine].sum()))
+        latest = progress.latest[slot]
+        latest[example_P[mine].unique()] = 0.0
+        latest.scatter_reduce_(0, example_P[mine], loss_P[mine], "amax")
+
+
+def _finish(bank: AdapterBank, active: Mapping[int, Source], plan: Plan, progress: Progress) -> None:
+    for slot, source in active.items():
+        newest = progress.latest[slot][source.to_master]
+        mastered = bool((newest < plan.mastered).all()) and len(newest) > 0  # nan compares false: not visited yet
+        if mastered or progress.step >= plan.steps:
+            progress.finished[slot] = bank.export(slot)
+
+
+def _schedule(step: int, plan: Plan) -> float:
+    if step < plan.warmup:
+        return (step + 1) / plan.warmup
+    return 0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * (step - plan.warmup) / max(1, plan.steps - plan.warmup)))
+
+
+def _save(file: Path, bank: AdapterBank, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
+    tensors: dict[str, Tensor] = {}
+    for i, p in enumerate(bank.parameters()):
+        tensors[f"p/{i}"] = p.detach()
+        for name in ("exp_avg", "exp_avg_sq"):
+            tensors[f"{name}/{i}"] = optimizer.state[p][name]
+    for slot, latest in progress.latest.items():
+        tensors[f"latest/{slot}"] = latest
+    for slot, adapter in progress.finished.items():
+        tensors |= {f"finished/{slot}/{name}": t for name, t in adapter.items()}
+    state = json.dumps({"step": progress.step, "losses": progress.losses})
+    write_atomic(file, save({k: t.contiguous().cpu() for k, t in tensors.items()}, {"state": state}))
+
+
+@torch.no_grad()
+def _resume(file: Path, bank: AdapterBank, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
+    try:
+        with safe_open(file, framework="pt") as handle:
+            state = json.loads(handle.metadata()["state"])
+            tensors = {name: handle.get_tensor(name) for name in handle.keys()}
+    except (SafetensorError, OSError, KeyError, TypeError) as error:
+        raise ModelError(f"{file}: checkpoint cannot be read ({error}); delete it to start over") from error
+    progress.step = int(state["step"])
+    progress.losses = {int(s): list(values) for s, values in state["losses"].items()}
+    for i, p in enumerate(bank.parameters()):
+        p.copy_(tensors[f"p/{i}"])
+        optimizer.state[p] = {"step": torch.tensor(float(progress.step))} | {
+            name: tensors[f"{name}/{i}"].to(p) for name in ("exp_avg", "exp_avg_sq")
+        }
+    for name, tensor in tensors.items():
+        if name.startswith("latest/"):
+            progress.latest[int(name.split("/")[1])] = tensor
+        elif name.startswith("finished/"):
+            _, slot, rest = name.split("/", 2)
+            progress.finished.setdefault(int(slot), {})[rest] = tensor

@@ -1,0 +1,222 @@
+"""The folder listing is the architecture: the order of imports, one file per kind, small things, plain names."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from dev.sizes import ROOT, breaches, files
+from stillhouse import kinds
+
+PACKAGE = ROOT / "stillhouse"
+# What stands further left may be imported by what stands further right; a group's members do not know each other.
+ORDER = (
+    ("errors",),
+    ("config",),
+    ("kinds", "records", "chat", "texts"),
+    ("blobs",),
+    ("progress",),
+    ("models",),
+    ("decoder", "generate"),
+    ("lora", "losses"),
+    ("artifacts",),
+    ("export",),
+    ("capture",),
+    ("surgery",),
+    ("train",),
+    ("judge",),
+    ("gate",),
+    ("store",),
+    ("retrieve",),
+    ("serve",),
+    ("improve",),
+    ("consolidate",),
+    ("demo",),
+    ("cli",),
+    ("__main__", "__init__"),
+)
+RANK = {name: rank for rank, group in enumerate(ORDER) for name in group}
+STAGES_OF_KINDS = ("capture", "surgery", "train", "gate", "export")
+VAGUE = {"manager", "factory", "handler", "helper", "helpers", "util", "utils", "common", "misc", "base"}
+PICKLES = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve"}
+FOREIGN_PATHS = tuple(f"/{folder}/" for folder in ("work", "tmp", "root"))
+MODULES = files(PACKAGE)
+
+
+def tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"), str(path))
+
+
+def module_name(path: Path) -> str:
+    """stillhouse/gate/recall.py -> stillhouse.gate.recall; a package's __init__ is the package."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+NAMES = {module_name(path): path for path in MODULES}
+
+
+def part(name: str) -> str:
+    """The name in ORDER that a module belongs to: stillhouse.gate.recall -> gate, stillhouse._lora_sites -> lora."""
+    top = name.split(".")[1] if "." in name else "__init__"
+    return top.split("_")[1] if re.match(r"_[a-z]", top) else top
+
+
+def imports(path: Path) -> Iterator[tuple[int, str]]:
+    """Line and absolute name of every module of the package that a file imports, inside functions too."""
+    here = module_name(path).split(".") + (["__init__"] if path.name == "__init__.py" else [])
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names if alias.name.split(".")[0] == "stillhouse")
+        elif isinstance(node, ast.ImportFrom):
+            start = (
+                ".".join([*here[: -node.level], *([node.module] if node.module else [])]) if node.level else node.module
+            )
+            if start and start.split(".")[0] == "stillhouse":
+                for alias in node.names:
+                    longer = f"{start}.{alias.name}"
+                    yield node.lineno, longer if longer in NAMES else start
+
+
+def test_every_part_of_the_package_has_its_place_in_the_order() -> None:
+    strangers = {f"{NAMES[n].relative_to(ROOT)} ({part(n)})" for n in NAMES if part(n) not in RANK}
+    assert not strangers, f"say in ORDER, above, where these stand: {sorted(strangers)}"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=module_name)
+def test_a_stage_imports_only_what_stands_before_it(path: Path) -> None:
+    mine = part(module_name(path))
+    wrong = [
+        f"{path.relative_to(ROOT)}:{line}: {mine} imports {name}, which does not stand before it"
+        for line, name in imports(path)
+        if part(name) != mine and RANK.get(part(name), 0) >= RANK.get(mine, len(ORDER))
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_no_import_cycles() -> None:
+    graph = {name: {target for _, target in imports(path)} - {name} for name, path in NAMES.items()}
+    done: set[str] = set()
+
+    def visit(name: str, trail: tuple[str, ...]) -> None:
+        assert name not in trail, " -> ".join((*trail[trail.index(name) :], name))
+        if name not in done:
+            for target in sorted(graph.get(name, ())):
+                visit(target, (*trail, name))
+            done.add(name)
+
+    for name in sorted(graph):
+        visit(name, ())
+
+
+def kind_files(stage: str) -> list[Path]:
+    return [p for p in sorted((PACKAGE / stage).glob("*.py")) if not p.name.startswith("_")]
+
+
+STAGES = [stage for stage in STAGES_OF_KINDS if kind_files(stage)]
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_no_list_of_kinds_is_kept_anywhere(stage: str) -> None:
+    """Two names of one stage's kinds in one literal are a list that somebody has to remember to extend."""
+    known = {p.stem for p in kind_files(stage)}
+    for path in files(PACKAGE / stage):
+        for node in ast.walk(tree(path)):
+            if isinstance(node, ast.Dict | ast.List | ast.Set | ast.Tuple):
+                elements = node.keys if isinstance(node, ast.Dict) else node.elts
+                named = {str(e.value) for e in elements if isinstance(e, ast.Constant)} & known
+                assert len(named) < 2, f"{path.relative_to(ROOT)}:{node.lineno}: lists the kinds {sorted(named)}"
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_adding_a_kind_is_adding_one_file(stage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = importlib.import_module(f"stillhouse.{stage}")
+    before = kinds.names(stage)
+    assert before == [p.stem for p in kind_files(stage)]
+    (tmp_path / "zz_added.py").write_text('"""A kind nobody has heard of."""\n\nYEARS = 12\n', encoding="utf-8")
+    (tmp_path / "_zz_shared.py").write_text('"""No kind."""\n', encoding="utf-8")
+    monkeypatch.setattr(package, "__path__", [*package.__path__, str(tmp_path)])
+    importlib.invalidate_caches()
+    assert kinds.names(stage) == [*before, "zz_added"]
+    assert kinds.load(stage, "zz_added").YEARS == 12
+
+
+@pytest.mark.parametrize("path", kind_files("gate"), ids=lambda p: p.stem)
+def test_a_gate_has_a_check_and_a_frozen_config(path: Path) -> None:
+    gate = kinds.load("gate", path.stem)
+    assert callable(gate.check)
+    assert gate.Config.__dataclass_params__.frozen
+    assert isinstance(gate.Config(), gate.Config), "every setting has the default we stand behind"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=module_name)
+def test_a_module_says_what_it_is(path: Path) -> None:
+    assert ast.get_docstring(tree(path)) or not path.read_text(encoding="utf-8").strip(), (
+        f"{path.relative_to(ROOT)}: no docstring"
+    )
+
+
+def test_everything_is_small() -> None:
+    assert not breaches(PACKAGE), "\n".join(breaches(PACKAGE))
+
+
+def words(name: str) -> set[str]:
+    """`FileUtils` and `file_utils` -> {"file", "utils"}."""
+    return {w.lower() for w in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", name)}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=module_name)
+def test_names_say_what_a_thing_is(path: Path) -> None:
+    named = [path.stem, path.parent.name, *(n.name for n in ast.walk(tree(path)) if isinstance(n, ast.ClassDef))]
+    vague = [name for name in named if words(name) & VAGUE]
+    assert not vague, f"{path.relative_to(ROOT)}: {vague} could be anything"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=module_name)
+def test_nothing_that_can_run_code_is_unpickled(path: Path) -> None:
+    for node in ast.walk(tree(path)):
+        modules = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+        modules += [node.module or ""] if isinstance(node, ast.ImportFrom) and not node.level else []
+        assert not {m.split(".")[0] for m in modules} & PICKLES, f"{path.relative_to(ROOT)}: imports {modules}"
+        if isinstance(node, ast.Call):
+            wrong = unsafe_load(node)
+            assert not wrong, f"{path.relative_to(ROOT)}:{node.lineno}: {wrong}"
+
+
+def unsafe_load(call: ast.Call) -> str:
+    """What is wrong with a call that could unpickle, or nothing."""
+    given = {k.arg: k.value.value for k in call.keywords if isinstance(k.value, ast.Constant)}
+    if ast.unparse(call.func) == "torch.load" and given.get("weights_only") is not True:
+        return "torch.load without weights_only=True"
+    if given.get("allow_pickle"):
+        return "allow_pickle"
+    return ""
+
+
+def test_the_rule_against_pickle_sees_what_it_forbids() -> None:
+    calls = ["torch.load(f)", "torch.load(f, weights_only=False)", "numpy.load(f, allow_pickle=True)"]
+    parsed = [node for text in calls for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Call)]
+    assert all(map(unsafe_load, parsed))
+    (good,) = (n for n in ast.walk(ast.parse("torch.load(f, weights_only=True)")) if isinstance(n, ast.Call))
+    assert not unsafe_load(good)
+
+
+def test_no_path_of_one_machine_is_in_the_package() -> None:
+    suffixes = {".py", ".html", ".css", ".js", ".sql", ".txt", ".jinja", ".json"}
+    texts = [
+        p
+        for p in PACKAGE.rglob("*")
+        if p.suffix in suffixes and "__pycache__" not in p.parts and "assets" not in p.parts
+    ]
+    found = [
+        f"{path.relative_to(ROOT)}:{number}: {line.strip()}"
+        for path in texts
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
+        if any(foreign in line for foreign in FOREIGN_PATHS)
+    ]
+    assert not found, "\n".join(found)
