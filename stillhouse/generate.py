@@ -18,8 +18,9 @@ from typing import Any, Protocol, TypeVar
 import torch
 from torch import Tensor
 from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
 
-from .errors import InputError
+from .errors import InputError, ModelError
 from .models import Model
 
 R = TypeVar("R")
@@ -44,6 +45,8 @@ class Prefix:
         cache = copy.copy(self.cache)
         cache.layers = [copy.copy(layer) for layer in self.cache.layers]
         for layer in cache.layers:
+            if not isinstance(layer, DynamicLayer) or layer.keys is None or layer.values is None:
+                raise ModelError(f"a cache layer of {type(layer).__name__} cannot be shared between prompts")
             layer.keys = layer.keys.expand(rows, -1, -1, -1)
             layer.values = layer.values.expand(rows, -1, -1, -1)
         return cache
@@ -136,7 +139,8 @@ class _Decoding:
                 use_cache=True,
                 logits_to_keep=1,
             )
-        return out.logits[:, -1].float()
+        logits_BV: Tensor = out.logits[:, -1].float()
+        return logits_BV
 
     def append(self, next_B: Tensor) -> None:
         self.ids_BT = next_B[:, None]
@@ -212,7 +216,7 @@ def score(
 
 def head(model: Model) -> Callable[[Tensor], Tensor]:
     """Hidden states to logits, with the final soft cap of the Gemma classes where the configuration has one."""
-    output = model.network.get_output_embeddings()
+    output: torch.nn.Module = model.network.get_output_embeddings()
     cap = getattr(model.network.config.get_text_config(), "final_logit_softcapping", None)
     if not cap:
         return output

@@ -101,9 +101,9 @@ def load(ref: str = DEFAULT, device: Device = "auto", cache: Path | None = None)
         )
     except (OSError, ValueError, KeyError, RuntimeError, TypeError, SafetensorError) as error:
         raise ModelError(f"{ref}: cannot be loaded as a causal language model: {_first_line(error)}") from error
-    if not getattr(tokenizer, "is_fast", False):
+    if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise ModelError(f"{ref}: has no fast tokenizer (tokenizer.json); convert it with transformers first")
-    network.to(where).eval().requires_grad_(False)
+    network.to(device=where).eval().requires_grad_(False)
     choose_threads(network)
     return Model(ref, path, network, tokenizer, fingerprint(path, cache), where, stop_ids(network, tokenizer))
 

@@ -35,7 +35,7 @@ ORDER = (
     ("retrieve",),
     ("serve",),
     ("improve",),
-    ("consolidate",),
+    ("pipeline",),
     ("demo",),
     ("cli",),
     ("__main__", "__init__"),

@@ -19,13 +19,14 @@ import torch
 from torch import Tensor
 
 from .. import chat, texts
-from ..artifacts import DistillArtifact, position_targets
+from ..artifacts import DistillArtifact, Kind, position_targets
 from ..errors import InputError
 from ..generate import Sampling, score
 from ..losses import sparsify
 from ..models import Model
 from ..records import Question, Statement, Study, Use
-from ._chunk import Chunk, chunks, statements
+from ._chunk import Chunk, chunks
+from ._chunk import statements as statements
 from ._selfstudy import candidates, cloze, decoys, near_misses
 from ._teacher import Answer, Reading, Sparsity, example
 
@@ -44,8 +45,8 @@ class Config:
     draws: int = 4
     unknown_per_statement: int = 8
     decoys: int = 64
-    anchor_texts: int = 16
-    anchor_tokens: int = 64
+    anchor_texts: int = 96
+    anchor_tokens: int = 32
     anchor_prompts: int = 24
     max_answer_tokens: int = 48
     seed: int = 0
@@ -82,7 +83,7 @@ def capture(model: Model, memory: str, config: Config = Config(), on_step: OnSte
         for question, answer in [*known, *unknown]:
             questions.append(question)
             if question.use == "train":
-                kind = "fact" if question.statement is not None else "unknown"
+                kind: Kind = "fact" if question.statement is not None else "unknown"
                 artifacts.append(example(model, answer, kind, question.statement))
         on_step(len(chunk.statements))
     artifacts += _anchors(model, sparsity, config)
@@ -97,7 +98,8 @@ def _known(model: Model, reading: Reading, chunk: Chunk, config: Config) -> list
     for turn in range(config.rounds + 1):
         sampling = Sampling(40 * (config.wordings + 1), 0.0 if turn == 0 else 0.8, config.seed + turn)
         requests = [chat.writing_request(s.text, config.wordings) for s in missing]
-        written = [q for s, reply in zip(missing, reading.write(requests, sampling), strict=True) for q in candidates(reply, s)]
+        replies = reading.write(requests, sampling)
+        written = [q for s, reply in zip(missing, replies, strict=True) for q in candidates(reply, s)]
         _verify(reading, written, verified, config)
         missing = [s for s in missing if not _enough(verified[s.index])]
         if not missing:
@@ -159,7 +161,10 @@ def _anchors(model: Model, sparsity: Sparsity, config: Config) -> list[DistillAr
 
 
 def _text_anchors(model: Model, sparsity: Sparsity, config: Config) -> list[DistillArtifact]:
-    sequences = [model.text_ids(t)[: config.anchor_tokens] for t in texts.anchors(config.anchor_texts, config.seed)]
+    rng = random.Random(f"{config.seed}/anchors")
+    whole = [model.text_ids(t) for t in texts.anchors(config.anchor_texts, config.seed)]
+    starts = [rng.randrange(max(1, len(ids) - config.anchor_tokens)) for ids in whole]
+    sequences = [ids[start : start + config.anchor_tokens] for ids, start in zip(whole, starts, strict=True)]
     sequences = [s for s in sequences if len(s) > 8]
     draws = torch.Generator().manual_seed(config.seed)
 

@@ -10,7 +10,6 @@ memory, so whoever forgets a user has to forget the verdicts too.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import ModuleType
@@ -24,8 +23,9 @@ from stillhouse.records import Candidate, GateResult, Verdict
 from stillhouse.records import digest as digest_of
 
 from ._context import Context
+from ._report import Sample, report
 
-__all__ = ["Config", "Context", "run", "settings"]
+__all__ = ["Config", "Context", "Sample", "report", "run", "settings"]
 
 
 @dataclass(frozen=True)
@@ -74,17 +74,10 @@ def settings(config: Config = Config()) -> dict[str, Any]:
         kinds.load("gate", name)
         if name not in names:
             raise InputError(f"gate.settings.{name}: that gate is not among the gates to run: {', '.join(names)}")
-    return {name: _setting(name, config.settings.get(name, {})) for name in names}
-
-
-def _setting(name: str, values: Mapping[str, Any]) -> Any:
-    setting = resolve(kinds.load("gate", name).Config, values, f"gate.settings.{name}")
-    if not math.isfinite(setting.threshold):
-        raise InputError(
-            f"gate.settings.{name}.threshold: {setting.threshold} is not a finite number; "
-            f"to run without the gate, leave it out of gate.gates"
-        )
-    return setting
+    return {
+        name: resolve(kinds.load("gate", name).Config, config.settings.get(name, {}), f"gate.settings.{name}")
+        for name in names
+    }
 
 
 def _check(kind: ModuleType, candidate: Candidate, setting: Any, ctx: Context) -> GateResult:

@@ -82,7 +82,7 @@ class Context:
         return self._scores[slot]
 
     def _limit(self) -> int:
-        longest = max((len(self.model.text_ids(q.answer)) for q in self.study.questions), default=0)
+        longest = max((len(self.model.text_ids(q.teacher or q.answer)) for q in self.study.questions), default=0)
         return max(SHORTEST_LIMIT, 2 * longest)
 
 

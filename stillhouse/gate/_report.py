@@ -19,6 +19,7 @@ from importlib.resources import files
 from string import Template
 from typing import Any
 
+from stillhouse.chat import is_unknown
 from stillhouse.records import Candidate, GateResult, Question, Statement, Study, Verdict
 
 from . import _svg
@@ -58,9 +59,9 @@ def report(
     page = Template(files(__package__).joinpath("_report.html").read_text(encoding="utf-8"))
     results = sorted(verdict.results, key=lambda r: (not r.at_least, r.gate))
     return page.substitute(
-        title=escape(f"{'Accepted' if verdict.passed else 'Refused'}: {candidate.user}"),
+        title=escape(f"{'Approved' if verdict.passed else 'Rejected'}: {candidate.user}"),
         kicker=escape(f"Stillhouse · verdict on a memory of {candidate.user}"),
-        headline="<em>Accepted.</em>" if verdict.passed else "Refused.",
+        headline="<em>Approved.</em>" if verdict.passed else "Rejected.",
         lead=_lead(results),
         facts=_facts(facts or {}),
         gates="\n".join(_gate(r) for r in results),
@@ -261,16 +262,20 @@ def _samples(samples: Sequence[Sample]) -> str:
 def _sample(sample: Sample) -> str:
     def cell(name: str, answer: str, extra: str = "") -> str:
         shown = escape(answer) or "(nothing)"
-        hit = right(answer, sample.expected)
+        hit = _marked(answer, sample.expected)
         inside = f'<span class="yes">{shown}</span>' if hit else shown
         return f'<td data-of="{name}"{"" if hit else " class=dim"}><span>{inside}{extra}</span></td>'
 
-    missing = not right(sample.student, sample.expected)
+    missing = not _marked(sample.student, sample.expected)
     wanted = f'<span class="expected">expected: {escape(sample.expected)}</span>' if missing else ""
     return (
         f'<tr><td class="q">{escape(sample.question)}</td>{cell("Base", sample.base)}'
         f"{cell('Teacher', sample.teacher)}{cell('Student', sample.student, wanted)}</tr>"
     )
+
+
+def _marked(answer: str, expected: str) -> bool:
+    return is_unknown(answer) if is_unknown(expected) else right(answer, expected)
 
 
 def _lineage(verdict: Verdict, candidate: Candidate) -> str:

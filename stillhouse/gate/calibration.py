@@ -1,11 +1,12 @@
 """Calibration gap: whether the student is as often right as it is sure.
 
-In: held-out questions about the memory, with the expected answers given to the student token by token. Out: negative
-log-likelihood of those tokens minus the entropy of the student's own distribution, in nats per token. A student whose
-confidence is honest has a gap near zero; one that is sure and wrong has a large one; below zero it is too unsure.
+In: held-out questions about the memory, with their answers in the teacher's words (the expected ones where the study
+has none of the teacher's), given to the student token by token. Out: negative log-likelihood of those tokens minus the
+entropy of the student's own distribution, in nats per token. A student whose confidence is honest has a gap near zero;
+one that is sure and wrong has a large one; below zero it is too unsure.
 
-It does not know other wordings of an answer: where the expected one is not how the student would say it, the gap
-counts style as error.
+It does not know other wordings of an answer: where the given one is not how the student would say it, the gap counts
+style as error.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ def check(candidate: Candidate, config: Config, ctx: Context) -> GateResult:
     """Nats per answer token; n = questions; bootstrap over questions."""
     questions = held_out(ctx.study)
     prompts = [ctx.model.chat_ids(without_memory(q.text)) for q in questions]
-    answers = [ctx.model.text_ids(q.answer) for q in questions]
+    answers = [ctx.model.text_ids(q.teacher or q.answer) for q in questions]
     kept = [(p, a) for p, a in zip(prompts, answers, strict=True) if a and len(p) + len(a) <= ctx.model.context]
     if not kept:
         return MEASURE.result(None, config.threshold, 0, note="the study has no held-out questions with an answer")

@@ -7,6 +7,7 @@ An adapter made for another base is refused.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from .. import chat, models
@@ -18,7 +19,7 @@ from ..models import Model
 from ..records import Candidate, Version
 from ..store import Store
 
-Path_ = Literal["adapted", "memory", "base"]
+Route = Literal["adapted", "memory", "base"]
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class Reply:
     """`path`: "adapted" (weights alone), "memory" (memory in the context), "base" (neither). `version`: of the adapter."""
 
     answer: str
-    path: Path_
+    path: Route
     version: int | None
     user: str | None
     base: str
@@ -82,7 +83,7 @@ def _adapted(store: Store, base: Model, version: Version, question: str, max_new
 
 
 def _reply(
-    base: Model, messages: list[chat.Message], path: Path_, version: Version | None, user: str | None,
+    base: Model, messages: list[chat.Message], path: Route, version: Version | None, user: str | None,
     max_new_tokens: int, bank: AdapterBank | None = None,
 ) -> Reply:  # fmt: skip
     prompt = base.chat_ids(messages)
@@ -95,3 +96,11 @@ def _reply(
 def _known(reference: str) -> str:
     """The shipped model is recorded by its folder, which another installation keeps elsewhere."""
     return models.DEFAULT if reference.endswith("/assets/tiny") else reference
+
+
+def ask_home(
+    question: str, *, user: str | None = None, memory: str | None = None, model: str | None = None,
+    home: Path | str | None = None,
+) -> Reply:  # fmt: skip
+    """`ask` on the store in `home` (default `~/.stillhouse`)."""
+    return ask(Store(Path(home).expanduser() if home is not None else Path.home() / ".stillhouse"), question, user, memory, model)

@@ -2,7 +2,8 @@
 
 In: "this record is about to be written". Out: its rows in the index, once it is there. A note lies in `<home>/pending/`
 until its rows are in; so what a killed process left out is made good by the next one who indexes, opens or asks.
-Savers do not wait for each other: the one who gets the lock takes the notes of all. It does not know how a record or a version is written.
+Savers do not wait for each other: the one who gets the lock takes the notes of all. It does not know how a record or a
+version is written.
 """
 
 from __future__ import annotations

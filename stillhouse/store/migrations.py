@@ -21,7 +21,7 @@ STEPS: tuple[str, ...] = (
     CREATE TABLE versions (
         digest VARCHAR PRIMARY KEY, user_id VARCHAR, number BIGINT, approved BOOLEAN, candidate VARCHAR,
         verdict VARCHAR, base VARCHAR, base_ref VARCHAR, created VARCHAR);
-    CREATE TABLE lineage (child VARCHAR, child_kind VARCHAR, parent VARCHAR, PRIMARY KEY (child, parent));
+    CREATE TABLE lineage (child VARCHAR, parent VARCHAR, child_kind VARCHAR, PRIMARY KEY (child, parent));
     CREATE TABLE aliases (
         user_id VARCHAR, name VARCHAR, number BIGINT, since VARCHAR, why VARCHAR, PRIMARY KEY (user_id, name));
     """,

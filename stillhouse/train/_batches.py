@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..artifacts import DistillArtifact, Kind, sparse_targets
+from ..artifacts import DistillArtifact, Kind, PositionTarget, sparse_targets
 from ..losses import SparseTargets
 
 
@@ -50,7 +50,7 @@ class Source:
         self.artifacts, self.mix, self.seed = artifacts, mix, seed
         self.kinds: dict[Kind, list[int]] = {"fact": [], "unknown": [], "anchor": []}
         self.rows_of: list[range] = []
-        flat = []
+        flat: list[PositionTarget] = []
         for i, artifact in enumerate(artifacts):
             self.kinds[artifact.kind].append(i)
             self.rows_of.append(range(len(flat), len(flat) + len(artifact.targets)))
@@ -135,12 +135,12 @@ def _select(targets: SparseTargets, index: Tensor) -> SparseTargets:
 
 def _concatenate(parts: Sequence[SparseTargets]) -> SparseTargets:
     """Stack, padding the number of exact entries and draws to the widest (log-probability -inf, weight 0)."""
-    fills = SparseTargets(0, float("-inf"), 0.0, 0, 0.0, 0.0)  # type: ignore[arg-type]
+    fills = {"logprobs_PK": float("-inf")}
     columns = []
-    for field, fill in zip(SparseTargets._fields, fills, strict=True):
+    for field in SparseTargets._fields:
         found = [getattr(p, field) for p in parts]
         if found[0].dim() == 2:
             width = max(t.shape[1] for t in found)
-            found = [torch.nn.functional.pad(t, (0, width - t.shape[1]), value=fill) for t in found]
+            found = [torch.nn.functional.pad(t, (0, width - t.shape[1]), value=fills.get(field, 0)) for t in found]
         columns.append(torch.cat(found))
     return SparseTargets(*columns)

@@ -58,7 +58,7 @@ class Progress:
 def fit(
     model: Model, bank: AdapterBank, sources: Mapping[int, Source], plan: Plan, file: Path | None, on_step: OnStep
 ) -> Progress:
-    """Train all slots of `sources`; resumes from `file` when it is there. Raises `ModelError` when a loss is not finite."""
+    """Train all slots of `sources`; resumes from `file` when it is there. `ModelError` when a loss is not finite."""
     optimizer = torch.optim.AdamW(bank.parameters(), lr=plan.learning_rate, betas=(0.9, 0.99), weight_decay=0.0)
     progress = Progress(latest={s: torch.full((len(src.artifacts),), math.nan) for s, src in sources.items()})
     progress.losses = {s: [] for s in sources}
@@ -93,7 +93,7 @@ def _step(
     loss = weighted_P.sum()
     if not torch.isfinite(loss):
         raise ModelError(f"training loss is not finite at step {progress.step}; try a lower learning rate")
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     bank.clip_per_slot(plan.clip)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
@@ -153,7 +153,7 @@ def _resume(file: Path, bank: AdapterBank, optimizer: torch.optim.Optimizer, pro
     try:
         with safe_open(file, framework="pt") as handle:
             state = json.loads(handle.metadata()["state"])
-            tensors = {name: handle.get_tensor(name) for name in handle.keys()}
+            tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118 - the handle itself cannot be iterated
     except (SafetensorError, OSError, KeyError, TypeError) as error:
         raise ModelError(f"{file}: checkpoint cannot be read ({error}); delete it to start over") from error
     progress.step = int(state["step"])

@@ -33,7 +33,7 @@ def test_a_wild_adapter_fails_both(bench: Bench) -> None:
     assert moved.value is not None
     assert worse.value is not None
     assert moved.value > 1
-    assert worse.value > 0.5
+    assert worse.value > 0.1
     assert not moved.passed
     assert not worse.passed
 
@@ -97,6 +97,13 @@ def test_calibration_scores_the_expected_answer_after_its_question(bench: Bench)
     assert result.value == pytest.approx((nll - entropy) / len(answer), rel=1e-4)
     assert result.n == 1
     assert result.details["tokens"] == len(answer)
+
+
+def test_calibration_prefers_the_teachers_words(bench: Bench) -> None:
+    """The student learned to say "Rex": the same words expected as another answer would leave a gap."""
+    question = Question("Name of the dog?", "7714", 0, "forward", "held_out", teacher="Rex")
+    study = Study(bench.study.statements, (question,))
+    assert calibration.check(bench.candidate, calibration.Config(), bench.context(STUDENT, study)).passed
 
 
 def test_a_student_sure_of_something_else_fails_calibration(bench: Bench) -> None:

@@ -77,8 +77,7 @@ def test_a_forgetting_killed_anywhere_is_finished(store: Store, tmp_path: Path) 
 def test_processes_that_save_at_once_and_are_killed(tmp_path: Path) -> None:
     script = ROOT / "benchmarks" / "store_concurrency.py"
     command = [sys.executable, str(script), "--processes", "3", "--versions", "6", "--kills", "1"]
-    done = subprocess.run(
-        command, capture_output=True, text=True, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=False
-    )
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=env, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.endswith("PASS\n")

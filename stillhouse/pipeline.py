@@ -11,22 +11,24 @@ from __future__ import annotations
 
 import json
 import time
+import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
 import safetensors.torch
 
-from . import artifacts, gate, models
+from . import artifacts, chat, gate, models
 from .blobs import write_atomic
 from .capture import memory as capture_memory
 from .chat import PROMPTS_VERSION
-from .config import as_dict
+from .config import as_dict, resolve
 from .errors import InputError, ModelError
 from .export import peft
-from .gate._report import Sample, report
+from .gate import Sample, report
 from .lora import AdapterBank, LoraConfig
 from .models import Model
 from .progress import progress
@@ -59,11 +61,63 @@ class Consolidation:
     study: Study
     samples: tuple[Sample, ...]
     memory_tokens: int
+    tokens_saved: int  # prompt tokens of one request with the memory in its context, minus without
     seconds: Mapping[str, float]
 
     @property
     def approved(self) -> bool:
         return self.version.approved
+
+    @property
+    def failed(self) -> list[str]:
+        """Names of the gates that refused it."""
+        return [r.gate for r in self.verdict.results if not r.passed]
+
+    @property
+    def uncovered(self) -> list[str]:
+        """Statements without three trained wordings and a reverse question, orders to the model aside."""
+        return [s.text for s in self.study.statements if not s.instruction and not self.study.covered(s.index)]
+
+    @property
+    def coverage(self) -> float:
+        """Share of the statements that are covered."""
+        targets = sum(not s.instruction for s in self.study.statements)
+        return 1 - len(self.uncovered) / targets if targets else 0.0
+
+    def value(self, gate_name: str) -> float | None:
+        """What one gate measured."""
+        return next((r.value for r in self.verdict.results if r.gate == gate_name), None)
+
+    def as_dict(self) -> dict[str, Any]:
+        """For machines: everything but the study's questions."""
+        return {
+            "user": self.user,
+            "version": self.version.number,
+            "approved": self.approved,
+            "failed": self.failed,
+            "gates": {r.gate: r.value for r in self.verdict.results},
+            "coverage": self.coverage,
+            "uncovered": self.uncovered,
+            "memory_tokens": self.memory_tokens,
+            "tokens_saved": self.tokens_saved,
+            "folder": str(self.folder),
+            "report": str(self.folder / "gate_report.html"),
+            "base": self.version.base,
+            "candidate": self.version.candidate,
+            "seconds": {stage: round(took, 2) for stage, took in self.seconds.items()},
+        }
+
+    def summary(self) -> str:
+        """For people: the verdict, each gate, what is not covered, where the report is."""
+        head = f"{self.user} v{self.version.number}: {'approved' if self.approved else 'REJECTED'}"
+        gates = [
+            f"  {'pass' if r.passed else 'FAIL'} {r.gate:<12} "
+            f"{'-' if r.value is None else format(r.value, '.4g'):>8} ({'>=' if r.at_least else '<='} {r.threshold:g}, n={r.n})"
+            for r in self.verdict.results
+        ]
+        rest = [f"  coverage {self.coverage:.0%}, {self.tokens_saved} prompt tokens saved per request"]
+        rest += [f"  not covered: {text}" for text in self.uncovered]
+        return "\n".join([head, *gates, *rest, f"  report: {self.folder / 'gate_report.html'}"])
 
 
 def read_memory(path: Path | str) -> str:
@@ -118,6 +172,29 @@ def consolidate_all(
         return _Run(store, base, settings, show).all(memories)
 
 
+def read_settings(file: Path | None, assignments: Sequence[str] = ()) -> Settings:
+    """Settings from a TOML file with [capture], [train] and [gate] tables, then `stage.key=value` assignments.
+
+    Raises `InputError` for a missing or malformed file, an unknown stage or key, a value of the wrong type.
+    """
+    tables: dict[str, Any] = {}
+    try:
+        if file is not None:
+            tables = tomllib.loads(file.read_text(encoding="utf-8"))
+        for text in assignments:
+            tables = _merge(tables, tomllib.loads(text))
+    except OSError as error:
+        raise InputError(f"{file}: cannot be read: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{file or ' '.join(assignments)}: not TOML: {error}; for example train.rank=8") from error
+    return resolve(Settings, tables, "config")
+
+
+def _merge(left: dict[str, Any], right: dict[str, Any]) -> dict[str, Any]:
+    both = {k: _merge(left[k], v) if isinstance(left.get(k), dict) and isinstance(v, dict) else v for k, v in right.items()}
+    return left | both
+
+
 def home_folder(home: Path | str | None) -> Path:
     return Path(home).expanduser() if home is not None else Path.home() / ".stillhouse"
 
@@ -135,10 +212,10 @@ class _Run:
         self.seconds: dict[str, float] = {}
 
     def all(self, memories: Mapping[str, str]) -> list[Consolidation]:
-        signals = {user: self._timed("capture", lambda u=user: self._capture(u, memories[u])) for user in memories}
-        candidates = self._timed("train", lambda: self._train(signals))
+        signals = {user: self._timed("capture", partial(self._capture, user, memories[user])) for user in memories}
+        candidates = self._timed("train", partial(self._train, signals))
         judged = {
-            user: self._timed("gate", lambda u=user: self._judge(u, memories[u], signals[u], candidates))
+            user: self._timed("gate", partial(self._judge, user, memories[user], signals[user], candidates))
             for user in memories
         }
         return [self._result(user, version, signals[user]) for user, version in judged.items()]
@@ -165,7 +242,7 @@ class _Run:
             "stage": "capture", "user": user, "memory": digest(text.encode()), "base": self.model.fingerprint,
             "config": config, "prompts": PROMPTS_VERSION,
         }  # fmt: skip
-        return self._once(Signals, [user], inputs, lambda: self._new_signals(user, text, config))
+        return self._once(Signals, [user], inputs, partial(self._new_signals, user, text, config))
 
     def _new_signals(self, user: str, text: str, config: dict[str, Any]) -> Signals:
         count = len(capture_memory.statements(text))
@@ -193,7 +270,7 @@ class _Run:
         missing = [u for u in signals if not done[u].exists()]
         trained = self._new_adapters([signals[u] for u in missing]) if missing else []
         fresh = dict(zip(missing, trained, strict=True))
-        return {u: self._once(Candidate, [u], keys[u], lambda u=u: self._candidate(signals[u], fresh[u])) for u in signals}
+        return {u: self._once(Candidate, [u], keys[u], partial(self._candidate, signals[u], fresh.get(u))) for u in signals}
 
     def _new_adapters(self, signals: Sequence[Signals]) -> list[train_adapter.Trained]:
         read = [artifacts.read(self.store.blobs.get(s.shard))[0] for s in signals]
@@ -203,7 +280,8 @@ class _Run:
             trained = train_adapter.train(self.model, read, self.settings.train, work, lambda n, note: step(n, note))
         return trained
 
-    def _candidate(self, signals: Signals, trained: train_adapter.Trained) -> Candidate:
+    def _candidate(self, signals: Signals, trained: train_adapter.Trained | None) -> Candidate:
+        assert trained is not None, "a candidate that was not found was trained"
         return Candidate(
             kind="adapter",
             user=signals.user,
@@ -227,7 +305,7 @@ class _Run:
         try:
             slots = [bank_slot(self.store, bank, slot, c) for slot, c in enumerate([candidate, *others])]
             ctx = gate.Context(self.model, bank, 0, study, others=tuple(s for s in slots[1:] if s is not None))
-            verdict = self._once(Verdict, [user], inputs, lambda: self._new_verdict(user, candidate, ctx))
+            verdict = self._once(Verdict, [user], inputs, partial(self._new_verdict, user, candidate, ctx))
             return self._save(text, signals, candidate, verdict, ctx)
         finally:
             bank.detach()
@@ -288,8 +366,15 @@ class _Run:
             load_study(self.store, signals),
             tuple(from_mapping(Sample, s) for s in written["samples"]),
             signals.memory_tokens,
+            self._saved(self.store.blobs.get(signals.memory).decode()),
             dict(self.seconds),
         )
+
+
+    def _saved(self, memory: str) -> int:
+        probe = "?"
+        with_it = self.model.chat_ids(chat.with_memory(memory, probe))
+        return len(with_it) - len(self.model.chat_ids(chat.without_memory(probe)))
 
 
 def lora_config(candidate: Candidate) -> LoraConfig:
