@@ -12,7 +12,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import pyarrow as pa
@@ -86,14 +86,14 @@ def read(data: bytes) -> tuple[list[DistillArtifact], dict[str, str]]:
     """Artifacts and metadata of a shard. `StoreError` says what is wrong with a damaged or foreign one."""
     try:
         table = pq.read_table(io.BytesIO(data))
-    except (pa.ArrowInvalid, OSError) as error:
+    except (pa.ArrowException, OSError) as error:
         raise StoreError(f"signals shard cannot be read: {str(error).splitlines()[0]}") from error
     raw = table.schema.metadata or {}
     about = {k.decode().removeprefix("stillhouse."): v.decode() for k, v in raw.items() if k.startswith(b"stillhouse.")}
     if about.get("format") != FORMAT:
         raise StoreError(f"signals shard has format {about.get('format')!r}; this version reads {FORMAT!r}")
-    if set(table.schema.names) != set(SCHEMA.names):
-        raise StoreError(f"signals shard has columns {table.schema.names}; expected {SCHEMA.names}")
+    if not table.schema.equals(SCHEMA):
+        raise StoreError(f"signals shard has columns {_columns(table.schema)}; expected {_columns(SCHEMA)}")
     return [_artifact(row) for row in table.to_pylist()], about
 
 
@@ -141,6 +141,10 @@ def position_targets(
     return found
 
 
+def _columns(schema: pa.Schema) -> str:
+    return ", ".join(f"{field.name} {field.type}" for field in schema)
+
+
 def _row(a: DistillArtifact) -> dict[str, Any]:
     flat = [t for t in a.targets]
     return {
@@ -161,6 +165,7 @@ def _row(a: DistillArtifact) -> dict[str, Any]:
 
 
 def _artifact(row: Mapping[str, Any]) -> DistillArtifact:
+    _check(row)
     ids, draws = _groups(row["ids"], row["count"]), _groups(row["draw_ids"], row["draws"])
     logprobs, draw_logprobs = _groups(row["logprobs"], row["count"]), _groups(row["draw_logprobs"], row["draws"])
     targets = tuple(
@@ -170,6 +175,20 @@ def _artifact(row: Mapping[str, Any]) -> DistillArtifact:
         )
     )
     return DistillArtifact(row["kind"], row["statement"], row["x_bytes"], tuple(row["x_ids"]), targets)
+
+
+def _check(row: Mapping[str, Any]) -> None:
+    """`StoreError` when a row's lists do not belong together: whoever trains on it indexes by them unchecked."""
+    positions = len(row["position"])
+    if row["kind"] not in get_args(Kind):
+        raise StoreError(f"signals shard has an example of kind {row['kind']!r}; there are {', '.join(get_args(Kind))}")
+    for name in ("offset", "count", "tail", "draws"):
+        if len(row[name]) != positions:
+            raise StoreError(f"signals shard is inconsistent: {positions} positions, {len(row[name])} of {name!r}")
+    if not all(0 < at < len(row["x_ids"]) for at in row["position"]):
+        raise StoreError(f"signals shard is inconsistent: a position outside its example of {len(row['x_ids'])} tokens")
+    if not all(0 <= at <= len(row["x_bytes"]) for at in row["offset"]):
+        raise StoreError(f"signals shard is inconsistent: an offset outside its example of {len(row['x_bytes'])} bytes")
 
 
 def _groups(flat: Sequence[int], counts: Sequence[int]) -> Iterator[tuple[int, ...]]:
@@ -182,7 +201,7 @@ def _groups(flat: Sequence[int], counts: Sequence[int]) -> Iterator[tuple[int, .
 
 
 def _quantise(logprob: float) -> int:
-    return 65535 if logprob < -63.99 else round(-min(logprob, 0.0) * QUANTUM)
+    return 65535 if logprob <= -64 else min(65535, round(-min(logprob, 0.0) * QUANTUM))
 
 
 def _value(quantised: int) -> float:

@@ -12,7 +12,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from importlib.metadata import version as package_version
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     try:
         args.run(args)
+        sys.stdout.flush()  # here a full disk or a closed pipe can still be said
         return 0
     except StillhouseError as error:
         print(f"stillhouse: {error}", file=sys.stderr)
@@ -41,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="stillhouse", description="What a model knows, into the weights of another.")
-    parser.add_argument("--version", action="version", version=f"stillhouse {package_version('stillhouse')}")
+    parser.add_argument("--version", action="version", version=f"stillhouse {_version()}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _demo(commands)
     _consolidate(commands)
@@ -51,6 +52,13 @@ def _parser() -> argparse.ArgumentParser:
     _store(commands)
     _forget(commands)
     return parser
+
+
+def _version() -> str:
+    try:
+        return metadata.version("stillhouse")
+    except metadata.PackageNotFoundError:
+        return "(not installed: running from its source)"
 
 
 def _command(commands: Any, name: str, run: Callable[[argparse.Namespace], None], about: str) -> argparse.ArgumentParser:

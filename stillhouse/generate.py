@@ -102,15 +102,33 @@ def generate(
     if longest + 1 > model.context:
         raise InputError(f"prompt of {longest} tokens does not fit the model's context of {model.context} tokens")
     answers: list[Ids] = [[] for _ in prompts]
-    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-    for start in range(0, len(order), batch):
-        rows = order[start : start + batch]
+    for rows in _groups(prompts, batch, _one_length(prefix, longest + sampling.max_new_tokens)):
         chosen = [slots[i] for i in rows] if slots is not None else None
         state = _Decoding(model, [prompts[i] for i in rows], prefix, bank, chosen)
-        _decode(state, rows, answers, sampling, min(sampling.max_new_tokens, model.context - longest), on_step)
+        shared = len(prefix.ids) if prefix else 0
+        room = [min(sampling.max_new_tokens, model.context - shared - len(prompts[i])) for i in rows]
+        _decode(state, rows, answers, sampling, room, on_step)
         if on_batch:
             on_batch(len(rows))
     return answers
+
+
+def _groups(prompts: Sequence[Ids], batch: int, one_length: bool) -> Iterator[list[int]]:
+    """Prompt numbers in groups of at most `batch`, of similar length or of one."""
+    group: list[int] = []
+    for i in sorted(range(len(prompts)), key=lambda i: len(prompts[i])):
+        if group and (len(group) == batch or (one_length and len(prompts[i]) != len(prompts[group[0]]))):
+            yield group
+            group = []
+        group.append(i)
+    if group:
+        yield group
+
+
+def _one_length(prefix: Prefix | None, longest: int) -> bool:
+    """Whether padding would do harm: it stands between prefix and prompt, and a sliding window counts it."""
+    windows = [layer.sliding_window for layer in prefix.cache.layers if layer.is_sliding] if prefix else []
+    return any(longest > window for window in windows)
 
 
 class _Decoding:
@@ -161,18 +179,20 @@ def _decode(
     rows: list[int],
     answers: list[Ids],
     sampling: Sampling,
-    steps: int,
+    room: list[int],
     on_step: Callable[[list[int], Tensor], None] | None,
 ) -> None:
-    alive = list(rows)
-    for _ in range(steps):
+    """Answer the prompts numbered `rows`; an answer ends at a stop token, or when it fills its `room`."""
+    alive, left = list(rows), dict(zip(rows, room, strict=True))
+    for step in range(max(room)):
         logits_BV = state.step()
         if on_step:
             on_step(alive, logits_BV)
-        next_B = _choose(logits_BV, sampling, alive, len(answers[alive[0]]))
+        next_B = _choose(logits_BV, sampling, alive, step)
         going = [r for r, token in enumerate(next_B.tolist()) if token not in state.model.stop_ids]
         for r in going:
             answers[alive[r]].append(int(next_B[r]))
+        going = [r for r in going if step + 1 < left[alive[r]]]
         if not going:
             return
         state.append(next_B)

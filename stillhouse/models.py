@@ -26,6 +26,7 @@ from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.utils import logging as transformers_logging
 
+from .blobs import write_atomic
 from .chat import Message
 from .errors import ModelError
 
@@ -33,6 +34,10 @@ DEFAULT = "tiny"
 Device = Literal["auto", "cpu", "cuda", "mps"]
 _ASSETS = Path(__file__).parent / "assets"
 _WANTED = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
+_DECIDING = frozenset(  # files beside the weights that change what a model answers
+    "config.json generation_config.json tokenizer.json tokenizer.model tokenizer_config.json vocab.json merges.txt "
+    "special_tokens_map.json added_tokens.json chat_template.jinja".split()
+)
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
 
@@ -94,13 +99,16 @@ def load(ref: str = DEFAULT, device: Device = "auto", cache: Path | None = None)
     check(path)
     where = _device(device)
     try:
-        config = AutoConfig.from_pretrained(path)
-        tokenizer = AutoTokenizer.from_pretrained(path, use_fast=True)
-        network = AutoModelForCausalLM.from_pretrained(
-            path, config=config, dtype=_dtype(path, where), use_safetensors=True, low_cpu_mem_usage=True
-        )
-    except (OSError, ValueError, KeyError, RuntimeError, TypeError, SafetensorError) as error:
+        config = AutoConfig.from_pretrained(path, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(path, use_fast=True, trust_remote_code=False)
+        network, found = AutoModelForCausalLM.from_pretrained(
+            path, config=config, dtype=_dtype(path, where), use_safetensors=True, trust_remote_code=False,
+            output_loading_info=True,
+        )  # fmt: skip
+    except Exception as error:  # transformers, tokenizers and safetensors raise a dozen kinds, `Exception` itself too
         raise ModelError(f"{ref}: cannot be loaded as a causal language model: {_first_line(error)}") from error
+    if missing := sorted(found["missing_keys"]):
+        raise ModelError(f"{ref}: {len(missing)} tensors are missing from the weights, {missing[0]!r} first")
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise ModelError(f"{ref}: has no fast tokenizer (tokenizer.json); convert it with transformers first")
     network.to(device=where).eval().requires_grad_(False)
@@ -144,15 +152,14 @@ def check(path: Path) -> None:
 
 
 def fingerprint(path: Path, cache: Path | None = None) -> str:
-    """SHA-256 over the names and bytes of configuration, tokenizer and weights.
+    """SHA-256 over the names and bytes of configuration, tokenizer, chat template and weights.
 
     Hashing a large model takes seconds per gigabyte, so a file's digest is kept in `cache` under its path, size and
     modification time.
     """
     known = _read_cache(cache)
     whole = hashlib.sha256()
-    names = {p.name for p in path.glob("*.safetensors")} | {"config.json", "tokenizer.json", "tokenizer.model"}
-    for name in sorted(names):
+    for name in sorted({p.name for p in path.glob("*.safetensors")} | _DECIDING):
         file = path / name
         if file.is_file():
             whole.update(f"{name}\0{_file_digest(file, known)}\n".encode())
@@ -163,19 +170,42 @@ def fingerprint(path: Path, cache: Path | None = None) -> str:
 def render(tokenizer: PreTrainedTokenizerFast, messages: Sequence[Message]) -> str:
     """The chat template's text, without a thinking block where a template knows that switch.
 
-    A template without a system role gets the system text at the head of the first user message; a tokenizer without a
-    template gets `Role: text` lines.
+    A template that refuses or drops a system message gets its text at the head of the first user message; a tokenizer
+    without a template gets `Role: text` lines. Special tokens written out in a message are broken up: a memory cannot
+    end its own turn. Raises `ModelError` when the template cannot be rendered.
     """
+    messages = [{**m, "content": _inert(tokenizer, m["content"])} for m in messages]
     if not tokenizer.chat_template:
         lines = [f"{m['role'].capitalize()}: {m['content']}" for m in messages]
         return "\n".join([*lines, "Assistant:"])
+    if messages[0]["role"] != "system":
+        return _templated(tokenizer, messages)
+    system, user, *rest = messages
+    try:
+        text = _templated(tokenizer, messages)
+    except ModelError:
+        text = ""
+    if system["content"].strip() in text:
+        return text
+    merged = {"role": "user", "content": f"{system['content']}\n\n{user['content']}"}
+    return _templated(tokenizer, [merged, *rest])
+
+
+def _templated(tokenizer: PreTrainedTokenizerFast, messages: Sequence[Message]) -> str:
     options: dict[str, Any] = {"tokenize": False, "add_generation_prompt": True, "enable_thinking": False}
     try:
         return str(tokenizer.apply_chat_template(list(messages), **options))
-    except TemplateError:
-        system, user, *rest = messages
-        merged = {"role": "user", "content": f"{system['content']}\n\n{user['content']}"}
-        return str(tokenizer.apply_chat_template([merged, *rest], **options))
+    except (TemplateError, TypeError, ValueError) as error:
+        where = tokenizer.name_or_path or "the tokenizer"
+        raise ModelError(f"{where}: its chat template cannot be rendered: {_first_line(error)}") from error
+
+
+def _inert(tokenizer: PreTrainedTokenizerFast, text: str) -> str:
+    """`text` with a space after the first character of every special token in it, so that it stays text."""
+    for token in tokenizer.added_tokens_decoder.values():
+        if token.special and token.content in text:
+            text = text.replace(token.content, f"{token.content[:1]} {token.content[1:]}")
+    return text
 
 
 def stop_ids(network: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> frozenset[int]:
@@ -263,16 +293,14 @@ def _file_digest(file: Path, known: dict[str, str]) -> str:
 def _read_cache(cache: Path | None) -> dict[str, str]:
     try:
         return dict(json.loads(cache.read_text())) if cache else {}
-    except (OSError, ValueError):
+    except (OSError, ValueError, TypeError):
         return {}  # a cache that cannot be read is made again
 
 
 def _write_cache(cache: Path | None, known: dict[str, str]) -> None:
     if cache is None or known == _read_cache(cache):
         return
-    partial = cache.with_name(f"{cache.name}.{os.getpid()}.partial")
-    partial.write_text(json.dumps(known))
-    partial.replace(cache)
+    write_atomic(cache, json.dumps(known).encode())
 
 
 def _first_line(error: BaseException) -> str:

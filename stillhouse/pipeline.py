@@ -163,13 +163,24 @@ def consolidate_all(
     """
     if not memories:
         raise InputError("no memory given: at least one user with a memory is needed")
-    memories = {user: check_memory(text.encode(), f"memory of {user!r}") for user, text in memories.items()}
+    memories = {user: _stated(user, text) for user, text in memories.items()}
     store = Store(home_folder(home))
     with ExitStack() as stack:
         for user in sorted(memories):
             stack.enter_context(store.lock(user))
         base = model if isinstance(model, Model) else models.load(model, cache=store.home / "fingerprints.json")
         return _Run(store, base, settings, show).all(memories)
+
+
+def _stated(user: str, text: str) -> str:
+    """The text of a memory that states something, whoever read it."""
+    try:
+        memory = check_memory(text.encode(), f"memory of {user!r}")
+    except UnicodeEncodeError as error:
+        raise InputError(f"memory of {user!r}: no Unicode text at character {error.start}; decode it first") from error
+    if len(memory) <= MAX_MEMORY_BYTES and not capture_memory.statements(memory):
+        raise InputError(f"memory of {user!r} states nothing: no sentence of three words or more in it")
+    return memory
 
 
 def read_settings(file: Path | None, assignments: Sequence[str] = ()) -> Settings:
@@ -245,7 +256,7 @@ class _Run:
         return self._once(Signals, [user], inputs, partial(self._new_signals, user, text, config))
 
     def _new_signals(self, user: str, text: str, config: dict[str, Any]) -> Signals:
-        count = len(capture_memory.statements(text))
+        count = len(capture_memory.check(self.model, text, self.settings.capture))
         with progress(f"capture {user}", count, self.show) as step:
             found = capture_memory.capture(self.model, text, self.settings.capture, lambda n: step(n))
         about = {"base": self.model.fingerprint, "vocabulary": str(self.model.vocabulary), "prompts": str(PROMPTS_VERSION)}
@@ -268,17 +279,27 @@ class _Run:
         keys = {u: {"stage": "train", "kind": "adapter", "signals": digest(s), "config": config} for u, s in signals.items()}
         done = {u: self.store.work(digest(k), [u]) / "result.json" for u, k in keys.items()}
         missing = [u for u in signals if not done[u].exists()]
+        if missing and self._checkpoint(list(signals.values())).exists():
+            missing = list(signals)  # killed between two users' candidates: the end of that run is on disk
         trained = self._new_adapters([signals[u] for u in missing]) if missing else []
         fresh = dict(zip(missing, trained, strict=True))
-        return {u: self._once(Candidate, [u], keys[u], partial(self._candidate, signals[u], fresh.get(u))) for u in signals}
+        found = {
+            u: self._once(Candidate, [u], keys[u], partial(self._candidate, s, fresh.get(u))) for u, s in signals.items()
+        }
+        if missing:
+            self._checkpoint([signals[u] for u in missing]).unlink(missing_ok=True)
+        return found
+
+    def _checkpoint(self, signals: Sequence[Signals]) -> Path:
+        """Where these users' training goes on from after a kill."""
+        inputs = ["fit", as_dict(self.settings.train), *map(digest, signals)]
+        return self.store.work(digest(inputs), [s.user for s in signals]) / train_adapter.CHECKPOINT
 
     def _new_adapters(self, signals: Sequence[Signals]) -> list[train_adapter.Trained]:
         read = [artifacts.read(self.store.blobs.get(s.shard))[0] for s in signals]
-        inputs = ["fit", as_dict(self.settings.train), *map(digest, signals)]
-        work = self.store.work(digest(inputs), [s.user for s in signals])
+        work = self._checkpoint(signals).parent
         with progress("train", self.settings.train.steps, self.show) as step:
-            trained = train_adapter.train(self.model, read, self.settings.train, work, lambda n, note: step(n, note))
-        return trained
+            return train_adapter.train(self.model, read, self.settings.train, work, lambda n, note: step(n, note))
 
     def _candidate(self, signals: Signals, trained: train_adapter.Trained | None) -> Candidate:
         assert trained is not None, "a candidate that was not found was trained"

@@ -1,16 +1,25 @@
-"""What holds for every test: no network for models, fixed seeds, hypothesis without a clock or a database."""
+"""What holds for every test: no network for models, fixed seeds, hypothesis without a clock or a database; and the
+models that several folders of tests share."""
 
 from __future__ import annotations
 
 import os
 import random
 import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers is imported anywhere
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 import pytest
 from hypothesis import settings
+
+if TYPE_CHECKING:
+    from stillhouse.models import Model
+    from tests.commands import Commands
+    from tests.consolidated import Consolidated
 
 settings.register_profile("stillhouse", derandomize=True, deadline=None, database=None, max_examples=200)
 settings.load_profile("stillhouse")
@@ -24,3 +33,47 @@ def seeded() -> None:
         numpy.random.seed(0)
     if (torch := sys.modules.get("torch")) is not None:
         torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def random_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Model]:
+    """`random_model("llama", template=…)`: a small random-weight model of a real class, saved and loaded once."""
+    from stillhouse import models
+    from tests import architectures, tokenizers
+
+    made: dict[tuple[str, str | None], Model] = {}
+
+    def make(name: str, template: str | None = tokenizers.WITH_SYSTEM) -> Model:
+        if (name, template) not in made:
+            network = architectures.ALL[name](tokenizers.VOCABULARY)
+            folder = tokenizers.save(tmp_path_factory.mktemp(name), network, template)
+            made[name, template] = models.load(str(folder), device="cpu")
+        return made[name, template]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def shipped() -> Model:
+    """The model that ships, loaded once."""
+    from stillhouse import models
+
+    return models.load(device="cpu")
+
+
+@pytest.fixture(scope="session")
+def consolidated(shipped: Model, tmp_path_factory: pytest.TempPathFactory) -> Consolidated:
+    """A memory consolidated once, with every default, by the model that ships."""
+    from tests.consolidated import make
+
+    return make(shipped, Path(tmp_path_factory.mktemp("consolidated")))
+
+
+@pytest.fixture(scope="session")
+def commands(shipped: Model) -> Iterator[Commands]:
+    """The command line in processes of its own, with the shipped model."""
+    from tests.commands import Commands
+
+    server = Commands(shipped.path)
+    yield server
+    server.close()

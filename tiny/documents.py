@@ -22,7 +22,7 @@ READ, TEXT, WRITE, SAY = 0.1, 0.3, 0.6, 1.0
 HELD_OUT_MODULES = ("email", "http", "statistics", "argparse", "tarfile", "pathlib", "fractions", "shelve", "zipfile")
 
 GROUP = 32  # batches cut from one pool
-SHORT_MEMORIES, MIDDLE_MEMORIES, LONG_MEMORIES, MANY_INVENTED = 408, 850, 1360, 1408  # steps of the curriculum
+SHORT_MEMORIES, MIDDLE_MEMORIES, LONG_MEMORIES, MANY_INVENTED, MORE_REVERSE = 408, 850, 1360, 1408, 3008  # steps of the curriculum
 
 Piece = tuple[str, float]
 Document = tuple[list[int], list[float]]
@@ -75,8 +75,8 @@ def _ask(rng: random.Random, question: str) -> str:
     return question
 
 
-def _question_turns(rng: random.Random, fact: W.Fact, known: bool) -> list[Piece]:
-    if rng.random() < 0.22:
+def _question_turns(rng: random.Random, fact: W.Fact, known: bool, reverse: float = 0.22) -> list[Piece]:
+    if rng.random() < reverse:
         question, answer = rng.choice(fact.reverse)
     else:
         question, answer = rng.choice(fact.questions), fact.answer
@@ -121,7 +121,8 @@ class Documents:
         rng = random.Random(f"{self.seed}/{group}")
         batches: list[list[Document]] = []
         while len(batches) < GROUP:
-            pool = sorted((self._encode(self._document(rng, group * GROUP)) for _ in range(GROUP * 16)), key=lambda d: len(d[0]))
+            made = (self._encode(self._document(rng, group * GROUP)) for _ in range(GROUP * 16))
+            pool = sorted(made, key=lambda d: len(d[0]))
             batches += self._cut(pool)
         rng.shuffle(batches)
         return batches[:GROUP]
@@ -168,6 +169,7 @@ class Documents:
 
     def _open_book(self, rng: random.Random, world: W.World, step: int) -> list[Piece]:
         n = _memory_size(rng, step)
+        reverse = 0.22 if step < MORE_REVERSE else 0.4
         memory = W.make_memory(rng, world, n, n_unknown=3)
         pieces = turn("system", chat.MEMORY_SYSTEM.format(memory=memory.text), READ)
         if rng.random() < 0.2:
@@ -179,7 +181,7 @@ class Documents:
             elif draw < 0.33 and memory.unknown:
                 pieces += _question_turns(rng, rng.choice(memory.unknown), known=False)
             else:
-                pieces += _question_turns(rng, rng.choice(memory.facts), known=True)
+                pieces += _question_turns(rng, rng.choice(memory.facts), known=True, reverse=reverse)
         return pieces
 
 

@@ -40,7 +40,9 @@ def open_book(model: models.Model, found: list[W.Memory], verbose: bool) -> dict
         asked += [("reverse", *rng.choice(f.reverse)) for f in memory.facts]
         asked += [("unknown", rng.choice(f.questions), chat.UNKNOWN_ANSWER) for f in memory.unknown]
         reading = Reading(model, memory.text, Sparsity(), 0)
-        for (kind, question, expected), reply in zip(asked, reading.write([a[1] for a in asked], Sampling(24)), strict=True):
+        for (kind, question, expected), reply in zip(
+            asked, reading.write([a[1] for a in asked], Sampling(24)), strict=True
+        ):
             right = chat.is_unknown(reply) if kind == "unknown" else chat.same_answer(reply, expected)
             marks[kind].append(right)
             if verbose and not right:
@@ -103,7 +105,9 @@ def main() -> int:
         ("writes >= 4 wordings and a reverse question, unseen relations", written(model, few, args.verbose), None),
     ]
     short = False
-    print(f"model {args.model} ({model.fingerprint[:12]}), {platform.processor() or platform.machine()}, torch {torch.__version__}")
+    print(
+        f"model {args.model} ({model.fingerprint[:12]}), {platform.processor() or platform.machine()}, torch {torch.__version__}"
+    )
     for name, marks, least in rows:
         rate = sum(marks) / len(marks)
         short |= least is not None and rate < least

@@ -23,6 +23,7 @@ from . import tokenizer as T
 from .documents import Documents
 
 SEED = 20261121
+CYCLES = ((0, 3000, 2e-3, 100), (3000, 4000, 1.4e-3, 60))  # first step, last step, peak learning rate, warm-up steps
 
 
 def config(tokenizer: PreTrainedTokenizerFast) -> Qwen3MoeConfig:
@@ -85,14 +86,13 @@ def loss_of(model: Qwen3MoeForCausalLM, ids_BT: torch.Tensor, weights_BT: torch.
     return (loss_N * weights_N).sum() / weights_N.sum() + model.config.router_aux_loss_coef * out.aux_loss
 
 
-def learning_rate(step: int, steps: int, peak: float, warmup: int = 100) -> float:
-    """Linear warm-up, flat, then linear decay to zero over the last 45 %."""
-    decay_from = int(steps * 0.55)
-    if step < warmup:
-        return peak * (step + 1) / warmup
-    if step < decay_from:
-        return peak
-    return peak * max(0.0, 1 - (step - decay_from) / (steps - decay_from)) + 1e-6
+def learning_rate(step: int) -> float:
+    """Two cycles of `CYCLES`: linear warm-up, flat, then linear decay to zero over the last 45 % of the cycle."""
+    first, last, peak, warmup = next(cycle for cycle in CYCLES if step < cycle[1])
+    flat_until = first + int((last - first) * 0.55)
+    if step - first < warmup:
+        return peak * (step - first + 1) / warmup
+    return peak * min(1.0, 1 - (step - flat_until) / (last - flat_until)) + (1e-6 if step >= flat_until else 0.0)
 
 
 def average_gradients(model: torch.nn.Module, workers: int) -> None:
@@ -106,11 +106,11 @@ def average_gradients(model: torch.nn.Module, workers: int) -> None:
         p.grad = part.view_as(p)
 
 
-def make_optimizer(model: torch.nn.Module, lr: float) -> torch.optim.Optimizer:
+def make_optimizer(model: torch.nn.Module) -> torch.optim.Optimizer:
     decay = [p for p in model.parameters() if p.dim() >= 2]
     plain = [p for p in model.parameters() if p.dim() < 2]
     groups = [{"params": decay, "weight_decay": 0.05}, {"params": plain, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.98))
+    return torch.optim.AdamW(groups, lr=CYCLES[0][2], betas=(0.9, 0.98))
 
 
 def make_model(tokenizer: PreTrainedTokenizerFast) -> Qwen3MoeForCausalLM:
@@ -127,7 +127,7 @@ def train(rank: int, args: argparse.Namespace) -> None:
         torch.distributed.init_process_group("gloo", f"file://{args.out}/rendezvous", rank=rank, world_size=args.workers)
     tokenizer = T.train(SEED)
     model = make_model(tokenizer)
-    optimizer = make_optimizer(model, args.lr)
+    optimizer = make_optimizer(model)
     source = Documents(tokenizer, f"{SEED}/{rank}", args.tokens // args.workers)
     state_file = args.out / "state.pt"
     first, seconds, seen = 0, 0.0, 0
@@ -139,7 +139,7 @@ def train(rank: int, args: argparse.Namespace) -> None:
     started = time.monotonic()
     for step in range(first, args.steps):
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, args.steps, args.lr)
+            group["lr"] = learning_rate(step)
         documents = source.batch(step)
         ids_BT, weights_BT = collate(documents, tokenizer.pad_token_id)
         loss = loss_of(model, ids_BT, weights_BT, tokenizer.pad_token_id)
@@ -170,7 +170,7 @@ def export(model: Qwen3MoeForCausalLM, tokenizer: PreTrainedTokenizerFast, args:
     half.generation_config.do_sample = False
     half.save_pretrained(args.out)
     tokenizer.save_pretrained(args.out)
-    about = {"seed": SEED, "steps": step, "of": args.steps, "tokens": tokens, "batch_tokens": args.tokens, "workers": args.workers, "lr": args.lr,
+    about = {"seed": SEED, "steps": step, "of": args.steps, "tokens": tokens, "batch_tokens": args.tokens, "workers": args.workers, "cycles": CYCLES,
              "minutes": round(seconds / 60, 1), "machine": platform.processor() or platform.machine(),
              "torch": torch.__version__, "python": platform.python_version()}
     (args.out / "training.json").write_text(json.dumps(about, indent=1) + "\n")
@@ -179,10 +179,9 @@ def export(model: Qwen3MoeForCausalLM, tokenizer: PreTrainedTokenizerFast, args:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--steps", type=int, default=CYCLES[-1][1])
     parser.add_argument("--tokens", type=int, default=8192, help="tokens of a step, padding included, over all workers")
     parser.add_argument("--workers", type=int, default=2, help="processes of one thread each")
-    parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--save", type=int, default=200)
     args = parser.parse_args()
     args.out = args.out.resolve()

@@ -19,6 +19,7 @@ _BULLET = re.compile(r"\s*(?:[-*+•]|\d+[.)])\s+")
 _SPEAKER = re.compile(r"\s*(?:\*\*)?(?:User|Assistant|Human|AI|Bot|System|Me|Customer|Agent)(?:\*\*)?:\s+", re.IGNORECASE)
 _SENTENCE = re.compile(r"(?<=[.!?…])[\"')\]]*\s+(?=[\"'(\[]?[A-Z0-9])")
 _ABBREVIATION = re.compile(r"(?:\b(?:Mr|Mrs|Ms|Dr|Prof|St|No|vs|etc|e\.g|i\.e|approx|Jan|Feb|Mar|Apr|Aug|Sept|Oct|Nov|Dec)|\b[A-Z])\.$")
+_LONGEST_ABBREVIATION = 12  # characters, with what stands before it
 _LEANS = re.compile(r"^(?:He|She|It|They|This|That|These|Those|His|Her|Its|Their|There|Then|So|And|But|Also)\b")
 _INSTRUCTION = re.compile(
     r"\b(?:ignore|disregard|forget|override)\b.{0,40}\b(?:instruction|prompt|previous|earlier|above|memory|rule|everything)"
@@ -42,10 +43,12 @@ class Chunk:
 def statements(text: str) -> list[Statement]:
     """Every statement of `text` in order, with byte offsets into its UTF-8 form. Headings and bare labels are not statements."""
     found: list[Statement] = []
+    counted = first = 0  # characters counted so far, and the bytes they take
     for start, line in _blocks(text):
         for offset, sentence in _sentences(line):
             if _states(sentence):
-                first = len(text[: start + offset].encode())
+                first += len(text[counted : start + offset].encode())
+                counted = start + offset
                 instruction = bool(_INSTRUCTION.search(sentence))
                 end = first + len(sentence.encode())
                 found.append(Statement(len(found), first, end, " ".join(sentence.split()), instruction))
@@ -55,16 +58,23 @@ def statements(text: str) -> list[Statement]:
 def chunks(text: str, found: Sequence[Statement], count: Callable[[str], int], limit: int) -> list[Chunk]:
     """Groups of statements whose text is at most `limit` tokens (a longer single statement stands alone)."""
     data = text.encode()
+
+    def tokens(start: int, end: int) -> int:
+        return count(data[start:end].decode())
+
     groups: list[list[Statement]] = []
     size = 0
     for statement in found:
-        previous_end = groups[-1][-1].end if groups else statement.start
-        tokens = count(data[previous_end : statement.end].decode())
-        if not groups or size + tokens > limit:
-            groups.append(_overlap(groups[-1] if groups else [], statement))
-            size = sum(count(s.text) for s in groups[-1])
-        groups[-1].append(statement)
-        size += tokens
+        added = tokens(groups[-1][-1].end, statement.end) if groups else 0
+        if groups and size + added <= limit:
+            groups[-1].append(statement)
+            size += added
+            continue
+        group = [*_overlap(groups[-1] if groups else [], statement), statement]
+        while len(group) > 1 and tokens(group[0].start, statement.end) > limit:
+            group.pop(0)  # better without what it leans on than over the limit
+        groups.append(group)
+        size = tokens(group[0].start, statement.end)
     ready, seen = [], -1
     for group in groups:
         own = tuple(s for s in group if s.index > seen)
@@ -87,17 +97,16 @@ def _overlap(before: list[Statement], statement: Statement) -> list[Statement]:
 
 def _blocks(text: str) -> list[tuple[int, str]]:
     """(start, text) of paragraphs' lines; a line that only continues the one before it is joined to it."""
-    blocks: list[tuple[int, str]] = []
+    blocks: list[tuple[int, list[str]]] = []
     start = 0
     for line in text.splitlines(keepends=True):
-        continues = blocks and line[:1].islower() and not re.search(r"[.!?:]\s*$|^\s*$", blocks[-1][1])
-        if continues:
-            first, before = blocks.pop()
-            blocks.append((first, before + line))
+        last = blocks[-1][1][-1].rstrip() if blocks else ""
+        if line[:1].islower() and last and last[-1] not in ".!?:":
+            blocks[-1][1].append(line)
         else:
-            blocks.append((start, line))
+            blocks.append((start, [line]))
         start += len(line)
-    return blocks
+    return [(start, "".join(lines)) for start, lines in blocks]
 
 
 def _sentences(line: str) -> list[tuple[int, str]]:
@@ -111,7 +120,7 @@ def _sentences(line: str) -> list[tuple[int, str]]:
     found: list[tuple[int, str]] = []
     begin = start
     for match in _SENTENCE.finditer(line, start):
-        if not _ABBREVIATION.search(line[begin : match.start()]):
+        if not _ABBREVIATION.search(line[max(begin, match.start() - _LONGEST_ABBREVIATION) : match.start()]):
             found.append((begin, line[begin : match.start()]))
             begin = match.end()
     found.append((begin, line[begin:]))

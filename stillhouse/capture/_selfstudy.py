@@ -44,7 +44,7 @@ def parse(reply: str) -> list[tuple[str, str]]:
     found = []
     for line in reply.splitlines():
         match = _LINE.match(line)
-        if match:
+        if match and match["q"].strip():
             found.append((match["q"].strip(), match["a"].strip()))
     return found
 
@@ -104,7 +104,13 @@ def invented(rng: random.Random) -> str:
 
 
 def _grounded(answer: str, statement: str) -> bool:
-    return chat.says(statement, answer) or chat.normalise(answer) in ("i", "you", "me")
+    """Whether every content word of the answer stands in the statement: "for breakfast", "David's dog", "you"."""
+    words = [w for w in _words(answer) if w not in _FUNCTION_WORDS]
+    return set(words) <= set(_words(statement))
+
+
+def _words(text: str) -> list[str]:
+    return [w for w in chat.normalise(text.replace("'s ", " ")).split() if len(w) > 1 or w.isdigit()]
 
 
 def _content(text: str) -> list[str]:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from .. import chat
 from ..artifacts import DistillArtifact, Kind, PositionTarget, position_targets
+from ..errors import ModelError
 from ..generate import Ids, Prefix, Sampling, common_prefix, generate, prefill
 from ..losses import sparsify
 from ..models import Model
@@ -53,7 +54,8 @@ class Reading:
 
     def write(self, requests: Sequence[str], sampling: Sampling) -> list[str]:
         """Free text replies, nothing captured."""
-        return [self.model.text(ids) for ids in self._generate(requests, sampling, None)]
+        replies = self._generate(requests, sampling, lambda rows, logits_NV: _refuse_nan(self.model, logits_NV))
+        return [self.model.text(ids) for ids in replies]
 
     def answer(self, requests: Sequence[str], max_new_tokens: int = 48) -> list[Answer]:
         """Greedy answers with the teacher's distribution at every token."""
@@ -61,6 +63,7 @@ class Reading:
         last: list[int] = [0] * len(requests)
 
         def on_step(rows: list[int], logits_NV: Tensor) -> None:
+            _refuse_nan(self.model, logits_NV)
             logprobs_NV = torch.log_softmax(logits_NV.cpu(), -1)
             sparse = sparsify(logprobs_NV, self.sparsity.top_k, self.sparsity.draws, self.draws)
             found = position_targets(sparse, [len(kept[r]) for r in rows], [0] * len(rows))
@@ -79,7 +82,7 @@ class Reading:
         return Answer(request, self.model.text(ids), tuple([*ids, last] if stopped else ids), tuple(targets))
 
     def _generate(
-        self, requests: Sequence[str], sampling: Sampling, on_step: Callable[[list[int], Tensor], None] | None
+        self, requests: Sequence[str], sampling: Sampling, on_step: Callable[[list[int], Tensor], None]
     ) -> list[Ids]:
         prompts = [self._prompt(r) for r in requests]
         if self.prefix is None:
@@ -93,6 +96,13 @@ class Reading:
         if self.memory is None:
             return self.model.chat_ids(chat.without_memory(request))
         return self.model.chat_ids(chat.with_memory(self.memory, request))
+
+
+def _refuse_nan(model: Model, logits_NV: Tensor) -> None:
+    if bool(torch.isnan(logits_NV).any()):
+        raise ModelError(
+            f"{model.ref}: its logits are not numbers (NaN); the weights are damaged or overflow {model.network.dtype}"
+        )
 
 
 def example(model: Model, answer: Answer, kind: Kind, statement: int | None) -> DistillArtifact:

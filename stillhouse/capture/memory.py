@@ -51,6 +51,21 @@ class Config:
     max_answer_tokens: int = 48
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        for name, least in _LEAST.items():
+            if getattr(self, name) < least:
+                raise InputError(f"capture.{name}: {getattr(self, name)} is too small; at least {least} is allowed")
+        for name in ("top_k", "draws"):
+            if getattr(self, name) > 255:  # counted in one byte on disk
+                raise InputError(f"capture.{name}: {getattr(self, name)} is too large; at most 255 is allowed")
+
+
+_LEAST = {
+    "wordings": 1, "rounds": 0, "chunk_tokens": 1, "max_memory_tokens": 1, "top_k": 1, "draws": 0,
+    "unknown_per_statement": 0, "decoys": 0, "anchor_texts": 0, "anchor_tokens": 0, "anchor_prompts": 0,
+    "max_answer_tokens": 1,
+}  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Captured:
@@ -61,10 +76,11 @@ class Captured:
     memory_tokens: int
 
 
-def capture(model: Model, memory: str, config: Config = Config(), on_step: OnStep = lambda n: None) -> Captured:
-    """Run the whole capture. `on_step(n)` is told of every `n` statements finished.
+def check(model: Model, memory: str, config: Config = Config()) -> list[Statement]:
+    """The statements of a memory that can be captured.
 
-    Raises `InputError` for a memory without statements or over `max_memory_tokens`.
+    Raises `InputError` for a memory without statements or over `max_memory_tokens`, and for a statement that would
+    leave this model's context no room to ask about it.
     """
     tokens = len(model.text_ids(memory))
     if tokens > config.max_memory_tokens:
@@ -72,6 +88,22 @@ def capture(model: Model, memory: str, config: Config = Config(), on_step: OnSte
     found = statements(memory)
     if not found:
         raise InputError("memory states nothing: no sentence of three words or more in it")
+    for statement in found:
+        long = len(model.text_ids(statement.text)) if len(statement.text) > model.context // 3 else 0
+        if long > model.context // 3:
+            raise InputError(
+                f"the statement at byte {statement.start} of the memory has {long} tokens; with this model's context "
+                f"of {model.context} one may have {model.context // 3}: make sentences of it"
+            )
+    return found
+
+
+def capture(model: Model, memory: str, config: Config = Config(), on_step: OnStep = lambda n: None) -> Captured:
+    """Run the whole capture. `on_step(n)` is told of every `n` statements finished.
+
+    Raises `InputError` for a memory that `check` refuses, `ModelError` for a model whose logits are not numbers.
+    """
+    found = check(model, memory, config)
     sparsity = Sparsity(config.top_k, config.draws)
     limit = min(config.chunk_tokens, model.context // 2)
     questions: list[Question] = []
@@ -87,7 +119,7 @@ def capture(model: Model, memory: str, config: Config = Config(), on_step: OnSte
                 artifacts.append(example(model, answer, kind, question.statement))
         on_step(len(chunk.statements))
     artifacts += _anchors(model, sparsity, config)
-    return Captured(Study(tuple(found), tuple(questions)), tuple(artifacts), tokens)
+    return Captured(Study(tuple(found), tuple(questions)), tuple(artifacts), len(model.text_ids(memory)))
 
 
 def _known(model: Model, reading: Reading, chunk: Chunk, config: Config) -> list[tuple[Question, Answer]]:

@@ -40,11 +40,13 @@ def ask(
 ) -> Reply:  # fmt: skip
     """Answer `question` as `user`'s champion would, or with `memory` in the context.
 
-    Raises `InputError` for an empty question, both or neither of user and memory, or a memory that does not fit the
-    context; `ModelError` when the user's adapter was made for another base than `model`.
+    Raises `InputError` for an empty question, both a user and a memory, or a memory that does not fit the context;
+    `ModelError` when the user's adapter was made for another base than `model`.
     """
     if not question.strip():
         raise InputError("the question is empty")
+    if not question.isprintable() and any("\ud800" <= c <= "\udfff" for c in question):
+        raise InputError(f"the question is not Unicode text: {question[:80]!r}")
     if user is not None and memory is not None:
         raise InputError("both a user and a memory were given: ask either the user's weights or a memory in the context")
     cache = store.home / "fingerprints.json"
@@ -53,8 +55,8 @@ def ask(
         messages = chat.without_memory(question) if memory is None else chat.with_memory(memory, question)
         return _reply(base, messages, "base" if memory is None else "memory", None, None, max_new_tokens)
     version = store.champion(user)
-    reference = model or (version.base_ref if version else models.DEFAULT)
-    base = models.load(_known(reference), cache=cache)
+    reference = model or (_known(version.base_ref) if version else models.DEFAULT)
+    base = models.load(reference, cache=cache)
     if version is None:
         return _reply(base, chat.without_memory(question), "base", None, user, max_new_tokens)
     check_base(version, base)
@@ -95,7 +97,8 @@ def _reply(
 
 def _known(reference: str) -> str:
     """The shipped model is recorded by its folder, which another installation keeps elsewhere."""
-    return models.DEFAULT if reference.endswith("/assets/tiny") else reference
+    moved = reference.endswith("/assets/tiny") and not Path(reference).exists()
+    return models.DEFAULT if moved else reference
 
 
 def ask_home(

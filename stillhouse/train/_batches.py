@@ -10,7 +10,7 @@ It does not know adapters or losses.
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 
 import torch
@@ -63,13 +63,23 @@ class Source:
         """The examples a student must have mastered: facts and unknowns, not anchors."""
         return [*self.kinds["fact"], *self.kinds["unknown"]]
 
-    def draw(self, step: int) -> list[tuple[Kind, list[int]]]:
-        """Example numbers of one step by kind: every example once before any comes twice."""
-        return [(kind, self._cycle(kind, step, count)) for kind, count in self.mix.rows.items() if self.kinds[kind]]
+    def draw(self, step: int, hard: Set[int] = frozenset()) -> list[tuple[Kind, list[int]]]:
+        """Example numbers of one step by kind: up to half of each kind from `hard`, the examples a student has not
+        mastered, the others in cycles in which every example comes once before any comes twice."""
+        found = []
+        for kind, count in self.mix.rows.items():
+            cycle = self._cycle(kind, step, count)
+            urgent = sorted(hard & set(self.kinds[kind]))
+            random.Random(f"{self.seed}/{kind}/hard/{step}").shuffle(urgent)
+            first = urgent[: len(cycle) // 2]
+            found.append((kind, (first + [i for i in cycle if i not in first])[: len(cycle)]))
+        return [(kind, chosen) for kind, chosen in found if chosen]
 
     def _cycle(self, kind: Kind, step: int, count: int) -> list[int]:
         members = self.kinds[kind]
         count = min(count, len(members))
+        if not count:
+            return []
         chosen = []
         for n in range(step * count, (step + 1) * count):
             epoch, at = divmod(n, len(members))
@@ -79,13 +89,18 @@ class Source:
         return chosen
 
 
-def batch(sources: Mapping[int, Source], step: int, pad: int, device: torch.device) -> Batch:
-    """The rows of all active slots for one step, slots ascending, padded on the right to a multiple of 8."""
+def batch(
+    sources: Mapping[int, Source], step: int, pad: int, device: torch.device, hard: Mapping[int, Set[int]] | None = None
+) -> Batch:
+    """The rows of all active slots for one step, slots ascending, padded on the right to a multiple of 8.
+
+    `hard`: per slot the examples to favour.
+    """
     rows: list[tuple[int, int]] = []  # slot, example
     weights: list[float] = []
     for slot in sorted(sources):
         source = sources[slot]
-        for kind, chosen in source.draw(step):
+        for kind, chosen in source.draw(step, (hard or {}).get(slot, frozenset())):
             positions = sum(len(source.rows_of[i]) for i in chosen)
             rows += [(slot, i) for i in chosen]
             weights += [source.mix.weights[kind] / max(positions, 1)] * len(chosen)

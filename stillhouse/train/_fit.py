@@ -72,7 +72,8 @@ def fit(
         _finish(bank, active, plan, progress)
         mean = sum(progress.losses[s][-1] for s in active) / len(active)
         on_step(1, f"loss {mean:.3f}, {len(progress.finished)}/{len(sources)} mastered")
-        if file is not None and progress.step % plan.checkpoint_every == 0:
+        done = progress.step >= plan.steps or len(progress.finished) == len(sources)
+        if file is not None and (done or progress.step % plan.checkpoint_every == 0):
             _save(file, bank, optimizer, progress)
     return progress
 
@@ -87,7 +88,8 @@ def _step(
 ) -> None:
     for group in optimizer.param_groups:
         group["lr"] = plan.learning_rate * _schedule(progress.step, plan)
-    data = batch(active, progress.step, model.tokenizer.pad_token_id or 0, model.device)
+    hard = {slot: _unmastered(progress.latest[slot], source, plan) for slot, source in active.items()}
+    data = batch(active, progress.step, model.tokenizer.pad_token_id or 0, model.device, hard)
     loss_P = _losses(model, bank, data, plan)
     weighted_P = loss_P * data.weight_P
     loss = weighted_P.sum()
@@ -107,6 +109,11 @@ def _losses(model: Model, bank: AdapterBank, data: Batch, plan: Plan) -> Tensor:
             input_ids=data.ids_BT, attention_mask=data.mask_BT, use_cache=False
         ).last_hidden_state
     return chunked_forward_kl(hidden_BTH[data.row_P, data.column_P], head(model), data.targets, plan.tail)
+
+
+def _unmastered(latest: Tensor, source: Source, plan: Plan) -> set[int]:
+    """Examples whose newest loss is not under `mastered`; not those that no step has visited yet."""
+    return {i for i in source.to_master if float(latest[i]) >= plan.mastered}
 
 
 def _record(data: Batch, loss_P: Tensor, weighted_P: Tensor, progress: Progress) -> None:
@@ -154,7 +161,7 @@ def _resume(file: Path, bank: AdapterBank, optimizer: torch.optim.Optimizer, pro
         with safe_open(file, framework="pt") as handle:
             state = json.loads(handle.metadata()["state"])
             tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118 - the handle itself cannot be iterated
-    except (SafetensorError, OSError, KeyError, TypeError) as error:
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise ModelError(f"{file}: checkpoint cannot be read ({error}); delete it to start over") from error
     progress.step = int(state["step"])
     progress.losses = {int(s): list(values) for s, values in state["losses"].items()}

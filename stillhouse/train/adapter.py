@@ -16,11 +16,15 @@ from typing import Any, Literal
 from torch import Tensor
 
 from ..artifacts import DistillArtifact
+from ..errors import InputError
 from ..lora import AdapterBank, LoraConfig
 from ..losses import Tail
 from ..models import Model
 from ._batches import Mix, Source
 from ._fit import Plan, fit
+
+
+CHECKPOINT = "checkpoint.safetensors"
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,17 @@ class Config:
     tail: Tail = "sampled"
     checkpoint_every: int = 20
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("rank", "alpha", "learning_rate", "steps", "clip", "checkpoint_every"):
+            if getattr(self, name) <= 0:
+                raise InputError(f"train.{name}: {getattr(self, name)} is not allowed; it must be more than 0")
+        kinds = ("facts", "unknowns", "anchors", "fact_weight", "unknown_weight", "anchor_weight")
+        for name in ("warmup", "mastered", *kinds):
+            if getattr(self, name) < 0:
+                raise InputError(f"train.{name}: {getattr(self, name)} is not allowed; it must be at least 0")
+        if not self.facts + self.unknowns + self.anchors:
+            raise InputError("train.facts, train.unknowns and train.anchors are all 0: nothing would be trained on")
 
 
 @dataclass(frozen=True)
@@ -81,7 +96,7 @@ def train(
             config.tail,
             config.checkpoint_every,
         )
-        progress = fit(model, bank, sources, plan, work / "checkpoint.safetensors" if work else None, on_step)
+        progress = fit(model, bank, sources, plan, work / CHECKPOINT if work else None, on_step)
         about = bank.adapter_config(model.ref)
     finally:
         bank.detach()

@@ -35,7 +35,7 @@ def test_a_save_killed_anywhere(store: Store, tmp_path: Path) -> None:
     assert seen == {(2, 2), (3, 2), (3, 3)}
     finished = Store(homes[-1])
     assert finished.champion("alice") == finished.versions("alice")[-1]
-    for home in homes[::6]:
+    for home in homes[::8]:
         again = Store(home)
         number = len(again.versions("alice")) + 1
         assert again.query("SELECT count(*) FROM versions") == [(number - 1,)]
@@ -67,7 +67,7 @@ def test_a_forgetting_killed_anywhere_is_finished(store: Store, tmp_path: Path) 
     for home in homes:
         again = Store(home)  # finishes what had begun
         outcomes.add(tuple(again.users()))
-    for home in homes[::9]:
+    for home in homes[::12]:
         again = Store(home)
         assert again.verify() == [], home
         assert save(again, seed="new").number == 2

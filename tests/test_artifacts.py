@@ -1,0 +1,192 @@
+"""Signals on disk: what is written is read, to the last bit that the format keeps, by us and by anybody."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stillhouse import artifacts
+from stillhouse.artifacts import QUANTUM, SCHEMA, DistillArtifact, PositionTarget, position_targets, sparse_targets
+from stillhouse.errors import StoreError
+from stillhouse.losses import sparse_forward_kl, sparsify
+
+LOGPROB = st.floats(-80.0, 0.0, allow_subnormal=False)
+ID = st.integers(0, 2**31 - 1)
+STEP = 0.5 / QUANTUM + 1e-9
+
+
+@st.composite
+def examples(draw: st.DrawFn) -> DistillArtifact:
+    x_ids = tuple(draw(st.lists(ID, min_size=2, max_size=9)))
+    x_bytes = draw(st.binary(max_size=30))
+    targets = []
+    for position in draw(st.lists(st.integers(1, len(x_ids) - 1), max_size=4)):
+        ids = draw(st.lists(ID, min_size=1, max_size=5))
+        drawn = draw(st.lists(ID, max_size=3))
+        targets.append(
+            PositionTarget(
+                position,
+                draw(st.integers(0, len(x_bytes))),
+                tuple(ids),
+                tuple(draw(LOGPROB) for _ in ids),
+                draw(st.floats(0.0, 1.0)),
+                tuple(drawn),
+                tuple(draw(LOGPROB) for _ in drawn),
+            )
+        )
+    kind = draw(st.sampled_from(("fact", "unknown", "anchor")))
+    return DistillArtifact(kind, draw(st.none() | st.integers(0, 99)), x_bytes, x_ids, tuple(targets))
+
+
+def near(left: float, right: float) -> bool:
+    return abs(left - right) <= STEP or (left < -63.98 and right < -63.98)
+
+
+@given(st.lists(examples(), max_size=5))
+@settings(max_examples=60)
+def test_a_shard_reads_back_within_its_quantum(written: list[DistillArtifact]) -> None:
+    about = {"base": "ff" * 32, "note": "naïve"}
+    found, metadata = artifacts.read(artifacts.write(written, about))
+    assert metadata == about | {"format": artifacts.FORMAT, "tail": "sampled", "quantum": str(QUANTUM)}
+    assert len(found) == len(written)
+    for a, b in zip(found, written, strict=True):
+        assert (a.kind, a.statement, a.x_bytes, a.x_ids) == (b.kind, b.statement, b.x_bytes, b.x_ids)
+        for s, t in zip(a.targets, b.targets, strict=True):
+            assert (s.position, s.offset, s.ids, s.draw_ids) == (t.position, t.offset, t.ids, t.draw_ids)
+            assert all(map(near, s.logprobs, t.logprobs))
+            assert all(map(near, s.draw_logprobs, t.draw_logprobs))
+            assert near(math.log(s.tail) if s.tail else -80.0, math.log(t.tail) if t.tail else -80.0)
+    assert artifacts.read(artifacts.write(found, about))[0] == found, "reading and writing again changes nothing"
+
+
+def sample(positions: int = 40, vocabulary: int = 90) -> tuple[DistillArtifact, torch.Tensor, artifacts.SparseTargets]:
+    logprobs_PV = torch.log_softmax(3 * torch.randn(positions, vocabulary), -1)
+    sparse = sparsify(logprobs_PV, 16, 4, torch.Generator().manual_seed(0))
+    targets = position_targets(sparse, range(1, positions + 1), range(positions))
+    ids = tuple(range(positions + 1))
+    return DistillArtifact("fact", 0, bytes(positions), ids, tuple(targets)), logprobs_PV, sparse
+
+
+def test_the_loss_on_what_was_written_is_the_loss_on_what_was_captured() -> None:
+    written, _, sparse = sample()
+    (found,), _ = artifacts.read(artifacts.write([written], {}))
+    logits_PV = torch.randn(40, 90)
+    again = sparse_targets(found.targets, torch.device("cpu"))
+    direct, read = (sparse_forward_kl(logits_PV, t) for t in (sparse, again))
+    torch.testing.assert_close(read, direct, atol=6 / QUANTUM, rtol=0)
+    mass_P = again.logprobs_PK.exp().sum(-1) + again.tail_P
+    torch.testing.assert_close(mass_P, torch.ones(40), atol=2 / QUANTUM, rtol=0)
+
+
+def test_a_certain_teacher_keeps_one_entry_and_no_draws() -> None:
+    logits_PV = torch.zeros(1, 50)
+    logits_PV[0, 7] = 40.0
+    sparse = sparsify(torch.log_softmax(logits_PV, -1), 16, 4, torch.Generator().manual_seed(0))
+    (target,) = position_targets(sparse, [3], [9])
+    assert (target.ids, target.draw_ids) == ((7,), ())
+    assert target.tail < 1e-4
+    tensors = sparse_targets([target], torch.device("cpu"))
+    assert tensors.draw_ids_PD.shape == (1, 0)
+
+
+def test_anybody_reads_a_shard_with_sql(tmp_path: Path) -> None:
+    written, logprobs_PV, _ = sample()
+    path = tmp_path / "shard.parquet"
+    path.write_bytes(artifacts.write([written, written], {"base": "abc"}))
+    rows = duckdb.sql(
+        f"""SELECT kind, octet_length(x_bytes), position[2], "offset"[2], count[2], ids[count[1] + 1],
+                   logprobs[count[1] + 1] / -1024.0 FROM '{path}'"""
+    ).fetchall()
+    expected = (float(logprobs_PV[1].max()), int(logprobs_PV[1].argmax()))
+    assert len(rows) == 2
+    assert rows[0][:6] == ("fact", 40, 2, 1, len(written.targets[1].ids), expected[1])
+    assert abs(float(rows[0][6]) - expected[0]) <= STEP
+    (quantum,) = duckdb.sql(
+        f"SELECT decode(value) FROM parquet_kv_metadata('{path}') WHERE decode(key) = 'stillhouse.quantum'"
+    ).fetchall()
+    assert quantum == ("1024.0",)
+
+
+def test_a_shard_that_was_cut_off_is_refused() -> None:
+    whole = artifacts.write([sample()[0]], {})
+    for length in [0, 3, 4, *range(8, len(whole), max(1, len(whole) // 40)), len(whole) - 1]:
+        with pytest.raises(StoreError, match=r"^signals shard cannot be read: [^\n]+$"):
+            artifacts.read(whole[:length])
+    with pytest.raises(StoreError, match="cannot be read"):
+        artifacts.read(b"PAR1" + bytes(range(200)) + b"PAR1")
+
+
+def rewritten(change: Callable[[dict[str, Any]], object], metadata: dict[str, str] | None = None) -> bytes:
+    """A shard of one example whose row was changed by somebody who knows the schema."""
+    table = pq.read_table(io.BytesIO(artifacts.write([sample(4)[0]], {})))
+    (row,) = table.to_pylist()
+    change(row)
+    known = {k.decode(): v.decode() for k, v in table.schema.metadata.items()}
+    sink = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist([row], schema=SCHEMA.with_metadata(known | (metadata or {}))), sink)
+    return sink.getvalue()
+
+
+def set_to(name: str, value: object) -> Callable[[dict[str, Any]], object]:
+    return lambda row: row.__setitem__(name, value)
+
+
+MALFORMED: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
+    "counts over ids": (lambda row: row["count"].__setitem__(0, 200), "inconsistent: [0-9]+ entries, counts say"),
+    "an id too few": (lambda row: row["ids"].pop(), "inconsistent"),
+    "a log-probability too many": (lambda row: row["logprobs"].append(1), "inconsistent"),
+    "a draw too few": (lambda row: row["draw_ids"].pop(), "inconsistent"),
+    "an offset too few": (lambda row: row["offset"].pop(), "4 positions, 3 of 'offset'"),
+    "a count too many": (lambda row: row["count"].append(0), "4 positions, 5 of 'count'"),
+    "a tail too few": (lambda row: row["tail"].pop(), "4 positions, 3 of 'tail'"),
+    "draws of nobody": (lambda row: row["draws"].append(0), "4 positions, 5 of 'draws'"),
+    "a position past the end": (lambda row: row["position"].__setitem__(0, 5), "a position outside its example"),
+    "nothing before the position": (lambda row: row["position"].__setitem__(0, 0), "a position outside its example"),
+    "an offset past the end": (lambda row: row["offset"].__setitem__(0, 5), "an offset outside its example"),
+    "a kind of its own": (set_to("kind", "rumour"), "kind 'rumour'; there are fact, unknown, anchor"),
+}
+
+
+@pytest.mark.parametrize("name", MALFORMED)
+def test_lists_that_do_not_belong_together_are_refused(name: str) -> None:
+    change, message = MALFORMED[name]
+    with pytest.raises(StoreError, match=message):
+        artifacts.read(rewritten(change))
+
+
+def test_another_format_or_other_columns_are_refused() -> None:
+    assert artifacts.read(rewritten(lambda row: None))[0]
+    with pytest.raises(StoreError, match="has format '2'; this version reads '1'"):
+        artifacts.read(rewritten(lambda row: None, {"stillhouse.format": "2"}))
+    sink = io.BytesIO()
+    pq.write_table(pa.table({"text": ["not a shard"]}), sink)
+    with pytest.raises(StoreError, match="has format None"):
+        artifacts.read(sink.getvalue())
+    meta = {"stillhouse.format": "1"}
+    for columns in ({"x_ids": [[1, 2]]}, {name: ["text"] for name in SCHEMA.names}):
+        sink = io.BytesIO()
+        pq.write_table(pa.table(columns).replace_schema_metadata(meta), sink)
+        with pytest.raises(StoreError, match="has columns .*; expected kind string, statement int32"):
+            artifacts.read(sink.getvalue())
+
+
+def test_tensors_pad_with_what_counts_for_nothing() -> None:
+    targets = [PositionTarget(1, 0, (5,), (-0.1,), 0.0), PositionTarget(2, 3, (6, 7), (-0.5, -1.5), 0.2, (9, 9), (-3.0, -3.0))]
+    tensors = sparse_targets(targets, torch.device("cpu"))
+    assert tensors.ids_PK.tolist() == [[5, 0], [6, 7]]
+    assert tensors.logprobs_PK[0, 1] == -np.inf
+    torch.testing.assert_close(tensors.draw_weights_PD, torch.tensor([[0.0, 0.0], [0.1, 0.1]]))
+    empty = sparse_targets([], torch.device("cpu"))
+    assert empty.ids_PK.shape == (0, 1)

@@ -1,0 +1,156 @@
+"""Batched, padded and on a shared prefix, every prompt gets the answer it would get alone, on every architecture."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from stillhouse.errors import InputError
+from stillhouse.generate import Ids, Sampling, batches, common_prefix, generate, prefill, score
+from stillhouse.models import Model
+from tests import architectures, tokenizers
+
+GREEDY = Sampling(max_new_tokens=9)
+Make = Callable[..., Model]
+
+
+def prompts(n: int, shared: int, seed: int = 0, longest: int = 23) -> list[Ids]:
+    """`n` prompts of different lengths that begin with the same `shared` ids."""
+    rng = random.Random(seed)
+
+    def ids(k: int) -> Ids:
+        return [rng.randrange(4, tokenizers.VOCABULARY) for _ in range(k)]
+
+    head = ids(shared)
+    return [head + ids(rng.randint(1, longest)) for _ in range(n)]
+
+
+@torch.inference_mode()
+def alone(model: Model, prompt: Ids, n: int) -> Ids:
+    """The plain way: the whole sequence through the network again for every token, no cache, no padding."""
+    ids, answer = list(prompt), []
+    for _ in range(n):
+        token = int(model.network(input_ids=torch.tensor([ids]), use_cache=False).logits[0, -1].argmax())
+        if token in model.stop_ids:
+            break
+        answer.append(token)
+        ids.append(token)
+    return answer
+
+
+@pytest.fixture(params=sorted(architectures.ALL))
+def model(request: pytest.FixtureRequest, random_model: Make) -> Model:
+    return random_model(request.param)
+
+
+def test_batched_on_a_shared_prefix_is_token_for_token_one_by_one(model: Model) -> None:
+    asked = prompts(7, shared=37)
+    expected = [alone(model, p, GREEDY.max_new_tokens) for p in asked]
+    assert len({tuple(e) for e in expected}) > 3, "answers that differ are what shows a mix-up"
+    head = common_prefix(asked)
+    assert head >= 37
+    prefix = prefill(model, asked[0][:head], chunk=16)
+    own = [p[head:] for p in asked]
+    assert generate(model, own, GREEDY, prefix=prefix) == expected
+    assert generate(model, own, GREEDY, prefix=prefix, batch=3) == expected, "a prefix is never written to"
+    assert generate(model, asked, GREEDY) == expected
+
+
+def test_rows_that_stop_leave_and_the_others_go_on(model: Model) -> None:
+    asked = prompts(6, shared=0, seed=1)
+    free = generate(model, asked, Sampling(max_new_tokens=12))
+    stops = frozenset({free[0][3], free[1][0], free[2][7]})
+    stopping = replace(model, stop_ids=stops)
+    seen: list[list[int]] = []
+    answers = generate(stopping, asked, Sampling(12), on_step=lambda rows, logits: seen.append(list(rows)))
+    cut = [next((i for i, t in enumerate(answer) if t in stops), 12) for answer in free]
+    assert answers == [answer[:n] for answer, n in zip(free, cut, strict=True)]
+    assert [len(rows) for rows in seen] == [sum(n >= step for n in cut) for step in range(max(cut[i] for i in range(6)) + 1)][:12]
+
+
+def test_on_step_sees_the_logits_each_token_is_chosen_from(model: Model) -> None:
+    asked = prompts(3, shared=0, seed=2)
+    chosen: list[list[int]] = [[], [], []]
+
+    def keep(rows: list[int], logits_NV: Tensor) -> None:
+        assert logits_NV.dtype == torch.float32
+        for row, token in zip(rows, logits_NV.argmax(-1).tolist(), strict=True):
+            chosen[row].append(token)
+
+    done: list[int] = []
+    answers = generate(replace(model, stop_ids=frozenset()), asked, GREEDY, on_step=keep, on_batch=done.append, batch=2)
+    assert chosen == answers
+    assert done == [2, 1]
+
+
+def test_a_score_is_the_direct_forward(model: Model) -> None:
+    sequences = prompts(5, shared=0, seed=3)
+    with torch.inference_mode():
+        direct = [model.network(input_ids=torch.tensor([s])).logits[0].float() for s in sequences]
+    found = score(model, sequences, lambda i, logits_TV: (i, logits_TV), batch_tokens=40)
+    assert [i for i, _ in found] == list(range(5))
+    for (_, logits_TV), expected_TV in zip(found, direct, strict=True):
+        torch.testing.assert_close(logits_TV, expected_TV, atol=1e-4, rtol=1e-4)
+
+
+def test_sampling_depends_on_the_seed_and_on_nothing_else_in_the_batch(random_model: Make) -> None:
+    model = random_model("llama")
+    sampling = Sampling(max_new_tokens=10, temperature=1.0, seed=7)
+    asked = prompts(6, shared=5, seed=4)
+    first = generate(model, asked, sampling)
+    assert generate(model, asked, sampling) == first
+    assert generate(model, asked, sampling, batch=1) == first
+    assert generate(model, [p[5:] for p in asked], sampling, prefix=prefill(model, asked[0][:5])) == first
+    changed = [*asked[:3], *prompts(3, shared=0, seed=5, longest=60)]
+    assert generate(model, changed, sampling)[:3] == first[:3]
+    assert generate(model, asked, replace(sampling, seed=8)) != first
+    twins = generate(model, [asked[0]] * 4, sampling)
+    assert len({tuple(t) for t in twins}) > 1, "the same question asked again is sampled anew"
+
+
+def test_a_prompt_near_the_end_of_the_context_shortens_its_own_answer_alone(random_model: Make) -> None:
+    model = replace(random_model("llama"), stop_ids=frozenset())
+    (short,) = prompts(1, shared=3)
+    long = prompts(1, shared=model.context - 8, longest=1)[0]
+    assert len(long) == model.context - 7
+    answers = generate(model, [long, short], GREEDY)
+    assert [len(a) for a in answers] == [7, 9]
+    assert answers[1] == generate(model, [short], GREEDY)[0]
+
+
+def test_a_prompt_over_the_context_is_refused_in_one_line(random_model: Make) -> None:
+    model = random_model("llama")
+    full = [5] * model.context
+    with pytest.raises(InputError, match=r"^prompt of 2048 tokens does not fit the model's context of 2048 tokens$"):
+        generate(model, [full])
+    assert len(generate(replace(model, stop_ids=frozenset()), [full[1:]])[0]) == 1
+    prefix = prefill(model, full[:64])
+    with pytest.raises(InputError, match="prompt of 2048 tokens"):
+        generate(model, [full[64:]], prefix=prefix)
+
+
+def test_nothing_asked_is_nothing_answered(random_model: Make) -> None:
+    model = random_model("llama")
+    assert generate(model, []) == []
+    assert generate(model, [[5, 6]], Sampling(max_new_tokens=0)) == [[]]
+    assert score(model, [], lambda i, logits: i) == []
+
+
+def test_a_common_prefix_leaves_every_prompt_something_of_its_own() -> None:
+    assert common_prefix([[1, 2, 3], [1, 2, 3]]) == 2
+    assert common_prefix([[1, 2, 3, 4], [1, 2, 9]]) == 2
+    assert common_prefix([[1, 2], [3, 2]]) == 0
+    assert common_prefix([[1], [1, 2]]) == 0
+
+
+def test_batches_hold_every_row_once_within_their_tokens() -> None:
+    lengths = [random.randint(1, 90) for _ in range(60)]
+    groups = list(batches(lengths, 100))
+    assert sorted(i for g in groups for i in g) == list(range(60))
+    assert all(len(g) == 1 or max(lengths[i] for i in g) * len(g) <= 100 for g in groups)
+    assert list(batches([500], 100)) == [[0]]

@@ -1,0 +1,76 @@
+"""Batches are a function of the step alone, every example comes once before any comes twice, and kinds weigh the same."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+import torch
+
+from stillhouse.artifacts import DistillArtifact, Kind, PositionTarget
+from stillhouse.train._batches import Mix, Source, batch
+
+CPU = torch.device("cpu")
+MIX = Mix({"fact": 3, "unknown": 2, "anchor": 4}, {"fact": 1.0, "unknown": 0.5, "anchor": 0.25})
+
+
+def artifact(kind: Kind, length: int, targets: int, start: int) -> DistillArtifact:
+    made = tuple(
+        PositionTarget(length - targets + i, 0, (start + i,), (-0.5,), 0.4, (1, 2), (-2.0, -2.0)) for i in range(targets)
+    )
+    return DistillArtifact(kind, None, b"", tuple(range(start, start + length)), made)
+
+
+def source(facts: int = 5, seed: int = 0) -> Source:
+    kinds: list[tuple[Kind, int]] = [("fact", facts), ("unknown", 3), ("anchor", 1)]
+    made = [artifact(kind, 6 + i, 2 + i % 2, 10 * i) for kind, n in kinds for i in range(n)]
+    return Source(made, MIX, seed, CPU)
+
+
+def test_every_example_comes_once_before_any_comes_twice() -> None:
+    mine = source()
+    seen: Counter[int] = Counter()
+    for step in range(10):
+        for kind, chosen in mine.draw(step):
+            assert len(chosen) == min(MIX.rows[kind], len(mine.kinds[kind]))
+            seen.update(chosen)
+            counts = [seen[i] for i in mine.kinds[kind]]
+            assert max(counts) - min(counts) <= 1
+    assert mine.to_master == [*mine.kinds["fact"], *mine.kinds["unknown"]]
+
+
+def test_a_step_is_the_same_whenever_and_with_whomever_it_is_made() -> None:
+    one, two = source(), source(9, seed=4)
+    alone, together = batch({0: one}, 3, 0, CPU), batch({0: one, 2: two}, 3, 0, CPU)
+    again = batch({0: source()}, 3, 0, CPU)
+    assert torch.equal(alone.ids_BT, again.ids_BT)
+    mine = together.slot_P == 0
+    assert torch.equal(together.weight_P[mine], alone.weight_P)
+    assert torch.equal(together.example_P[mine], alone.example_P)
+    assert torch.equal(together.targets.ids_PK[mine], alone.targets.ids_PK)
+    rows = [i for i, slot in enumerate(together.slots) if slot == 0]
+    assert torch.equal(together.ids_BT[rows][:, : alone.ids_BT.shape[1]], alone.ids_BT)
+    assert together.slots == sorted(together.slots)
+
+
+def test_each_kind_weighs_what_was_asked_whatever_its_tokens() -> None:
+    mine = source()
+    made = batch({1: mine}, 0, 0, CPU)
+    kinds = [mine.artifacts[int(i)].kind for i in made.example_P]
+    for kind, weight in MIX.weights.items():
+        total = sum(float(w) for w, k in zip(made.weight_P, kinds, strict=True) if k == kind)
+        assert total == pytest.approx(weight)
+
+
+def test_targets_stand_where_their_token_is_predicted() -> None:
+    mine = source()
+    made = batch({0: mine}, 2, pad=99, device=CPU)
+    assert made.ids_BT.shape == made.mask_BT.shape
+    assert made.ids_BT.shape[1] % 8 == 0
+    for p in range(len(made.row_P)):
+        row, column = int(made.row_P[p]), int(made.column_P[p])
+        assert made.mask_BT[row, column + 1] == 1
+        example = mine.artifacts[int(made.example_P[p])]
+        target = next(t for t in example.targets if t.position == column + 1)
+        assert int(made.targets.ids_PK[p, 0]) == target.ids[0]
+    assert bool((made.ids_BT[made.mask_BT == 0] == 99).all())
