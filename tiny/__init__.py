@@ -1,0 +1,1 @@
+"""How the model that ships is made: a generated world, documents of it, training, and the examination."""

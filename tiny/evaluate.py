@@ -106,7 +106,8 @@ def main() -> int:
     ]
     short = False
     print(
-        f"model {args.model} ({model.fingerprint[:12]}), {platform.processor() or platform.machine()}, torch {torch.__version__}"
+        f"model {args.model} ({model.fingerprint[:12]}), {platform.processor() or platform.machine()}, "
+        f"torch {torch.__version__}"
     )
     for name, marks, least in rows:
         rate = sum(marks) / len(marks)

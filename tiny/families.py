@@ -1,7 +1,7 @@
 """The families of statements, read from `families.txt`: one relation in every wording it is stated and asked in.
 
-In: the table beside this file, whose head says how to read it. Out: `FAMILIES`, in its order; seeded draws depend on it.
-It does not know words or values.
+In: the table beside this file, whose head says how to read it. Out: `FAMILIES`, in its order: seeded draws depend on
+it. It does not know words or values.
 """
 
 from __future__ import annotations
