@@ -146,7 +146,7 @@ def _columns(schema: pa.Schema) -> str:
 
 
 def _row(a: DistillArtifact) -> dict[str, Any]:
-    flat = [t for t in a.targets]
+    flat = a.targets
     return {
         "kind": a.kind,
         "statement": a.statement,

@@ -61,7 +61,9 @@ def _version() -> str:
         return "(not installed: running from its source)"
 
 
-def _command(commands: Any, name: str, run: Callable[[argparse.Namespace], None], about: str) -> argparse.ArgumentParser:
+def _command(
+    commands: Any, name: str, run: Callable[[argparse.Namespace], None], about: str
+) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = commands.add_parser(name, help=about, description=about)
     parser.add_argument("--home", type=Path, default=None, help="where everything is kept (default ~/.stillhouse)")
     parser.add_argument("--json", action="store_true", help="print one JSON object, no progress")
@@ -72,7 +74,9 @@ def _command(commands: Any, name: str, run: Callable[[argparse.Namespace], None]
 def _demo(commands: Any) -> None:
     about = "Consolidate a memory and compare: base, teacher with the memory, student without it."
     parser = _command(commands, "demo", run_demo, about)
-    parser.add_argument("memory", nargs="?", default="examples/alice.md", help="memory file (default examples/alice.md)")
+    parser.add_argument(
+        "memory", nargs="?", default="examples/alice.md", help="memory file (default examples/alice.md)"
+    )
     parser.add_argument("--model", default="tiny", help="tiny, a local Hugging Face folder, or a hub id")
     parser.add_argument("--user", default="alice")
 
@@ -81,7 +85,9 @@ def _consolidate(commands: Any) -> None:
     about = "Turn users' memories into their private adapters: capture, train, gate, store."
     parser = _command(commands, "consolidate", run_consolidate, about)
     parser.add_argument("--user", action="append", required=True, help="give --user and --memory again for more users")
-    parser.add_argument("--memory", action="append", required=True, help="UTF-8 text file, one per user, in the same order")
+    parser.add_argument(
+        "--memory", action="append", required=True, help="UTF-8 text file, one per user, in the same order"
+    )
     parser.add_argument("--model", default="tiny", help="tiny, a local Hugging Face folder, or a hub id")
     parser.add_argument("--config", type=Path, help="TOML with [capture], [train] and [gate] tables")
     parser.add_argument("--set", action="append", default=[], metavar="STAGE.KEY=VALUE", help="one setting, as in TOML")
@@ -112,7 +118,9 @@ def _adapters(commands: Any) -> None:
 def _artifacts(commands: Any) -> None:
     parser = commands.add_parser("artifacts", help="Show records by digest.")
     verbs = parser.add_subparsers(required=True, metavar="show")
-    shown = _command(verbs, "show", run_artifacts_show, "Any record (signals, candidate, verdict, version) by its digest.")
+    shown = _command(
+        verbs, "show", run_artifacts_show, "Any record (signals, candidate, verdict, version) by its digest."
+    )
     shown.add_argument("id", metavar="ID", help="a digest, or at least 6 leading characters of one")
 
 
@@ -129,12 +137,14 @@ def _forget(commands: Any) -> None:
 
 
 def run_demo(args: argparse.Namespace) -> None:
+    """`stillhouse demo`."""
     from . import demo
 
     demo.run(args.memory, args.user, args.model, args.home, as_json=args.json)
 
 
 def run_consolidate(args: argparse.Namespace) -> None:
+    """`stillhouse consolidate`; `Rejected` when a gate refuses one of the users."""
     from . import pipeline
 
     if len(args.user) != len(args.memory):
@@ -143,7 +153,9 @@ def run_consolidate(args: argparse.Namespace) -> None:
         raise InputError("a user is named twice: put one user's notes into one memory file")
     settings = pipeline.read_settings(args.config, args.set)
     memories = {user: pipeline.read_memory(path) for user, path in zip(args.user, args.memory, strict=True)}
-    results = pipeline.consolidate_all(memories, model=args.model, home=args.home, settings=settings, show=not args.json)
+    results = pipeline.consolidate_all(
+        memories, model=args.model, home=args.home, settings=settings, show=not args.json
+    )
     found = [r.as_dict() for r in results]
     _print(found[0] if len(found) == 1 else found, args.json, lambda: [print(r.summary()) for r in results])
     refused = [r for r in results if not r.approved]
@@ -152,6 +164,7 @@ def run_consolidate(args: argparse.Namespace) -> None:
 
 
 def run_ask(args: argparse.Namespace) -> None:
+    """`stillhouse ask`."""
     from . import pipeline
     from .serve.ask import ask
 
@@ -161,25 +174,28 @@ def run_ask(args: argparse.Namespace) -> None:
 
 
 def run_adapters_list(args: argparse.Namespace) -> None:
+    """`stillhouse adapters list`."""
     store = _open(args)
-    users = [args.user] if args.user else store.users()
+    users = store.users() if args.user is None else [args.user]
     rows = []
     for user in users:
         champion = store.champion(user)
-        for v in store.versions(user):
-            rows.append(_version_row(v) | {"champion": champion is not None and champion.number == v.number})
-    if args.user and not rows:
+        served = None if champion is None else champion.number
+        rows += [_version_row(v) | {"champion": v.number == served} for v in store.versions(user)]
+    if args.user is not None and not rows:
         raise InputError(f"user {args.user!r} has no versions; known users: {', '.join(store.users()) or 'none'}")
 
     def lines() -> None:
         for r in rows:
             mark, state = "*" if r["champion"] else " ", "approved" if r["approved"] else "rejected"
-            print(f"{mark} {r['user']} v{r['number']}  {state}  {r['created']}  base {r['base'][:12]}  {r['candidate'][:12]}")
+            made = f"{r['created']}  base {r['base'][:12]}  {r['candidate'][:12]}"
+            print(f"{mark} {r['user']} v{r['number']}  {state}  {made}")
 
     _print(rows, args.json, lines)
 
 
 def run_adapters_show(args: argparse.Namespace) -> None:
+    """`stillhouse adapters show`."""
     from .records import Verdict
 
     store = _open(args)
@@ -192,7 +208,8 @@ def run_adapters_show(args: argparse.Namespace) -> None:
 
     def lines() -> None:
         print(f"{version.user} v{version.number}: {'approved' if version.approved else 'rejected'}, {version.created}")
-        print(f"folder  {folder}\nreport  {folder / 'gate_report.html'}\nbase    {version.base_ref} ({version.base[:12]})")
+        print(f"folder  {folder}\nreport  {folder / 'gate_report.html'}")
+        print(f"base    {version.base_ref} ({version.base[:12]})")
         for r in verdict.results:
             print(f"{'pass' if r.passed else 'FAIL'}  {gate_line(r)}")
         for kind, digest, summary in lineage:
@@ -202,17 +219,20 @@ def run_adapters_show(args: argparse.Namespace) -> None:
 
 
 def run_adapters_rollback(args: argparse.Namespace) -> None:
+    """`stillhouse adapters rollback`."""
     version = _open(args).rollback(args.user, args.to)
     _print(_version_row(version), args.json, lambda: print(f"{args.user} is now served by v{version.number}"))
 
 
 def run_artifacts_show(args: argparse.Namespace) -> None:
+    """`stillhouse artifacts show`."""
     kind, digest, record = _open(args).find(args.id)
     found = {"kind": kind.__name__.lower(), "digest": digest, "record": asdict(record)}
     _print(found, args.json, lambda: print(json.dumps(found, indent=2, ensure_ascii=False)))
 
 
 def run_store_verify(args: argparse.Namespace) -> None:
+    """`stillhouse store verify`; `Rejected` when there are problems."""
     problems = _open(args).verify()
     _print({"clean": not problems, "problems": problems}, args.json, lambda: print("\n".join(problems) or "clean"))
     if problems:
@@ -220,11 +240,13 @@ def run_store_verify(args: argparse.Namespace) -> None:
 
 
 def run_store_rebuild(args: argparse.Namespace) -> None:
+    """`stillhouse store rebuild`."""
     rows = _open(args).rebuild()
     _print({"rows": rows}, args.json, lambda: print(f"registry.duckdb made again: {rows} rows"))
 
 
 def run_forget(args: argparse.Namespace) -> None:
+    """`stillhouse forget`."""
     counts = _open(args).forget(args.user)
     text = ", ".join(f"{n} {name}" for name, n in counts.items())
     _print(counts, args.json, lambda: print(f"forgot {args.user!r}: {text}"))

@@ -33,16 +33,25 @@ def run(memory: str, user: str, model: str, home: Path | None, as_json: bool = F
 def show(result: Consolidation, memory: str, console: Console) -> None:
     """Print the table and the figures."""
     table = Table(title=f"{memory}: what {result.user}'s model answers", title_justify="left", show_lines=False)
-    for name in ("question (a wording never trained on)", "base without memory", "teacher with memory", "student without it"):
+    for name in (
+        "question (a wording never trained on)",
+        "base without memory",
+        "teacher with memory",
+        "student without it",
+    ):
         table.add_column(name, overflow="fold")
     for s in result.samples:
         right = chat.is_unknown(s.student) if chat.is_unknown(s.expected) else chat.same_answer(s.student, s.expected)
-        table.add_row(*map(_plain, (s.question, s.base, s.teacher)), f"[{'green' if right else 'red'}]{_plain(s.student)}[/]")
+        table.add_row(
+            *map(_plain, (s.question, s.base, s.teacher)), f"[{'green' if right else 'red'}]{_plain(s.student)}[/]"
+        )
     console.print(table)
     console.print(result.summary(), markup=False, highlight=False)
     took = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in result.seconds.items())
     console.print(f"  {took}", markup=False, highlight=False)
-    console.print(f'\nask it yourself: stillhouse ask --user {result.user} "{result.samples[0].question}"', markup=False)
+    console.print(
+        f'\nask it yourself: stillhouse ask --user {result.user} "{result.samples[0].question}"', markup=False
+    )
 
 
 def _plain(text: str) -> str:

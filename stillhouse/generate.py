@@ -74,7 +74,8 @@ def prefill(model: Model, ids: Sequence[int], chunk: int = 2048) -> Prefix:
 
 @dataclass(frozen=True)
 class Sampling:
-    """How to choose the next token. `temperature` 0 is greedy; otherwise seeded, per prompt, whatever else is in the batch."""
+    """How to choose the next token. `temperature` 0 is greedy; otherwise each prompt draws by the seed and its number,
+    whatever else is in the batch."""
 
     max_new_tokens: int = 48
     temperature: float = 0.0
@@ -127,8 +128,8 @@ def _groups(prompts: Sequence[Ids], batch: int, one_length: bool) -> Iterator[li
 
 def _one_length(prefix: Prefix | None, longest: int) -> bool:
     """Whether padding would do harm: it stands between prefix and prompt, and a sliding window counts it."""
-    windows = [layer.sliding_window for layer in prefix.cache.layers if layer.is_sliding] if prefix else []
-    return any(longest > window for window in windows)
+    sliding = [layer for layer in prefix.cache.layers if getattr(layer, "is_sliding", False)] if prefix else []
+    return any(longest > getattr(layer, "sliding_window", 0) for layer in sliding)
 
 
 class _Decoding:

@@ -101,12 +101,13 @@ def load(ref: str = DEFAULT, device: Device = "auto", cache: Path | None = None)
     try:
         config = AutoConfig.from_pretrained(path, trust_remote_code=False)
         tokenizer = AutoTokenizer.from_pretrained(path, use_fast=True, trust_remote_code=False)
-        network, found = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             path, config=config, dtype=_dtype(path, where), use_safetensors=True, trust_remote_code=False,
             output_loading_info=True,
         )  # fmt: skip
     except Exception as error:  # transformers, tokenizers and safetensors raise a dozen kinds, `Exception` itself too
         raise ModelError(f"{ref}: cannot be loaded as a causal language model: {_first_line(error)}") from error
+    network, found = loaded
     if missing := sorted(found["missing_keys"]):
         raise ModelError(f"{ref}: {len(missing)} tensors are missing from the weights, {missing[0]!r} first")
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
@@ -124,7 +125,8 @@ def locate(ref: str) -> Path:
     if path.exists():
         return path.resolve()
     if ref.count("/") != 1 or ref.startswith((".", "/", "~")):
-        raise ModelError(f"{ref}: no such folder; a model is 'tiny', a local Hugging Face folder or a hub id 'owner/name'")
+        allowed = "'tiny', a local Hugging Face folder or a hub id 'owner/name'"
+        raise ModelError(f"{ref}: no such folder; a model is {allowed}")
     try:
         return Path(snapshot_download(ref, allow_patterns=list(_WANTED)))
     except Exception as error:  # the hub's client raises a dozen unrelated kinds: network, auth, missing, offline
@@ -220,7 +222,8 @@ def token_bytes(tokenizer: PreTrainedTokenizerFast, vocabulary: int) -> list[byt
     """Bytes of every id, for byte-level BPE (GPT-2's table of printable stand-ins) and for SentencePiece-like
     vocabularies (U+2581 for a space, `<0xNN>` for a raw byte). Special tokens stand for their own text."""
     added = tokenizer.get_added_vocab()
-    byte_level = "ByteLevel" in str(tokenizer.backend_tokenizer.decoder) + str(tokenizer.backend_tokenizer.pre_tokenizer)
+    backend = tokenizer.backend_tokenizer
+    byte_level = "ByteLevel" in f"{backend.decoder}{backend.pre_tokenizer}"
     table = _byte_level_table() if byte_level else {}
     found = [b""] * vocabulary
     for token, index in tokenizer.get_vocab().items():
@@ -238,7 +241,7 @@ def token_bytes(tokenizer: PreTrainedTokenizerFast, vocabulary: int) -> list[byt
 
 
 def choose_threads(network: PreTrainedModel) -> None:
-    """On a CPU, keep the faster of one thread and all of them, measured on this network: small products lose by threads."""
+    """On a CPU, keep the faster of one thread and all of them on this network: small products lose by threads."""
     if network.device.type != "cpu" or "OMP_NUM_THREADS" in os.environ:
         return
     cores = torch.get_num_threads()

@@ -14,8 +14,8 @@ import time
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from functools import partial
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -112,7 +112,8 @@ class Consolidation:
         head = f"{self.user} v{self.version.number}: {'approved' if self.approved else 'REJECTED'}"
         gates = [
             f"  {'pass' if r.passed else 'FAIL'} {r.gate:<12} "
-            f"{'-' if r.value is None else format(r.value, '.4g'):>8} ({'>=' if r.at_least else '<='} {r.threshold:g}, n={r.n})"
+            f"{'-' if r.value is None else format(r.value, '.4g'):>8} "
+            f"({'>=' if r.at_least else '<='} {r.threshold:g}, n={r.n})"
             for r in self.verdict.results
         ]
         rest = [f"  coverage {self.coverage:.0%}, {self.tokens_saved} prompt tokens saved per request"]
@@ -164,6 +165,7 @@ def consolidate_all(
     if not memories:
         raise InputError("no memory given: at least one user with a memory is needed")
     memories = {user: _stated(user, text) for user, text in memories.items()}
+    gate.settings(settings.gate)  # a mistake in the last stage's settings is said before the first
     store = Store(home_folder(home))
     with ExitStack() as stack:
         for user in sorted(memories):
@@ -202,11 +204,15 @@ def read_settings(file: Path | None, assignments: Sequence[str] = ()) -> Setting
 
 
 def _merge(left: dict[str, Any], right: dict[str, Any]) -> dict[str, Any]:
-    both = {k: _merge(left[k], v) if isinstance(left.get(k), dict) and isinstance(v, dict) else v for k, v in right.items()}
-    return left | both
+    both = dict(left)
+    for key, value in right.items():
+        tables = isinstance(left.get(key), dict) and isinstance(value, dict)
+        both[key] = _merge(left[key], value) if tables else value
+    return both
 
 
 def home_folder(home: Path | str | None) -> Path:
+    """Where everything is kept: `home`, or `~/.stillhouse`."""
     return Path(home).expanduser() if home is not None else Path.home() / ".stillhouse"
 
 
@@ -258,9 +264,9 @@ class _Run:
     def _new_signals(self, user: str, text: str, config: dict[str, Any]) -> Signals:
         count = len(capture_memory.check(self.model, text, self.settings.capture))
         with progress(f"capture {user}", count, self.show) as step:
-            found = capture_memory.capture(self.model, text, self.settings.capture, lambda n: step(n))
-        about = {"base": self.model.fingerprint, "vocabulary": str(self.model.vocabulary), "prompts": str(PROMPTS_VERSION)}
-        blobs = self.store.blobs
+            found = capture_memory.capture(self.model, text, self.settings.capture, step)
+        prompts, blobs = str(PROMPTS_VERSION), self.store.blobs
+        about = {"base": self.model.fingerprint, "vocabulary": str(self.model.vocabulary), "prompts": prompts}
         memory = blobs.put(text.encode())
         return Signals(
             user=user,
@@ -276,7 +282,8 @@ class _Run:
 
     def _train(self, signals: Mapping[str, Signals]) -> dict[str, Candidate]:
         config = as_dict(self.settings.train)
-        keys = {u: {"stage": "train", "kind": "adapter", "signals": digest(s), "config": config} for u, s in signals.items()}
+        about = {"stage": "train", "kind": "adapter", "config": config}
+        keys = {u: about | {"signals": digest(s)} for u, s in signals.items()}
         done = {u: self.store.work(digest(k), [u]) / "result.json" for u, k in keys.items()}
         missing = [u for u in signals if not done[u].exists()]
         if missing and self._checkpoint(list(signals.values())).exists():
@@ -284,7 +291,8 @@ class _Run:
         trained = self._new_adapters([signals[u] for u in missing]) if missing else []
         fresh = dict(zip(missing, trained, strict=True))
         found = {
-            u: self._once(Candidate, [u], keys[u], partial(self._candidate, s, fresh.get(u))) for u, s in signals.items()
+            u: self._once(Candidate, [u], keys[u], partial(self._candidate, s, fresh.get(u)))
+            for u, s in signals.items()
         }
         if missing:
             self._checkpoint([signals[u] for u in missing]).unlink(missing_ok=True)
@@ -299,7 +307,7 @@ class _Run:
         read = [artifacts.read(self.store.blobs.get(s.shard))[0] for s in signals]
         work = self._checkpoint(signals).parent
         with progress("train", self.settings.train.steps, self.show) as step:
-            return train_adapter.train(self.model, read, self.settings.train, work, lambda n, note: step(n, note))
+            return train_adapter.train(self.model, read, self.settings.train, work, step)
 
     def _candidate(self, signals: Signals, trained: train_adapter.Trained | None) -> Candidate:
         assert trained is not None, "a candidate that was not found was trained"
@@ -346,9 +354,7 @@ class _Run:
         with progress(f"gate {user}", len(gate.settings(self.settings.gate)), self.show) as step:
             return gate.run(candidate, digest(candidate), ctx, self.settings.gate, lambda name: step(1, name))
 
-    def _save(
-        self, text: str, signals: Signals, candidate: Candidate, verdict: Verdict, ctx: gate.Context
-    ) -> Version:
+    def _save(self, text: str, signals: Signals, candidate: Candidate, verdict: Verdict, ctx: gate.Context) -> Version:
         """The version this candidate and verdict have, or a new one. An approved one becomes the champion again."""
         user = candidate.user
         for version in self.store.versions(user):
@@ -380,17 +386,10 @@ class _Run:
         folder = self.store.version_dir(user, version.number)
         written = json.loads((folder / "gate_report.json").read_text(encoding="utf-8"))
         return Consolidation(
-            user,
-            version,
-            folder,
-            self.store.get(Verdict, version.verdict),
-            load_study(self.store, signals),
-            tuple(from_mapping(Sample, s) for s in written["samples"]),
-            signals.memory_tokens,
-            self._saved(self.store.blobs.get(signals.memory).decode()),
-            dict(self.seconds),
-        )
-
+            user, version, folder, self.store.get(Verdict, version.verdict), load_study(self.store, signals),
+            tuple(from_mapping(Sample, s) for s in written["samples"]), signals.memory_tokens,
+            self._saved(self.store.blobs.get(signals.memory).decode()), dict(self.seconds),
+        )  # fmt: skip
 
     def _saved(self, memory: str) -> int:
         probe = "?"
@@ -417,7 +416,7 @@ def bank_slot(store: Store, bank: AdapterBank, slot: int, candidate: Candidate) 
 
 
 def samples(ctx: gate.Context, facts: int = 12, unknowns: int = 4) -> list[Sample]:
-    """Answers side by side: one question per statement that was never trained on, then some the memory cannot answer."""
+    """Answers side by side: a question per statement that was never trained on, then some the memory cannot answer."""
     by_statement: dict[int | None, list[Question]] = {}
     for q in ctx.study.questions:
         if q.direction in ("forward", "cloze"):
@@ -440,7 +439,8 @@ def model_card(candidate: Candidate, verdict: Verdict) -> str:
     return (
         f"---\nbase_model: {json.dumps(base)}\nbase_model_relation: adapter\nlibrary_name: peft\n---\n\n"
         f"A private memory adapter (LoRA, rank {candidate.config['rank']}, {candidate.steps} steps). "
-        f"Verdict: {'approved' if verdict.passed else 'rejected'}.\n\n| gate | value | threshold | |\n|---|---|---|---|\n{rows}\n"
+        f"Verdict: {'approved' if verdict.passed else 'rejected'}.\n\n"
+        f"| gate | value | threshold | |\n|---|---|---|---|\n{rows}\n"
     )
 
 

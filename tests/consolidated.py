@@ -7,9 +7,10 @@ from pathlib import Path
 
 from stillhouse import pipeline
 from stillhouse.models import Model
-from stillhouse.pipeline import Consolidation
+from stillhouse.pipeline import Consolidation, Settings
 from stillhouse.store import Store
 
+DEFAULTS = Settings()
 MEMORY = """# Notes
 
 - My dog is called Zorvik.
@@ -33,13 +34,16 @@ class Consolidated:
     home: Path
     model: Model
     result: Consolidation
+    settings: Settings
 
     @property
     def store(self) -> Store:
         return Store(self.home)
 
 
-def make(model: Model, folder: Path) -> Consolidated:
+def make(model: Model, folder: Path, settings: Settings = DEFAULTS) -> Consolidated:
     """Consolidate `MEMORY` for alice into `folder`/home."""
     home = folder / "home"
-    return Consolidated(home, model, pipeline.consolidate("alice", MEMORY, model=model, home=home))
+    return Consolidated(
+        home, model, pipeline.consolidate("alice", MEMORY, model=model, home=home, settings=settings), settings
+    )

@@ -1,4 +1,4 @@
-"""Every real architecture goes through `consolidate` unchanged; weights that know nothing are rejected, never served."""
+"""Every real architecture goes through `consolidate` unchanged; weights that know nothing are rejected."""
 
 from __future__ import annotations
 

@@ -18,9 +18,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stillhouse import artifacts
-from stillhouse.artifacts import QUANTUM, SCHEMA, DistillArtifact, PositionTarget, position_targets, sparse_targets
+from stillhouse.artifacts import (
+    QUANTUM,
+    SCHEMA,
+    DistillArtifact,
+    Kind,
+    PositionTarget,
+    position_targets,
+    sparse_targets,
+)
 from stillhouse.errors import StoreError
-from stillhouse.losses import sparse_forward_kl, sparsify
+from stillhouse.losses import SparseTargets, sparse_forward_kl, sparsify
 
 LOGPROB = st.floats(-80.0, 0.0, allow_subnormal=False)
 ID = st.integers(0, 2**31 - 1)
@@ -46,7 +54,8 @@ def examples(draw: st.DrawFn) -> DistillArtifact:
                 tuple(draw(LOGPROB) for _ in drawn),
             )
         )
-    kind = draw(st.sampled_from(("fact", "unknown", "anchor")))
+    kinds: tuple[Kind, ...] = ("fact", "unknown", "anchor")
+    kind = draw(st.sampled_from(kinds))
     return DistillArtifact(kind, draw(st.none() | st.integers(0, 99)), x_bytes, x_ids, tuple(targets))
 
 
@@ -71,7 +80,7 @@ def test_a_shard_reads_back_within_its_quantum(written: list[DistillArtifact]) -
     assert artifacts.read(artifacts.write(found, about))[0] == found, "reading and writing again changes nothing"
 
 
-def sample(positions: int = 40, vocabulary: int = 90) -> tuple[DistillArtifact, torch.Tensor, artifacts.SparseTargets]:
+def sample(positions: int = 40, vocabulary: int = 90) -> tuple[DistillArtifact, torch.Tensor, SparseTargets]:
     logprobs_PV = torch.log_softmax(3 * torch.randn(positions, vocabulary), -1)
     sparse = sparsify(logprobs_PV, 16, 4, torch.Generator().manual_seed(0))
     targets = position_targets(sparse, range(1, positions + 1), range(positions))
@@ -105,7 +114,8 @@ def test_anybody_reads_a_shard_with_sql(tmp_path: Path) -> None:
     written, logprobs_PV, _ = sample()
     path = tmp_path / "shard.parquet"
     path.write_bytes(artifacts.write([written, written], {"base": "abc"}))
-    rows = duckdb.sql(
+    database = duckdb.connect()
+    rows = database.execute(
         f"""SELECT kind, octet_length(x_bytes), position[2], "offset"[2], count[2], ids[count[1] + 1],
                    logprobs[count[1] + 1] / -1024.0 FROM '{path}'"""
     ).fetchall()
@@ -113,7 +123,7 @@ def test_anybody_reads_a_shard_with_sql(tmp_path: Path) -> None:
     assert len(rows) == 2
     assert rows[0][:6] == ("fact", 40, 2, 1, len(written.targets[1].ids), expected[1])
     assert abs(float(rows[0][6]) - expected[0]) <= STEP
-    (quantum,) = duckdb.sql(
+    (quantum,) = database.execute(
         f"SELECT decode(value) FROM parquet_kv_metadata('{path}') WHERE decode(key) = 'stillhouse.quantum'"
     ).fetchall()
     assert quantum == ("1024.0",)
@@ -178,12 +188,15 @@ def test_another_format_or_other_columns_are_refused() -> None:
     for columns in ({"x_ids": [[1, 2]]}, {name: ["text"] for name in SCHEMA.names}):
         sink = io.BytesIO()
         pq.write_table(pa.table(columns).replace_schema_metadata(meta), sink)
-        with pytest.raises(StoreError, match="has columns .*; expected kind string, statement int32"):
+        with pytest.raises(StoreError, match=r"has columns .*; expected kind string, statement int32"):
             artifacts.read(sink.getvalue())
 
 
 def test_tensors_pad_with_what_counts_for_nothing() -> None:
-    targets = [PositionTarget(1, 0, (5,), (-0.1,), 0.0), PositionTarget(2, 3, (6, 7), (-0.5, -1.5), 0.2, (9, 9), (-3.0, -3.0))]
+    targets = [
+        PositionTarget(1, 0, (5,), (-0.1,), 0.0),
+        PositionTarget(2, 3, (6, 7), (-0.5, -1.5), 0.2, (9, 9), (-3.0, -3.0)),
+    ]
     tensors = sparse_targets(targets, torch.device("cpu"))
     assert tensors.ids_PK.tolist() == [[5, 0], [6, 7]]
     assert tensors.logprobs_PK[0, 1] == -np.inf

@@ -70,7 +70,9 @@ def test_rows_that_stop_leave_and_the_others_go_on(model: Model) -> None:
     answers = generate(stopping, asked, Sampling(12), on_step=lambda rows, logits: seen.append(list(rows)))
     cut = [next((i for i, t in enumerate(answer) if t in stops), 12) for answer in free]
     assert answers == [answer[:n] for answer, n in zip(free, cut, strict=True)]
-    assert [len(rows) for rows in seen] == [sum(n >= step for n in cut) for step in range(max(cut[i] for i in range(6)) + 1)][:12]
+    assert [len(rows) for rows in seen] == [
+        sum(n >= step for n in cut) for step in range(max(cut[i] for i in range(6)) + 1)
+    ][:12]
 
 
 def test_on_step_sees_the_logits_each_token_is_chosen_from(model: Model) -> None:

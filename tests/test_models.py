@@ -1,4 +1,4 @@
-"""A model folder is loaded whole or refused in one line, and the fingerprint names everything that decides an answer."""
+"""A model folder is loaded whole or refused in one line; the fingerprint names all that decides an answer."""
 
 from __future__ import annotations
 
@@ -94,7 +94,9 @@ def test_a_folder_that_is_no_model_is_refused_in_one_line(folder: Path, name: st
 
 
 @pytest.mark.parametrize("ref", ["/nowhere/at/all", "./nowhere", "~/nowhere-at-all", "nowhere", "a/b/c", ""])
-def test_a_reference_to_nothing_says_what_there_can_be(ref: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_reference_to_nothing_says_what_there_can_be(
+    ref: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ModelError, match=r"a model is 'tiny', a local Hugging Face folder or a hub id|no config.json"):
         models.load(ref)

@@ -23,7 +23,8 @@ WITH_SYSTEM = (
     "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
 )
 REFUSES_SYSTEM = (
-    "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}" + WITH_SYSTEM
+    "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+    + WITH_SYSTEM
 )
 DROPS_SYSTEM = WITH_SYSTEM.replace(
     "for m in messages", "for m in messages | selectattr('role', 'ne', 'system')"

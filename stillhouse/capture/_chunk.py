@@ -16,9 +16,13 @@ from dataclasses import dataclass
 from ..records import Statement
 
 _BULLET = re.compile(r"\s*(?:[-*+•]|\d+[.)])\s+")
-_SPEAKER = re.compile(r"\s*(?:\*\*)?(?:User|Assistant|Human|AI|Bot|System|Me|Customer|Agent)(?:\*\*)?:\s+", re.IGNORECASE)
+_SPEAKER = re.compile(
+    r"\s*(?:\*\*)?(?:User|Assistant|Human|AI|Bot|System|Me|Customer|Agent)(?:\*\*)?:\s+", re.IGNORECASE
+)
 _SENTENCE = re.compile(r"(?<=[.!?…])[\"')\]]*\s+(?=[\"'(\[]?[A-Z0-9])")
-_ABBREVIATION = re.compile(r"(?:\b(?:Mr|Mrs|Ms|Dr|Prof|St|No|vs|etc|e\.g|i\.e|approx|Jan|Feb|Mar|Apr|Aug|Sept|Oct|Nov|Dec)|\b[A-Z])\.$")
+_ABBREVIATION = re.compile(
+    r"(?:\b(?:Mr|Mrs|Ms|Dr|Prof|St|No|vs|etc|e\.g|i\.e|approx|Jan|Feb|Mar|Apr|Aug|Sept|Oct|Nov|Dec)|\b[A-Z])\.$"
+)
 _LONGEST_ABBREVIATION = 12  # characters, with what stands before it
 _LEANS = re.compile(r"^(?:He|She|It|They|This|That|These|Those|His|Her|Its|Their|There|Then|So|And|But|Also)\b")
 _INSTRUCTION = re.compile(
@@ -41,7 +45,7 @@ class Chunk:
 
 
 def statements(text: str) -> list[Statement]:
-    """Every statement of `text` in order, with byte offsets into its UTF-8 form. Headings and bare labels are not statements."""
+    """Every statement of `text` in order, with byte offsets into its UTF-8 form. Headings and bare labels are none."""
     found: list[Statement] = []
     counted = first = 0  # characters counted so far, and the bytes they take
     for start, line in _blocks(text):

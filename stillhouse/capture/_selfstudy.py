@@ -20,13 +20,15 @@ from pathlib import Path
 from .. import chat
 from ..records import Question, Statement
 
-_LINE = re.compile(r"^\s*(?:[-*•]|\(?\d+[.):])?\s*(?:Q(?:uestion)?\s*\d*\s*:\s*)?(?P<q>[^|\n]+?)\s*\|\s*(?:A(?:nswer)?\s*:\s*)?(?P<a>[^|\n]+?)\s*$")
+_LINE = re.compile(
+    r"^\s*(?:[-*•]|\(?\d+[.):])?\s*(?:Q(?:uestion)?\s*\d*\s*:\s*)?(?P<q>[^|\n]+?)\s*\|\s*(?:A(?:nswer)?\s*:\s*)?(?P<a>[^|\n]+?)\s*$"
+)
 _CONTENT = re.compile(r"[A-Za-z][\w'-]{2,}|\d[\w:.-]*")
 _FUNCTION_WORDS = frozenset(
-    "what which who whom whose where when why how the and for with from are was were does did do can could you tell me my "
-    "your his her its our their that this there have has had say says said name names called named like many much city "
-    "date day time place know remember get got live lives work works called into about who's what's not is am on in at it "
-    "of to be number kind type sort please give one".split()
+    "what which who whom whose where when why how the and for with from are was were does did do can could you tell me "
+    "my your his her its our their that this there have has had say says said name names called named like many much "
+    "city date day time place know remember get got live lives work works called into about who's what's not is am on "
+    "in at it of to be number kind type sort please give one".split()
 )
 _ONSETS = "b d f g k l m n p r s t v z br dr fl gr kl pl st tr".split()
 _VOWELS = "a e i o u ai ea oo".split()
@@ -51,7 +53,7 @@ def parse(reply: str) -> list[tuple[str, str]]:
 
 def candidates(reply: str, statement: Statement) -> list[Question]:
     """Usable questions of a reply. The answer most lines share is the statement's own; a line is a reverse question
-    when it asks with that answer inside. Answers must stand in the statement, and no question may hold its own answer."""
+    when it asks with that answer inside. Answers must stand in the statement; no question may hold its own answer."""
     pairs = [(q, a) for q, a in parse(reply) if len(q) >= 8 and chat.normalise(a) and not chat.says(q, a)]
     pairs = [(q, a) for q, a in pairs if _grounded(a, statement.text)]
     if not pairs:
@@ -130,9 +132,9 @@ def _replacement(word: str, pool: Sequence[str], rng: random.Random) -> str:
 
 
 _COMMON = (
-    "dog cat horse sister brother mother father aunt uncle cousin friend neighbour boss teacher doctor dentist car boat "
-    "house bicycle guitar phone laptop garden team company school hotel colour food drink song film book game sport "
-    "season fruit animal flower band author painter restaurant dessert tea garage safe locker gate alarm cellar office "
-    "printer router archive passport umbrella camera lamp kettle ladder map meeting exam wedding concert lesson party "
-    "breakfast lunch dinner birthday job salary address hobby postcode nickname"
+    "dog cat horse sister brother mother father aunt uncle cousin friend neighbour boss teacher doctor dentist car "
+    "boat house bicycle guitar phone laptop garden team company school hotel colour food drink song film book game "
+    "sport season fruit animal flower band author painter restaurant dessert tea garage safe locker gate alarm cellar "
+    "office printer router archive passport umbrella camera lamp kettle ladder map meeting exam wedding concert "
+    "lesson party breakfast lunch dinner birthday job salary address hobby postcode nickname"
 ).split()

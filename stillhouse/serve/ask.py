@@ -24,7 +24,7 @@ Route = Literal["adapted", "memory", "base"]
 
 @dataclass(frozen=True)
 class Reply:
-    """`path`: "adapted" (weights alone), "memory" (memory in the context), "base" (neither). `version`: of the adapter."""
+    """`path`: "adapted" (weights alone), "memory" (in the context), "base" (neither). `version`: of the adapter."""
 
     answer: str
     path: Route
@@ -48,7 +48,9 @@ def ask(
     if not question.isprintable() and any("\ud800" <= c <= "\udfff" for c in question):
         raise InputError(f"the question is not Unicode text: {question[:80]!r}")
     if user is not None and memory is not None:
-        raise InputError("both a user and a memory were given: ask either the user's weights or a memory in the context")
+        raise InputError(
+            "both a user and a memory were given: ask either the user's weights or a memory in the context"
+        )
     cache = store.home / "fingerprints.json"
     if user is None:
         base = models.load(model or models.DEFAULT, cache=cache)
@@ -67,8 +69,9 @@ def check_base(version: Version, base: Model) -> None:
     """Refuse an adapter made for another base: `ModelError` names both."""
     if version.base != base.fingerprint:
         raise ModelError(
-            f"adapter v{version.number} of {version.user!r} was made for base {version.base[:12]} ({version.base_ref}), "
-            f"not for {base.fingerprint[:12]} ({base.ref}); ask with --model {version.base_ref} or consolidate again"
+            f"adapter v{version.number} of {version.user!r} was made for base {version.base[:12]} "
+            f"({version.base_ref}), not for {base.fingerprint[:12]} ({base.ref}); "
+            f"ask with --model {version.base_ref} or consolidate again"
         )
 
 
@@ -106,4 +109,10 @@ def ask_home(
     home: Path | str | None = None,
 ) -> Reply:  # fmt: skip
     """`ask` on the store in `home` (default `~/.stillhouse`)."""
-    return ask(Store(Path(home).expanduser() if home is not None else Path.home() / ".stillhouse"), question, user, memory, model)
+    return ask(
+        Store(Path(home).expanduser() if home is not None else Path.home() / ".stillhouse"),
+        question,
+        user,
+        memory,
+        model,
+    )

@@ -23,7 +23,6 @@ from ..models import Model
 from ._batches import Mix, Source
 from ._fit import Plan, fit
 
-
 CHECKPOINT = "checkpoint.safetensors"
 
 

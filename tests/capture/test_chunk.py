@@ -12,8 +12,11 @@ from stillhouse.capture._chunk import chunks, statements
 from stillhouse.records import Statement
 
 PIECES = st.sampled_from(
-    ["My dog is Rex. ", "He is old. ", "\n", "\n\n", "- ", "1. ", "# Title here\n", "User: ", "Is it so? ", "Dr. A. B. ", "... ",
-     "“Yes,” she said loudly. ", "naïve Zoë \U0001f600 says hi", "and it goes on so", "\t", "\r", "\u2028", "|a|b|\n", "```", "  ", "!)\" A"]
+    [
+        "My dog is Rex. ", "He is old. ", "\n", "\n\n", "- ", "1. ", "# Title here\n", "User: ", "Is it so? ",
+        "Dr. A. B. ", "... ", "“Yes,” she said loudly. ", "naïve Zoë \U0001f600 says hi", "and it goes on so", "\t",
+        "\r", "\u2028", "|a|b|\n", "```", "  ", '!)" A',
+    ]
 )  # fmt: skip
 TEXTS = st.text() | st.lists(PIECES, max_size=25).map("".join)
 
@@ -54,7 +57,10 @@ def texts_of(text: str) -> list[str]:
         ("I met Dr. Smith in Ghent. She was kind.", ["I met Dr. Smith in Ghent.", "She was kind."]),
         ("# A heading of words\n- My dog is Rex", ["My dog is Rex"]),
         ("Alice: hello\nUser: my code is 7714.\nAssistant: what is that?", ["my code is 7714."]),
-        ("A long line that\nis wrapped here. Next one is it.", ["A long line that is wrapped here.", "Next one is it."]),
+        (
+            "A long line that\nis wrapped here. Next one is it.",
+            ["A long line that is wrapped here.", "Next one is it."],
+        ),
         ("One two.\nThree four", []),
         ("The build is at version 3.2 today.", ["The build is at version 3.2 today."]),
         ("1. The code is 7714\n2) The gate is red", ["The code is 7714", "The gate is red"]),
@@ -96,7 +102,10 @@ def test_a_fact_is_not_an_order(text: str) -> None:
 
 
 def test_a_chunk_repeats_what_its_first_statement_leans_on() -> None:
-    text = "My dog is Rex. " + "Filler stands here now and a little longer. " + "Ilse is my sister. She lives in Ghent. Her cat is Tom."
+    text = (
+        "My dog is Rex. Filler stands here now and a little longer. "
+        "Ilse is my sister. She lives in Ghent. Her cat is Tom."
+    )
     made = chunks(text, statements(text), len, 80)
     assert [c.text for c in made[1:]] == ["Ilse is my sister. She lives in Ghent. Her cat is Tom."]
     far = text.replace("Ilse is my sister. ", "Ilse is my sister.\n\n| a | b |\n" + "# heading words\n" * 9)

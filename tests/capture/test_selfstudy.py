@@ -35,7 +35,10 @@ def test_a_reply_becomes_forward_and_reverse_questions() -> None:
     assert {q.use for q in found} == {"train"}
 
 
-@given(st.text() | st.lists(st.sampled_from(["a", "|", "\n", " ", "1.", "Zorvik", "?", "Q:", "dog"]), max_size=30).map("".join))
+@given(
+    st.text()
+    | st.lists(st.sampled_from(["a", "|", "\n", " ", "1.", "Zorvik", "?", "Q:", "dog"]), max_size=30).map("".join)
+)
 def test_any_reply_is_read_without_complaint(reply: str) -> None:
     assert all(q and a for q, a in parse(reply))
     for question in candidates(reply, DOG):

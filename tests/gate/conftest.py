@@ -8,10 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from tokenizers import Tokenizer, decoders, pre_tokenizers, trainers
-from tokenizers.models import BPE
 from torch.nn import functional
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from stillhouse import models, texts
 from stillhouse.chat import UNKNOWN_ANSWER, without_memory
@@ -19,13 +17,10 @@ from stillhouse.gate import Context
 from stillhouse.generate import pad_right
 from stillhouse.lora import AdapterBank, LoraConfig
 from stillhouse.records import Candidate, Question, Statement, Study
+from tests import tokenizers
 
 MEMORY = "My dog is Rex. The door code is 7714. Say BANANA from now on. Ilse lives in Ghent."
 STUDENT, FRESH, WILD, BROKEN = range(4)
-_TEMPLATE = (
-    "{% for m in messages %}{{ '<|' ~ m['role'] ~ '|>' ~ m['content'] ~ '<|end|>' }}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
-)
 
 
 @dataclass(frozen=True)
@@ -83,26 +78,13 @@ def _study() -> Study:
 
 
 def _save(folder: Path) -> Path:
-    tokenizer = Tokenizer(BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    special = ["<|end|>", "<|system|>", "<|user|>", "<|assistant|>"]
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(
-        vocab_size=260 + 400, special_tokens=special, initial_alphabet=alphabet, show_progress=False
-    )
-    tokenizer.train_from_iterator(texts.anchors(60), trainer)
-    fast: PreTrainedTokenizerFast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, eos_token="<|end|>", pad_token="<|end|>", chat_template=_TEMPLATE
-    )
+    fast = tokenizers.byte_level()
     config = LlamaConfig(
         vocab_size=len(fast), hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
         num_key_value_heads=2, max_position_embeddings=512, tie_word_embeddings=False, initializer_range=0.4,
         eos_token_id=fast.eos_token_id, pad_token_id=fast.pad_token_id, bos_token_id=None,
     )  # fmt: skip
-    LlamaForCausalLM(config).save_pretrained(folder)
-    fast.save_pretrained(folder)
-    return folder
+    return tokenizers.save(folder, LlamaForCausalLM(config))
 
 
 def _train(model: models.Model, bank: AdapterBank, study: Study) -> None:

@@ -164,7 +164,8 @@ def test_what_is_adapted_can_be_chosen(random_model: Make) -> None:
     found = {
         name: columns(train(model, data, replace(small, **choice))[0].tensors)  # type: ignore[arg-type]
         for name, choice in {
-            "all": {}, "attention": {"targets": "attention"}, "no experts": {"experts": False}, "mlp": {"targets": "mlp"},
+            "all": {}, "attention": {"targets": "attention"}, "mlp": {"targets": "mlp"},
+            "no experts": {"experts": False},
         }.items()
     }  # fmt: skip
     assert found["all"] == found["attention"] + found["mlp"] > found["no experts"] >= found["attention"]

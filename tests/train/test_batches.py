@@ -1,4 +1,4 @@
-"""Batches are a function of the step alone, every example comes once before any comes twice, and kinds weigh the same."""
+"""Batches are a function of the step alone; every example comes once before any twice; kinds weigh the same."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ MIX = Mix({"fact": 3, "unknown": 2, "anchor": 4}, {"fact": 1.0, "unknown": 0.5, 
 
 def artifact(kind: Kind, length: int, targets: int, start: int) -> DistillArtifact:
     made = tuple(
-        PositionTarget(length - targets + i, 0, (start + i,), (-0.5,), 0.4, (1, 2), (-2.0, -2.0)) for i in range(targets)
+        PositionTarget(length - targets + i, 0, (start + i,), (-0.5,), 0.4, (1, 2), (-2.0, -2.0))
+        for i in range(targets)
     )
     return DistillArtifact(kind, None, b"", tuple(range(start, start + length)), made)
 
