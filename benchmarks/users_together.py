@@ -4,8 +4,8 @@
 
 The 16 are consolidated by one `stillhouse consolidate`; 4 of the same users are also consolidated by a command each, in
 fresh homes, before and after it, and their median stands for all 16. Checked first: both ways' adapters give the same
-answers to the study's questions. The training stage alone (the same signals, one bank of 16 against a bank of 1 each)
-is timed in one process, in turns.
+answers to the study's questions. The training stage alone (the same signals and steps, one bank of 16 against a bank
+of 1 each) is timed in one process, in turns.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from stillhouse.train import adapter
 
 TARGET = 3.0
 SINGLES = 4
+STEPS = 16  # of the training stage alone
 
 
 def commands(
@@ -91,21 +92,17 @@ def signals(home: Path, names: Sequence[str]) -> list[list[DistillArtifact]]:
 
 
 def train_alone(model: models.Model, read: Sequence[list[DistillArtifact]], rounds: int) -> tuple[float, float]:
-    """Seconds per user in a bank for all, and in a bank of 1 (the mean of `SINGLES` users); medians over rounds."""
+    """Seconds per user of `STEPS` steps in a bank for all, and in a bank of 1 (the mean of `SINGLES`); medians."""
+    config = adapter.Config(steps=STEPS, mastered=0.0)  # nobody leaves early: the same work both ways
     picked = read[:SINGLES]
-    steps: list[int] = []
-
-    def crowd() -> None:
-        steps[:] = [t.steps for t in adapter.train(model, read)]
 
     def one_by_one() -> None:
         for own in picked:
-            adapter.train(model, [own])
+            adapter.train(model, [own], config)
 
-    together, alone = in_turns(crowd, one_by_one, rounds)
-    print(f"training {len(read)} in one bank     {spread(together)}")
-    print(f"training {len(picked)}, a bank of 1 each  {spread(alone)}")
-    print(f"steps until mastered: {', '.join(map(str, sorted(steps)))}")
+    together, alone = in_turns(lambda: adapter.train(model, read, config), one_by_one, rounds)
+    print(f"{STEPS} steps of {len(read)} in one bank     {spread(together)}")
+    print(f"{STEPS} steps of {len(picked)}, a bank of 1 each  {spread(alone)}")
     return statistics.median(together) / len(read), statistics.median(alone) / len(picked)
 
 

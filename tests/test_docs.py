@@ -31,11 +31,17 @@ def test_commands_and_python_blocks_run(page: str, tmp_path: Path) -> None:
     environment = os.environ | {"HOME": str(tmp_path), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     found = commands(page)
     assert len(found) >= 5
+
+    def run(arguments: list[str]) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            arguments, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False
+        )
+
     for command in found:
-        done = subprocess.run(shlex.split(command), cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+        done = run(shlex.split(command))
         nothing_earlier = "rollback" in command and done.returncode == 2 and done.stderr.count("\n") == 1
         assert done.returncode == 0 or nothing_earlier, f"{command}\n{done.stderr}"
     for block in blocks(page, "python"):
-        done = subprocess.run([sys.executable, "-c", block], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+        done = run([sys.executable, "-c", block])
         assert done.returncode == 0, done.stderr
         assert "True" in done.stdout and "Zorvik" in done.stdout

@@ -22,7 +22,8 @@ READ, TEXT, WRITE, SAY = 0.1, 0.3, 0.6, 1.0
 HELD_OUT_MODULES = ("email", "http", "statistics", "argparse", "tarfile", "pathlib", "fractions", "shelve", "zipfile")
 
 GROUP = 32  # batches cut from one pool
-SHORT_MEMORIES, MIDDLE_MEMORIES, LONG_MEMORIES, MANY_INVENTED, MORE_REVERSE = 408, 850, 1360, 1408, 3008  # steps of the curriculum
+# Steps of the curriculum.
+SHORT_MEMORIES, MIDDLE_MEMORIES, LONG_MEMORIES, MANY_INVENTED, MORE_REVERSE = 408, 850, 1360, 1408, 3008
 
 Piece = tuple[str, float]
 Document = tuple[list[int], list[float]]

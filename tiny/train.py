@@ -12,22 +12,25 @@ import json
 import math
 import platform
 import time
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
+from torch.multiprocessing.spawn import spawn
 from transformers import PreTrainedTokenizerFast, Qwen3MoeConfig, Qwen3MoeForCausalLM
+from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
 from . import tokenizer as T
-from .documents import Documents
+from .documents import Document, Documents
 
 SEED = 20261121
 CYCLES = ((0, 3000, 2e-3, 100), (3000, 4000, 1.4e-3, 60))  # first step, last step, peak learning rate, warm-up steps
 
 
 def config(tokenizer: PreTrainedTokenizerFast) -> Qwen3MoeConfig:
-    return Qwen3MoeConfig(
+    return Qwen3MoeConfig(  # type: ignore[call-arg]  # the class takes more than it declares
         vocab_size=T.VOCABULARY,
         hidden_size=256,
         intermediate_size=512,
@@ -59,7 +62,7 @@ def collate(documents: list[tuple[list[int], list[float]]], pad: int) -> tuple[t
     return ids_BT, weights_BT
 
 
-def padded_experts(self: torch.nn.Module, hidden_NH: torch.Tensor, index_NK: torch.Tensor, weight_NK: torch.Tensor):
+def padded_experts(self: Any, hidden_NH: torch.Tensor, index_NK: torch.Tensor, weight_NK: torch.Tensor) -> torch.Tensor:
     """The experts of transformers' MoE classes, with every expert's rows padded to a multiple of 128.
 
     Same values as the stock loop. The stock loop gives every matrix product a new row count, and on a CPU oneDNN then
@@ -83,7 +86,9 @@ def loss_of(model: Qwen3MoeForCausalLM, ids_BT: torch.Tensor, weights_BT: torch.
         out = model(input_ids=ids_BT, attention_mask=mask_BT, output_router_logits=True, use_cache=False)
     loss_N = F.cross_entropy(out.logits[:, :-1].float().flatten(0, 1), ids_BT[:, 1:].flatten(), reduction="none")
     weights_N = weights_BT[:, 1:].flatten()
-    return (loss_N * weights_N).sum() / weights_N.sum() + model.config.router_aux_loss_coef * out.aux_loss
+    loss: torch.Tensor = (loss_N * weights_N).sum() / weights_N.sum()
+    balance: torch.Tensor = out.aux_loss
+    return loss + model.config.router_aux_loss_coef * balance
 
 
 def learning_rate(step: int) -> float:
@@ -117,62 +122,103 @@ def make_model(tokenizer: PreTrainedTokenizerFast) -> Qwen3MoeForCausalLM:
     ALL_EXPERTS_FUNCTIONS.register("padded", padded_experts)
     settings = config(tokenizer)
     settings._attn_implementation, settings._experts_implementation = "eager", "padded"
-    return Qwen3MoeForCausalLM(settings).train()
+    model = Qwen3MoeForCausalLM(settings)
+    model.train()
+    return model
+
+
+@dataclass
+class State:
+    """Where a run is, kept beside the model."""
+
+    step: int = 0
+    seconds: float = 0.0
+    tokens: int = 0
 
 
 def train(rank: int, args: argparse.Namespace) -> None:
+    """One worker: its own documents, the gradients of all. Worker 0 reports and saves."""
     torch.set_num_threads(1)
     torch.manual_seed(SEED)
     if args.workers > 1:
-        torch.distributed.init_process_group("gloo", f"file://{args.out}/rendezvous", rank=rank, world_size=args.workers)
+        meeting = f"file://{args.out}/rendezvous"
+        torch.distributed.init_process_group("gloo", meeting, rank=rank, world_size=args.workers)
     tokenizer = T.train(SEED)
     model = make_model(tokenizer)
     optimizer = make_optimizer(model)
     source = Documents(tokenizer, f"{SEED}/{rank}", args.tokens // args.workers)
-    state_file = args.out / "state.pt"
-    first, seconds, seen = 0, 0.0, 0
-    if state_file.exists():
-        state = torch.load(state_file, weights_only=True)
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        first, seconds, seen = state["step"], state["seconds"], state["tokens"]
-    started = time.monotonic()
-    for step in range(first, args.steps):
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step)
-        documents = source.batch(step)
-        ids_BT, weights_BT = collate(documents, tokenizer.pad_token_id)
-        loss = loss_of(model, ids_BT, weights_BT, tokenizer.pad_token_id)
-        loss.backward()
-        average_gradients(model, args.workers)
-        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0).item()
-        if math.isfinite(norm):
-            optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        seen += int((ids_BT != tokenizer.pad_token_id).sum()) * args.workers
-        if rank:
-            continue
-        elapsed = seconds + time.monotonic() - started
-        if step % 20 == 0:
-            print(f"step {step} loss {loss.item():.4f} norm {norm:.2f} {seen / 1e6:.2f}M {elapsed / 60:.1f}min", flush=True)
-        if (step + 1) % args.save == 0 or step + 1 == args.steps:
-            partial = state_file.with_suffix(".partial")
-            torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1,
-                        "seconds": elapsed, "tokens": seen}, partial)
-            partial.rename(state_file)
-            export(model, tokenizer, args, step + 1, seen, elapsed)
+    file = args.out / "state.pt"
+    state = resume(file, model, optimizer)
+    before, started = state.seconds, time.monotonic()
+    for step in range(state.step, args.steps):
+        loss, norm, tokens = take_step(model, optimizer, source.batch(step), step, tokenizer.pad_token_id, args.workers)
+        state = State(step + 1, before + time.monotonic() - started, state.tokens + tokens * args.workers)
+        if rank == 0 and step % 20 == 0:
+            progress = f"{state.tokens / 1e6:.2f}M {state.seconds / 60:.1f}min"
+            print(f"step {step} loss {loss:.4f} norm {norm:.2f} {progress}", flush=True)
+        if rank == 0 and ((step + 1) % args.save == 0 or step + 1 == args.steps):
+            save(file, model, optimizer, state)
+            export(model, tokenizer, args, state)
 
 
-def export(model: Qwen3MoeForCausalLM, tokenizer: PreTrainedTokenizerFast, args: argparse.Namespace,
-           step: int, tokens: int, seconds: float) -> None:
-    half = Qwen3MoeForCausalLM(config(tokenizer)).to(torch.bfloat16)
+def take_step(
+    model: Qwen3MoeForCausalLM,
+    optimizer: torch.optim.Optimizer,
+    documents: list[Document],
+    step: int,
+    pad: int,
+    workers: int,
+) -> tuple[float, float, int]:
+    """(loss, gradient norm, tokens without padding); gradients that are not finite change nothing."""
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate(step)
+    ids_BT, weights_BT = collate(documents, pad)
+    loss = loss_of(model, ids_BT, weights_BT, pad)
+    torch.autograd.backward([loss])
+    average_gradients(model, workers)
+    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0).item()
+    if math.isfinite(norm):
+        optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return loss.item(), norm, int((ids_BT != pad).sum())
+
+
+def resume(file: Path, model: Qwen3MoeForCausalLM, optimizer: torch.optim.Optimizer) -> State:
+    if not file.exists():
+        return State()
+    kept = torch.load(file, weights_only=True)
+    model.load_state_dict(kept.pop("model"))
+    optimizer.load_state_dict(kept.pop("optimizer"))
+    return State(**kept)
+
+
+def save(file: Path, model: Qwen3MoeForCausalLM, optimizer: torch.optim.Optimizer, state: State) -> None:
+    partial = file.with_suffix(".partial")
+    torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict()} | asdict(state), partial)
+    partial.rename(file)
+
+
+def export(
+    model: Qwen3MoeForCausalLM, tokenizer: PreTrainedTokenizerFast, args: argparse.Namespace, state: State
+) -> None:
+    half = Qwen3MoeForCausalLM(config(tokenizer)).bfloat16()
     half.load_state_dict(model.state_dict())
     half.generation_config.do_sample = False
     half.save_pretrained(args.out)
     tokenizer.save_pretrained(args.out)
-    about = {"seed": SEED, "steps": step, "of": args.steps, "tokens": tokens, "batch_tokens": args.tokens, "workers": args.workers, "cycles": CYCLES,
-             "minutes": round(seconds / 60, 1), "machine": platform.processor() or platform.machine(),
-             "torch": torch.__version__, "python": platform.python_version()}
+    about = {
+        "seed": SEED,
+        "steps": state.step,
+        "of": args.steps,
+        "tokens": state.tokens,
+        "batch_tokens": args.tokens,
+        "workers": args.workers,
+        "cycles": CYCLES,
+        "minutes": round(state.seconds / 60, 1),
+        "machine": platform.processor() or platform.machine(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
     (args.out / "training.json").write_text(json.dumps(about, indent=1) + "\n")
 
 
@@ -187,7 +233,7 @@ def main() -> None:
     args.out = args.out.resolve()
     args.out.mkdir(parents=True, exist_ok=True)
     (args.out / "rendezvous").unlink(missing_ok=True)
-    torch.multiprocessing.spawn(train, (args,), nprocs=args.workers)
+    spawn(train, (args,), nprocs=args.workers)
 
 
 if __name__ == "__main__":

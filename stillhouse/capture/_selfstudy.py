@@ -13,7 +13,7 @@ from __future__ import annotations
 import random
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -24,6 +24,8 @@ _LINE = re.compile(
     r"^\s*(?:[-*•]|\(?\d+[.):])?\s*(?:Q(?:uestion)?\s*\d*\s*:\s*)?(?P<q>[^|\n]+?)\s*\|\s*(?:A(?:nswer)?\s*:\s*)?(?P<a>[^|\n]+?)\s*$"
 )
 _CONTENT = re.compile(r"[A-Za-z][\w'-]{2,}|\d[\w:.-]*")
+_AFTER_PRONOUN = re.compile(r"\b(?:I|we|We|he|He|she|She|they|They|you|You) (\w+)")
+_COMPOUND = re.compile(r"\b(?!(?:[Tt]he|[Mm]y|a|is|of)\b)[A-Za-z]{3,} (?:name|number|code|size|type|key|visit|time)\b")
 _FUNCTION_WORDS = frozenset(
     "what which who whom whose where when why how the and for with from are was were does did do can could you tell me "
     "my your his her its our their that this there have has had say says said name names called named like many much "
@@ -55,18 +57,51 @@ def candidates(reply: str, statement: Statement) -> list[Question]:
     """Usable questions of a reply. The answer most lines share is the statement's own; a line is a reverse question
     when it asks with that answer inside. Answers must stand in the statement; no question may hold its own answer."""
     pairs = [(q, a) for q, a in parse(reply) if len(q) >= 8 and chat.normalise(a) and not chat.says(q, a)]
-    pairs = [(q, a) for q, a in pairs if _grounded(a, statement.text)]
-    if not pairs:
+    grounded = [chat.normalise(a) for _, a in pairs if _grounded(a, statement.text)]
+    if not grounded:
         return []
-    main, _ = Counter(chat.normalise(a) for _, a in pairs).most_common(1)[0]
+    main, _ = Counter(grounded).most_common(1)[0]
     found: dict[str, Question] = {}
     for question, answer in pairs:
         forward = chat.normalise(answer) == main
-        if not forward and not chat.says(question, main):
+        if not forward and not (chat.says(question, main) and _touches(answer, statement.text)):
             continue
         key = chat.normalise(question)
         found.setdefault(key, Question(question, answer, statement.index, "forward" if forward else "reverse"))
     return list(found.values())
+
+
+def lost_words(reply: str, statement: Statement) -> list[str]:
+    """Content words of the statement that no line of the reply repeats: a small teacher miscopies words it never saw,
+    and asks about something else."""
+    said = {w.lower() for q, a in parse(reply) for w in _content(f"{q} {a}")}
+    said |= {w.removesuffix("'s") for w in said}
+    verbs = {w for w in _AFTER_PRONOUN.findall(statement.text)}
+    words = [w.removesuffix("'s") for w in _content(statement.text) if w not in verbs and not w[0].isdigit()]
+    whole = " ".join(f"{q} {a}" for q, a in parse(reply)).lower()
+    pairs = [pair for pair in _COMPOUND.findall(statement.text) if pair.lower() not in whole]
+    return [w for w in dict.fromkeys([*pairs, *words]) if w.lower() not in said]
+
+
+def mask(text: str, words: Sequence[str], turn: int) -> tuple[str, dict[str, str]]:
+    """`text` with each of `words` replaced by an everyday word, and what each stands for. Numbers stay."""
+    stand_ins: dict[str, str] = {}
+    taken = {w.lower() for w in _content(text)}
+    for number, word in enumerate(w for w in words if not w[0].isdigit()):
+        pool = [w for w in (_NAMES if word[0].isupper() and not text.startswith(word) else _THINGS) if w.lower() not in taken]
+        new = pool[(turn - 1 + 3 * number) % len(pool)]
+        new = new.capitalize() if word[0].isupper() else new
+        taken.add(new.lower())
+        stand_ins[new] = word
+        text = re.sub(rf"\b{re.escape(word)}\b", new, text)
+    return text, stand_ins
+
+
+def unmask(reply: str, stand_ins: Mapping[str, str]) -> str:
+    """The reply to a masked statement with the statement's own words back in place."""
+    for new, word in stand_ins.items():
+        reply = re.sub(rf"\b{re.escape(new)}\b", lambda _, w=word: w, reply, flags=re.IGNORECASE)  # type: ignore[misc]
+    return reply
 
 
 def cloze(statement: Statement) -> list[Question]:
@@ -111,6 +146,12 @@ def _grounded(answer: str, statement: str) -> bool:
     return set(words) <= set(_words(statement))
 
 
+def _touches(answer: str, statement: str) -> bool:
+    """Whether the answer of a reverse question has a content word of the statement, or none ("you")."""
+    words = {w for w in _words(answer) if w not in _FUNCTION_WORDS}
+    return not words or bool(words & set(_words(statement)))
+
+
 def _words(text: str) -> list[str]:
     return [w for w in chat.normalise(text.replace("'s ", " ")).split() if len(w) > 1 or w.isdigit()]
 
@@ -131,6 +172,8 @@ def _replacement(word: str, pool: Sequence[str], rng: random.Random) -> str:
     return (new.capitalize() if word[0].isupper() else new) + possessive
 
 
+_THINGS = ("lamp", "dog", "colour", "meeting", "garage", "kettle", "sister", "nickname", "wedding")
+_NAMES = ("Anna", "Paul", "Maria", "Henry", "Clara", "Simon")
 _COMMON = (
     "dog cat horse sister brother mother father aunt uncle cousin friend neighbour boss teacher doctor dentist car "
     "boat house bicycle guitar phone laptop garden team company school hotel colour food drink song film book game "

@@ -52,6 +52,10 @@ class Reading:
             shared = common_prefix(probes)
             self.prefix = prefill(model, probes[0][:shared]) if shared else None
 
+    def of(self, memory: str) -> Reading:
+        """The same teacher with another text before it."""
+        return Reading(self.model, memory, self.sparsity, self.draws.initial_seed())
+
     def write(self, requests: Sequence[str], sampling: Sampling) -> list[str]:
         """Free text replies, nothing captured."""
         replies = self._generate(requests, sampling, lambda rows, logits_NV: _refuse_nan(self.model, logits_NV))
@@ -76,6 +80,12 @@ class Reading:
             self._answer(request, ids, kept[i], last[i])
             for i, (request, ids) in enumerate(zip(requests, replies, strict=True))
         ]
+
+    def hard(self, request: str, text: str) -> Answer:
+        """`text` as the answer with all mass on its own tokens: a sample of the teacher without its distribution."""
+        eos = self.model.tokenizer.eos_token_id
+        ids = (*self.model.text_ids(text), *([eos] if isinstance(eos, int) else []))
+        return Answer(request, text, ids, tuple(PositionTarget(i, 0, (t,), (0.0,), 0.0) for i, t in enumerate(ids)))
 
     def _answer(self, request: str, ids: Ids, targets: list[PositionTarget], last: int) -> Answer:
         stopped = len(targets) == len(ids) + 1

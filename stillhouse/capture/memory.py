@@ -12,7 +12,7 @@ the gate. Each chunk's keys and values are computed once and shared by all its q
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -27,7 +27,7 @@ from ..models import Model
 from ..records import Question, Statement, Study, Use
 from ._chunk import Chunk, chunks
 from ._chunk import statements as statements
-from ._selfstudy import candidates, cloze, decoys, near_misses
+from ._selfstudy import candidates, cloze, decoys, lost_words, mask, near_misses, unmask
 from ._teacher import Answer, Reading, Sparsity, example
 
 OnStep = Callable[[int], None]
@@ -38,14 +38,14 @@ class Config:
     """`wordings` asked of the teacher per statement; `rounds` of asking again, sampled, where too few were usable."""
 
     wordings: int = 5
-    rounds: int = 2
+    rounds: int = 3
     chunk_tokens: int = 768
     max_memory_tokens: int = 131_072
     top_k: int = 16
     draws: int = 4
     unknown_per_statement: int = 8
     decoys: int = 64
-    anchor_texts: int = 96
+    anchor_texts: int = 0  # only for students trained where the base is not at hand: `train` computes its own
     anchor_tokens: int = 32
     anchor_prompts: int = 24
     max_answer_tokens: int = 48
@@ -123,35 +123,90 @@ def capture(model: Model, memory: str, config: Config = Config(), on_step: OnSte
 
 
 def _known(model: Model, reading: Reading, chunk: Chunk, config: Config) -> list[tuple[Question, Answer]]:
-    """Questions on every statement of the chunk that the teacher answers as written, one wording each held out."""
+    """Questions on every statement of the chunk that the teacher answers as written, one wording each held out.
+
+    A statement whose words the teacher lost while writing is asked about again with everyday words in their place;
+    one that has too few questions is asked about again, sampled.
+    """
     targets = [s for s in chunk.statements if not s.instruction]
+    by_index = {s.index: s for s in targets}
     verified: dict[int, list[tuple[Question, Answer]]] = {s.index: [] for s in targets}
+    lost: dict[int, list[str]] = {}
+    doubtful: list[Question] = []
     missing = targets
     for turn in range(config.rounds + 1):
-        sampling = Sampling(40 * (config.wordings + 1), 0.0 if turn == 0 else 0.8, config.seed + turn)
-        requests = [chat.writing_request(s.text, config.wordings) for s in missing]
-        replies = reading.write(requests, sampling)
-        written = [q for s, reply in zip(missing, replies, strict=True) for q in candidates(reply, s)]
-        _verify(reading, written, verified, config)
+        written: list[Question] = []
+        for statement, reply in _replies(reading, missing, lost, turn, config):
+            gone = lost_words(reply, statement)
+            found = candidates(reply, statement)
+            if gone and turn < config.rounds:
+                lost[statement.index] = gone
+                doubtful += found
+            else:
+                written += found
+        _verify(reading, by_index, written, verified, config)
         missing = [s for s in missing if not _enough(verified[s.index])]
         if not missing:
             break
-    bare = [q for s in targets if not any(q.direction == "forward" for q, _ in verified[s.index]) for q in cloze(s)]
-    for question, answer in zip(bare, reading.answer([q.text for q in bare], config.max_answer_tokens), strict=True):
+    bare = [s for s in targets if not any(q.direction == "forward" for q, _ in verified[s.index])]
+    unsure = [q for q in doubtful if any(q.statement == s.index for s in bare)]
+    _verify(reading, by_index, unsure, verified, config)
+    rest = [q for s in bare if not verified[s.index] for q in cloze(s)]
+    for question, answer in zip(rest, reading.answer([q.text for q in rest], config.max_answer_tokens), strict=True):
         verified[question.statement or 0].append((replace(question, teacher=answer.text), answer))
     return [pair for s in targets for pair in _hold_out(verified[s.index], s)]
 
 
+def _replies(
+    reading: Reading, missing: Sequence[Statement], lost: Mapping[int, Sequence[str]], turn: int, config: Config
+) -> list[tuple[Statement, str]]:
+    """What the teacher writes about each statement: greedy at first and where words are masked, else sampled."""
+    room = 40 * (config.wordings + 1)
+    masked = [s for s in missing if s.index in lost]
+    plain = [s for s in missing if s.index not in lost]
+    forms = [mask(s.text, lost[s.index], turn) for s in masked]
+    requests = [chat.writing_request(text, config.wordings) for text, _ in forms]
+    replies = reading.write(requests, Sampling(room, 0.0, config.seed))
+    found = [(s, unmask(r, stand_ins)) for s, r, (_, stand_ins) in zip(masked, replies, forms, strict=True)]
+    sampling = Sampling(room, 0.0 if turn == 0 else 0.8, config.seed + turn)
+    written = reading.write([chat.writing_request(s.text, config.wordings) for s in plain], sampling)
+    return found + list(zip(plain, written, strict=True))
+
+
 def _verify(
-    reading: Reading, written: Sequence[Question], verified: dict[int, list[tuple[Question, Answer]]], config: Config
+    reading: Reading,
+    targets: Mapping[int, Statement],
+    written: Sequence[Question],
+    verified: dict[int, list[tuple[Question, Answer]]],
+    config: Config,
 ) -> None:
-    """Keep the questions that the teacher, asked with the memory in its context, answers as it wrote."""
+    """Keep the questions that the teacher answers as it wrote: with the chunk in its context, or else with the
+    question's own statement alone there, where a small teacher errs less. A reverse question that it wrote but still
+    cannot answer keeps the answer it wrote, which stands in the statement, as a hard label."""
     seen = {chat.normalise(q.text) for pairs in verified.values() for q, _ in pairs}
     fresh = [q for q in written if chat.normalise(q.text) not in seen]
-    for question, answer in zip(fresh, reading.answer([q.text for q in fresh], config.max_answer_tokens), strict=True):
+    failed = _agreed(reading, fresh, verified, config)
+    for statement in dict.fromkeys(q.statement for q in failed if q.statement is not None):
+        mine = [q for q in failed if q.statement == statement]
+        text = targets[statement].text
+        failed_alone = _agreed(reading.of(text), mine, verified, config)
+        if statement is not None and not any(q.direction == "reverse" for q, _ in verified[statement]):
+            backwards = [q for q in failed_alone if q.direction == "reverse"][:1]
+            verified[statement] += [(replace(q, teacher=q.answer), reading.hard(q.text, q.answer)) for q in backwards]
+
+
+def _agreed(
+    reading: Reading, asked: Sequence[Question], verified: dict[int, list[tuple[Question, Answer]]], config: Config
+) -> list[Question]:
+    """File the questions that are answered as written; return the others."""
+    failed = []
+    for question, answer in zip(asked, reading.answer([q.text for q in asked], config.max_answer_tokens), strict=True):
         agrees = chat.same_answer(answer.text, question.answer) or chat.says(answer.text, question.answer)
         if agrees and question.statement is not None:
             verified[question.statement].append((replace(question, teacher=answer.text), answer))
+        else:
+            failed.append(question)
+    return failed
 
 
 def _enough(pairs: Sequence[tuple[Question, Answer]]) -> bool:

@@ -3,7 +3,8 @@
 In: an AdapterBank and one `Source` per slot. Out: per slot its adapter at the step it was finished, and its losses.
 The loop is blind to what the examples mean and to what kind of student is trained.
 
-A slot leaves the batch when the newest loss of each of its examples is under `mastered`, and its adapter is taken at
+A slot leaves the batch when the newest loss of each of its examples is under `mastered` and its drift from the base on
+anchors under `anchored`, and its adapter is taken at
 that step, so users trained together get what each would get alone. Everything needed to go on after a kill is in one
 safetensors file, replaced atomically.
 """
@@ -27,6 +28,7 @@ from ..generate import head
 from ..lora import AdapterBank
 from ..losses import Tail, chunked_forward_kl
 from ..models import Model
+from ._anchor import Anchors, anchor_loss
 from ._batches import Batch, Source, batch
 
 OnStep = Callable[[int, str], None]
@@ -41,8 +43,10 @@ class Plan:
     warmup: int
     clip: float
     mastered: float
+    anchored: float
     tail: Tail
     checkpoint_every: int
+    anchors: Anchors
 
 
 @dataclass
@@ -53,6 +57,7 @@ class Progress:
     losses: dict[int, list[float]] = field(default_factory=dict)
     latest: dict[int, Tensor] = field(default_factory=dict)
     finished: dict[int, dict[str, Tensor]] = field(default_factory=dict)
+    drift: dict[int, float] = field(default_factory=dict)  # KL from the base on anchors, nats, running mean
 
 
 def fit(
@@ -96,6 +101,12 @@ def _step(
     if not torch.isfinite(loss):
         raise ModelError(f"training loss is not finite at step {progress.step}; try a lower learning rate")
     loss.backward()
+    if plan.anchors.passages:
+        ramp = (progress.step + 1) / plan.steps  # facts are learned first, then what they disturbed is put back
+        drift_S = anchor_loss(model, bank, sorted(active), plan.anchors, progress.step, plan.tail)
+        (plan.anchors.weight * ramp * drift_S.sum()).backward()
+        for slot, drift in zip(sorted(active), drift_S.tolist(), strict=True):
+            progress.drift[slot] = 0.9 * progress.drift.get(slot, drift) + 0.1 * drift
     bank.clip_per_slot(plan.clip)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
@@ -131,6 +142,7 @@ def _finish(bank: AdapterBank, active: Mapping[int, Source], plan: Plan, progres
     for slot, source in active.items():
         newest = progress.latest[slot][source.to_master]
         mastered = bool((newest < plan.mastered).all()) and len(newest) > 0  # nan compares false: not visited yet
+        mastered = mastered and progress.drift.get(slot, 0.0) < plan.anchored
         if mastered or progress.step >= plan.steps:
             progress.finished[slot] = bank.export(slot)
 
@@ -151,7 +163,7 @@ def _save(file: Path, bank: AdapterBank, optimizer: torch.optim.Optimizer, progr
         tensors[f"latest/{slot}"] = latest
     for slot, adapter in progress.finished.items():
         tensors |= {f"finished/{slot}/{name}": t for name, t in adapter.items()}
-    state = json.dumps({"step": progress.step, "losses": progress.losses})
+    state = json.dumps({"step": progress.step, "losses": progress.losses, "drift": progress.drift})
     write_atomic(file, save({k: t.contiguous().cpu() for k, t in tensors.items()}, {"state": state}))
 
 
@@ -165,6 +177,7 @@ def _resume(file: Path, bank: AdapterBank, optimizer: torch.optim.Optimizer, pro
         raise ModelError(f"{file}: checkpoint cannot be read ({error}); delete it to start over") from error
     progress.step = int(state["step"])
     progress.losses = {int(s): list(values) for s, values in state["losses"].items()}
+    progress.drift = {int(s): float(value) for s, value in state["drift"].items()}
     for i, p in enumerate(bank.parameters()):
         p.copy_(tensors[f"p/{i}"])
         optimizer.state[p] = {"step": torch.tensor(float(progress.step))} | {

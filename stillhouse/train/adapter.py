@@ -20,6 +20,7 @@ from ..errors import InputError
 from ..lora import AdapterBank, LoraConfig
 from ..losses import Tail
 from ..models import Model
+from ._anchor import anchors
 from ._batches import Mix, Source
 from ._fit import Plan, fit
 
@@ -28,23 +29,29 @@ CHECKPOINT = "checkpoint.safetensors"
 
 @dataclass(frozen=True)
 class Config:
-    """`facts`, `unknowns` and `anchors` are examples per user and step; weights are of each kind's mean loss (nats)."""
+    """`facts`, `unknowns` and `anchors` (unrelated prompts) are examples per user and step; weights are of each kind's
+    mean loss (nats). `anchor_rows` windows of `anchor_tokens` of running text hold the student to the base, with a
+    weight that grows from 0 to `anchor_weight`."""
 
     rank: int = 16
     alpha: float = 32.0
     targets: Literal["all", "attention", "mlp"] = "all"
     experts: bool = True
     learning_rate: float = 4e-3
-    steps: int = 160
+    steps: int = 130
     warmup: int = 8
-    facts: int = 16
-    unknowns: int = 10
-    anchors: int = 4
+    facts: int = 14
+    unknowns: int = 8
+    anchors: int = 2
+    anchor_rows: int = 3
+    anchor_tokens: int = 64
     fact_weight: float = 1.0
     unknown_weight: float = 1.0
-    anchor_weight: float = 0.5
+    prompt_weight: float = 0.5
+    anchor_weight: float = 16.0
     clip: float = 1.0
-    mastered: float = 0.1
+    mastered: float = 0.2
+    anchored: float = 0.015
     tail: Tail = "sampled"
     checkpoint_every: int = 20
     seed: int = 0
@@ -53,8 +60,8 @@ class Config:
         for name in ("rank", "alpha", "learning_rate", "steps", "clip", "checkpoint_every"):
             if getattr(self, name) <= 0:
                 raise InputError(f"train.{name}: {getattr(self, name)} is not allowed; it must be more than 0")
-        kinds = ("facts", "unknowns", "anchors", "fact_weight", "unknown_weight", "anchor_weight")
-        for name in ("warmup", "mastered", *kinds):
+        kinds = ("facts", "unknowns", "anchors", "fact_weight", "unknown_weight", "prompt_weight", "anchor_weight")
+        for name in ("warmup", "mastered", "anchored", "anchor_rows", "anchor_tokens", *kinds):
             if getattr(self, name) < 0:
                 raise InputError(f"train.{name}: {getattr(self, name)} is not allowed; it must be at least 0")
         if not self.facts + self.unknowns + self.anchors:
@@ -92,8 +99,10 @@ def train(
             config.warmup,
             config.clip,
             config.mastered,
+            config.anchored,
             config.tail,
             config.checkpoint_every,
+            anchors(model, config.anchor_rows, config.anchor_tokens, config.anchor_weight, config.seed),
         )
         progress = fit(model, bank, sources, plan, work / CHECKPOINT if work else None, on_step)
         about = bank.adapter_config(model.ref)
@@ -111,6 +120,6 @@ def _mix(config: Config) -> Mix:
         weights={
             "fact": config.fact_weight,
             "unknown": config.unknown_weight,
-            "anchor": config.anchor_weight,
+            "anchor": config.prompt_weight,
         },
     )

@@ -17,7 +17,9 @@ from stillhouse.errors import InputError, ModelError
 from stillhouse.models import Model
 from stillhouse.train.adapter import CHECKPOINT, Config, Trained, train
 
-CONFIG = Config(rank=4, steps=7, warmup=2, facts=3, unknowns=2, anchors=1, mastered=0.0, checkpoint_every=3)
+CONFIG = Config(rank=4, steps=7, warmup=2, facts=3, unknowns=2, anchors=1, mastered=0.0, checkpoint_every=3,
+    anchor_rows=2, anchor_tokens=16, anchor_weight=0.1, anchored=10.0,
+)  # fmt: skip
 Make = Callable[..., Model]
 
 
