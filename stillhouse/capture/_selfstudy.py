@@ -76,7 +76,7 @@ def lost_words(reply: str, statement: Statement) -> list[str]:
     and asks about something else."""
     said = {w.lower() for q, a in parse(reply) for w in _content(f"{q} {a}")}
     said |= {w.removesuffix("'s") for w in said}
-    verbs = {w for w in _AFTER_PRONOUN.findall(statement.text)}
+    verbs = set(_AFTER_PRONOUN.findall(statement.text))
     words = [w.removesuffix("'s") for w in _content(statement.text) if w not in verbs and not w[0].isdigit()]
     whole = " ".join(f"{q} {a}" for q, a in parse(reply)).lower()
     pairs = [pair for pair in _COMPOUND.findall(statement.text) if pair.lower() not in whole]
@@ -88,7 +88,11 @@ def mask(text: str, words: Sequence[str], turn: int) -> tuple[str, dict[str, str
     stand_ins: dict[str, str] = {}
     taken = {w.lower() for w in _content(text)}
     for number, word in enumerate(w for w in words if not w[0].isdigit()):
-        pool = [w for w in (_NAMES if word[0].isupper() and not text.startswith(word) else _THINGS) if w.lower() not in taken]
+        pool = [
+            w
+            for w in (_NAMES if word[0].isupper() and not text.startswith(word) else _THINGS)
+            if w.lower() not in taken
+        ]
         new = pool[(turn - 1 + 3 * number) % len(pool)]
         new = new.capitalize() if word[0].isupper() else new
         taken.add(new.lower())

@@ -23,7 +23,10 @@ from ..losses import SparseTargets, Tail, chunked_forward_kl, sparsify
 from ..models import Model
 
 PASSAGES = 600
-TOP_K, DRAWS = 64, 16  # of the base's distribution, drawn anew at every step: unbiased, and no [tokens, vocabulary] kept
+TOP_K, DRAWS = (
+    64,
+    16,
+)  # of the base's distribution, drawn anew at every step: unbiased, and no [tokens, vocabulary] kept
 
 
 @dataclass(frozen=True)
@@ -75,9 +78,7 @@ def anchor_loss(model: Model, bank: AdapterBank, slots: Sequence[int], plan: Anc
 @torch.no_grad()
 def _base(model: Model, ids_WT: Tensor, mask_WT: Tensor, step: int) -> SparseTargets:
     """The base's sparse distribution after every token that is not padding."""
-    hidden_WTH = model.network.base_model(
-        input_ids=ids_WT, attention_mask=mask_WT, use_cache=False
-    ).last_hidden_state
+    hidden_WTH = model.network.base_model(input_ids=ids_WT, attention_mask=mask_WT, use_cache=False).last_hidden_state
     logprobs_PV = torch.log_softmax(head(model)(hidden_WTH[mask_WT.bool()]).float(), -1)
     generator = torch.Generator(device=logprobs_PV.device).manual_seed(step)
     return sparsify(logprobs_PV, TOP_K, DRAWS, generator)
