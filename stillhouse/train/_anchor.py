@@ -1,6 +1,6 @@
 """Against forgetting: KL(base || student) on running text that has nothing to do with any memory, fresh at every step.
 
-In: tokenised text, an AdapterBank, the step. Out: one loss per slot. The base is the same network without an adapter, so
+In: tokenised text, an AdapterBank, the step. Out: a loss per slot. The base is the same network without an adapter, so
 its distribution is computed on the spot instead of stored: no passage has to come twice, and nothing can be learned by
 heart but the base's behaviour. Which windows a step sees is a function of the step alone.
 
