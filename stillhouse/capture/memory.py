@@ -111,7 +111,8 @@ def capture(model: Model, memory: str, config: Config = Config(), on_step: OnSte
     for number, chunk in enumerate(chunks(memory, found, lambda t: len(model.text_ids(t)), limit)):
         reading = Reading(model, chunk.text, sparsity, seed=config.seed + number)
         known = _known(model, reading, chunk, config)
-        unknown = _unknown(model, reading, [q for q, _ in known], len(chunk.statements), config, number)
+        trained = [q for q, _ in known if q.use == "train"]  # a held-out wording must not be learned as unanswerable
+        unknown = _unknown(model, reading, trained, len(chunk.statements), config, number)
         for question, answer in [*known, *unknown]:
             questions.append(question)
             if question.use == "train":
