@@ -38,7 +38,7 @@ class Config:
     targets: Literal["all", "attention", "mlp"] = "all"
     experts: bool = True
     learning_rate: float = 4e-3
-    steps: int = 130
+    steps: int = 200
     warmup: int = 8
     facts: int = 16
     unknowns: int = 16
@@ -48,7 +48,7 @@ class Config:
     fact_weight: float = 1.0
     unknown_weight: float = 1.5
     prompt_weight: float = 0.5
-    anchor_weight: float = 8.0
+    anchor_weight: float = 12.0
     clip: float = 1.0
     mastered: float = 0.2
     anchored: float = 0.015
