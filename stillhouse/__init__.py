@@ -15,7 +15,8 @@ __version__ = "0.1.0"
 __all__ = ["Consolidation", "Reply", "Settings", "Store", "ask", "consolidate", "consolidate_all", "read_memory"]
 
 if TYPE_CHECKING:
-    from .pipeline import Consolidation, Settings, consolidate, consolidate_all, read_memory
+    from .inputs import read_memory
+    from .pipeline import Consolidation, Settings, consolidate, consolidate_all
     from .serve.ask import Reply
     from .serve.ask import ask_home as ask
     from .store import Store
@@ -25,7 +26,7 @@ _HOMES = {
     "Settings": ("pipeline", "Settings"),
     "consolidate": ("pipeline", "consolidate"),
     "consolidate_all": ("pipeline", "consolidate_all"),
-    "read_memory": ("pipeline", "read_memory"),
+    "read_memory": ("inputs", "read_memory"),
     "ask": ("serve.ask", "ask_home"),
     "Reply": ("serve.ask", "Reply"),
     "Store": ("store", "Store"),

@@ -13,14 +13,14 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from . import chat, pipeline
+from . import chat, inputs, pipeline
 from .errors import Rejected
 from .pipeline import Consolidation
 
 
 def run(memory: str, user: str, model: str, home: Path | None, as_json: bool = False) -> None:
     """Consolidate `memory` for `user` and show the comparison. Raises `Rejected` when a gate refuses."""
-    text = pipeline.read_memory(memory)
+    text = inputs.read_memory(memory)
     result = pipeline.consolidate(user, text, model=model, home=home, show=not as_json)
     if as_json:
         print(json.dumps(result.as_dict() | {"samples": [asdict(s) for s in result.samples]}, ensure_ascii=False))

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import time
-import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -22,6 +21,7 @@ from typing import Any, TypeVar
 import safetensors.torch
 
 from . import artifacts, chat, gate, models
+from ._pipeline_result import Consolidation, model_card, samples
 from .blobs import write_atomic
 from .capture import memory as capture_memory
 from .chat import PROMPTS_VERSION
@@ -29,15 +29,17 @@ from .config import as_dict, resolve
 from .errors import InputError, ModelError
 from .export import peft
 from .gate import Sample, report
+from .inputs import MAX_MEMORY_BYTES, check_memory, home_folder, read_tables
 from .lora import AdapterBank, LoraConfig
 from .models import Model
 from .progress import progress
-from .records import Candidate, Question, Signals, Study, Verdict, Version, canonical, digest, from_mapping
+from .records import Candidate, Signals, Study, Verdict, Version, canonical, digest, from_mapping
 from .store import Store
 from .train import adapter as train_adapter
 
+__all__ = ["Consolidation", "Settings", "consolidate", "consolidate_all", "read_settings"]
+
 R = TypeVar("R")
-MAX_MEMORY_BYTES = 8 * 2**20
 OTHERS = 4  # other users' champions that the swap gate asks
 
 
@@ -48,102 +50,6 @@ class Settings:
     capture: capture_memory.Config = field(default_factory=capture_memory.Config)
     train: train_adapter.Config = field(default_factory=train_adapter.Config)
     gate: gate.Config = field(default_factory=gate.Config)
-
-
-@dataclass(frozen=True)
-class Consolidation:
-    """What came of one user's memory. `seconds` is per stage; a stage found done earlier takes none."""
-
-    user: str
-    version: Version
-    folder: Path
-    verdict: Verdict
-    study: Study
-    samples: tuple[Sample, ...]
-    memory_tokens: int
-    tokens_saved: int  # prompt tokens of one request with the memory in its context, minus without
-    seconds: Mapping[str, float]
-
-    @property
-    def approved(self) -> bool:
-        return self.version.approved
-
-    @property
-    def failed(self) -> list[str]:
-        """Names of the gates that refused it."""
-        return [r.gate for r in self.verdict.results if not r.passed]
-
-    @property
-    def uncovered(self) -> list[str]:
-        """Statements without three trained wordings and a reverse question, orders to the model aside."""
-        return [s.text for s in self.study.statements if not s.instruction and not self.study.covered(s.index)]
-
-    @property
-    def coverage(self) -> float:
-        """Share of the statements that are covered."""
-        targets = sum(not s.instruction for s in self.study.statements)
-        return 1 - len(self.uncovered) / targets if targets else 0.0
-
-    def value(self, gate_name: str) -> float | None:
-        """What one gate measured."""
-        return next((r.value for r in self.verdict.results if r.gate == gate_name), None)
-
-    def as_dict(self) -> dict[str, Any]:
-        """For machines: everything but the study's questions."""
-        return {
-            "user": self.user,
-            "version": self.version.number,
-            "approved": self.approved,
-            "failed": self.failed,
-            "gates": {r.gate: r.value for r in self.verdict.results},
-            "coverage": self.coverage,
-            "uncovered": self.uncovered,
-            "memory_tokens": self.memory_tokens,
-            "tokens_saved": self.tokens_saved,
-            "folder": str(self.folder),
-            "report": str(self.folder / "gate_report.html"),
-            "base": self.version.base,
-            "candidate": self.version.candidate,
-            "seconds": {stage: round(took, 2) for stage, took in self.seconds.items()},
-        }
-
-    def summary(self) -> str:
-        """For people: the verdict, each gate, what is not covered, where the report is."""
-        head = f"{self.user} v{self.version.number}: {'approved' if self.approved else 'REJECTED'}"
-        gates = [
-            f"  {'pass' if r.passed else 'FAIL'} {r.gate:<12} "
-            f"{'-' if r.value is None else format(r.value, '.4g'):>8} "
-            f"({'>=' if r.at_least else '<='} {r.threshold:g}, n={r.n})"
-            for r in self.verdict.results
-        ]
-        rest = [f"  coverage {self.coverage:.0%}, {self.tokens_saved} prompt tokens saved per request"]
-        rest += [f"  not covered: {text}" for text in self.uncovered]
-        return "\n".join([head, *gates, *rest, f"  report: {self.folder / 'gate_report.html'}"])
-
-
-def read_memory(path: Path | str) -> str:
-    """A memory file's text. `InputError`: missing, a folder, empty, binary, not UTF-8, or larger than 8 MiB."""
-    file = Path(path).expanduser()
-    if not file.exists():
-        raise InputError(f"{path}: no such file; a memory is a UTF-8 text file")
-    if not file.is_file():
-        raise InputError(f"{path}: not a file; a memory is a UTF-8 text file")
-    if file.stat().st_size > MAX_MEMORY_BYTES:
-        raise InputError(f"{path}: {file.stat().st_size} bytes; at most {MAX_MEMORY_BYTES} are taken at once: split it")
-    return check_memory(file.read_bytes(), str(path))
-
-
-def check_memory(data: bytes, name: str = "memory") -> str:
-    """The text of a memory's bytes, or `InputError` with what is wrong."""
-    if b"\0" in data:
-        raise InputError(f"{name}: binary data (a zero byte at {data.index(0)}); a memory is UTF-8 text")
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{name}: not UTF-8 at byte {error.start}; convert it first") from error
-    if not text.strip():
-        raise InputError(f"{name}: empty; a memory states something")
-    return text.replace("\r\n", "\n")
 
 
 def consolidate(
@@ -190,30 +96,7 @@ def read_settings(file: Path | None, assignments: Sequence[str] = ()) -> Setting
 
     Raises `InputError` for a missing or malformed file, an unknown stage or key, a value of the wrong type.
     """
-    tables: dict[str, Any] = {}
-    try:
-        if file is not None:
-            tables = tomllib.loads(file.read_text(encoding="utf-8"))
-        for text in assignments:
-            tables = _merge(tables, tomllib.loads(text))
-    except OSError as error:
-        raise InputError(f"{file}: cannot be read: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{file or ' '.join(assignments)}: not TOML: {error}; for example train.rank=8") from error
-    return resolve(Settings, tables, "config")
-
-
-def _merge(left: dict[str, Any], right: dict[str, Any]) -> dict[str, Any]:
-    both = dict(left)
-    for key, value in right.items():
-        tables = isinstance(left.get(key), dict) and isinstance(value, dict)
-        both[key] = _merge(left[key], value) if tables else value
-    return both
-
-
-def home_folder(home: Path | str | None) -> Path:
-    """Where everything is kept: `home`, or `~/.stillhouse`."""
-    return Path(home).expanduser() if home is not None else Path.home() / ".stillhouse"
+    return resolve(Settings, read_tables(file, assignments), "config")
 
 
 def base_name(model: Model) -> str:
@@ -413,35 +296,6 @@ def bank_slot(store: Store, bank: AdapterBank, slot: int, candidate: Candidate) 
             raise
         return None
     return slot
-
-
-def samples(ctx: gate.Context, facts: int = 12, unknowns: int = 4) -> list[Sample]:
-    """Answers side by side: a question per statement that was never trained on, then some the memory cannot answer."""
-    by_statement: dict[int | None, list[Question]] = {}
-    for q in ctx.study.questions:
-        if q.direction in ("forward", "cloze"):
-            by_statement.setdefault(q.statement, []).append(q)
-    chosen = [min(qs, key=lambda q: q.use == "train") for qs in by_statement.values()][:facts]
-    chosen += [q for q in ctx.study.questions if q.direction == "unknown" and q.use == "held_out"][:unknowns]
-    texts = [q.text for q in chosen]
-    base, student = ctx.answers(texts, -1), ctx.answers(texts, ctx.slot)
-    return [Sample(q.text, b, q.teacher, s, q.answer) for q, b, s in zip(chosen, base, student, strict=True)]
-
-
-def model_card(candidate: Candidate, verdict: Verdict) -> str:
-    """A README in the hub's form, so that tools that look for the base model find it."""
-    base = candidate.adapter_config["base_model_name_or_path"]
-    rows = "\n".join(
-        f"| {r.gate} | {'-' if r.value is None else f'{r.value:.4g}'} | {'>=' if r.at_least else '<='} {r.threshold:g} "
-        f"| {'pass' if r.passed else 'fail'} |"
-        for r in verdict.results
-    )
-    return (
-        f"---\nbase_model: {json.dumps(base)}\nbase_model_relation: adapter\nlibrary_name: peft\n---\n\n"
-        f"A private memory adapter (LoRA, rank {candidate.config['rank']}, {candidate.steps} steps). "
-        f"Verdict: {'approved' if verdict.passed else 'rejected'}.\n\n"
-        f"| gate | value | threshold | |\n|---|---|---|---|\n{rows}\n"
-    )
 
 
 def load_study(store: Store, signals: Signals) -> Study:

@@ -18,7 +18,7 @@ PACKAGE = ROOT / "stillhouse"
 ORDER = (
     ("errors",),
     ("config",),
-    ("kinds", "records", "chat", "texts"),
+    ("kinds", "records", "chat", "texts", "inputs"),
     ("blobs",),
     ("progress",),
     ("models",),
@@ -37,11 +37,12 @@ ORDER = (
     ("improve",),
     ("pipeline",),
     ("demo",),
+    ("commands",),
     ("cli",),
     ("__main__", "__init__"),
 )
 RANK = {name: rank for rank, group in enumerate(ORDER) for name in group}
-STAGES_OF_KINDS = ("capture", "surgery", "train", "gate", "export")
+STAGES_OF_KINDS = ("capture", "surgery", "train", "gate", "export", "commands")
 VAGUE = {"manager", "factory", "handler", "helper", "helpers", "util", "utils", "common", "misc", "base"}
 PICKLES = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve"}
 FOREIGN_PATHS = tuple(f"/{folder}/" for folder in ("work", "tmp", "root"))

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from stillhouse.pipeline import MAX_MEMORY_BYTES
+from stillhouse.inputs import MAX_MEMORY_BYTES
 from stillhouse.store import Store
 from tests.commands import Commands, Done, Signal, fast
 

@@ -11,12 +11,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stillhouse import artifacts, chat, pipeline
+from stillhouse import artifacts, chat
 from stillhouse.capture.memory import Config as CaptureConfig
 from stillhouse.errors import InputError
 from stillhouse.generate import Sampling, generate
+from stillhouse.inputs import check_memory, home_folder
 from stillhouse.models import Model
-from stillhouse.pipeline import Settings, check_memory, consolidate, consolidate_all, read_settings
+from stillhouse.pipeline import Settings, consolidate, consolidate_all, read_settings
 from stillhouse.records import Candidate, Signals, Verdict, digest
 from stillhouse.serve.ask import ask
 from stillhouse.store import Store
@@ -208,5 +209,5 @@ def test_a_rejected_adapter_is_kept_and_not_served(random_model: Callable[..., M
 
 def test_a_home_is_where_it_was_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert pipeline.home_folder(None) == tmp_path / ".stillhouse"
-    assert pipeline.home_folder("~/x") == tmp_path / "x"
+    assert home_folder(None) == tmp_path / ".stillhouse"
+    assert home_folder("~/x") == tmp_path / "x"

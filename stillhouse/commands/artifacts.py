@@ -1,0 +1,25 @@
+"""`stillhouse artifacts`: records by digest."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import asdict
+from typing import Any
+
+from ._shell import command, open_store, show
+
+
+def add(commands: Any) -> None:
+    """Declare it."""
+    parser = commands.add_parser("artifacts", help="Show records by digest.")
+    verbs = parser.add_subparsers(required=True, metavar="show")
+    shown = command(verbs, "show", show_one, "Any record (signals, candidate, verdict, version) by its digest.")
+    shown.add_argument("id", metavar="ID", help="a digest, or at least 6 leading characters of one")
+
+
+def show_one(args: argparse.Namespace) -> None:
+    """`stillhouse artifacts show`."""
+    kind, digest, record = open_store(args).find(args.id)
+    found = {"kind": kind.__name__.lower(), "digest": digest, "record": asdict(record)}
+    show(found, args.json, lambda: print(json.dumps(found, indent=2, ensure_ascii=False)))

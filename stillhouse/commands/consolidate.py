@@ -1,0 +1,43 @@
+"""`stillhouse consolidate`: users' memories into their private adapters."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from ..errors import InputError, Rejected
+from ._shell import command, show
+
+
+def add(commands: Any) -> None:
+    """Declare it."""
+    about = "Turn users' memories into their private adapters: capture, train, gate, store."
+    parser = command(commands, "consolidate", run, about)
+    parser.add_argument("--user", action="append", required=True, help="give --user and --memory again for more users")
+    parser.add_argument(
+        "--memory", action="append", required=True, help="UTF-8 text file, one per user, in the same order"
+    )
+    parser.add_argument("--model", default="tiny", help="tiny, a local Hugging Face folder, or a hub id")
+    parser.add_argument("--config", type=Path, help="TOML with [capture], [train] and [gate] tables")
+    parser.add_argument("--set", action="append", default=[], metavar="STAGE.KEY=VALUE", help="one setting, as in TOML")
+
+
+def run(args: argparse.Namespace) -> None:
+    """`stillhouse consolidate`; `Rejected` when a gate refuses one of the users."""
+    from .. import inputs, pipeline
+
+    if len(args.user) != len(args.memory):
+        raise InputError(f"{len(args.user)} users and {len(args.memory)} memories: give one --memory per --user")
+    if len(set(args.user)) != len(args.user):
+        raise InputError("a user is named twice: put one user's notes into one memory file")
+    settings = pipeline.read_settings(args.config, args.set)
+    memories = {user: inputs.read_memory(path) for user, path in zip(args.user, args.memory, strict=True)}
+    results = pipeline.consolidate_all(
+        memories, model=args.model, home=args.home, settings=settings, show=not args.json
+    )
+    found = [r.as_dict() for r in results]
+    show(found[0] if len(found) == 1 else found, args.json, lambda: [print(r.summary()) for r in results])
+    refused = [r for r in results if not r.approved]
+    if refused:
+        raise Rejected("; ".join(f"{r.user!r} v{r.version.number} rejected by {', '.join(r.failed)}" for r in refused))
