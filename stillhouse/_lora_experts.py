@@ -6,7 +6,9 @@ token. Out: the experts' output, with `W_e + scale * B_e A_e` of the token's slo
 
 Pairs of (token, expert) are sorted by expert and slot. The frozen weights take one product per expert. The small
 ones take two batched products over blocks of equally many pairs that share expert and slot, padded by a pair of the
-same block, so that no token meets another slot's weights. `reference_forward` is the same, pair by pair.
+same block, so that no token meets another slot's weights. In training on a CPU all of an expert's adapters are one wide
+product (`_lora_wide`), over rows padded to a multiple of `ROWS`, because a CPU compiles a product for every new shape.
+`reference_forward` is the same, pair by pair.
 
 It knows concatenated and interleaved gates, transposed weights and biases through the attributes transformers sets
 (`is_transposed`, `has_bias`, `_apply_gate`); it does not know expert parallelism.
@@ -23,24 +25,38 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ._lora_sites import Site
+from ._lora_wide import add_wide
 from .errors import ModelError
 
 FEW_TOKENS = 64  # up to here every pair is its own block: finding shared blocks would cost more than it saves
+ROWS = 32
 
 
 class Rows(Protocol):
     """What is asked of the active rows."""
 
+    @property
+    def wide(self) -> bool: ...
+    @property
+    def present(self) -> slice | list[int]: ...
     def slot_of_token(self, tokens: int, device: torch.device) -> Tensor: ...
+    def columns(self, slot_T: Tensor, rank: int) -> Tensor | None: ...
 
 
-class _Layout(NamedTuple):
+class _Blocks(NamedTuple):
     """How S sorted pairs fall into Q blocks of P: gathers there (`pair_QP`) and back (`place_S`)."""
 
     weight_Q: Tensor  # index into slots * experts
     pair_QP: Tensor
     place_S: Tensor
     live_S1: Tensor | None  # False for pairs of the base alone; None: all live
+
+
+class _Columns(NamedTuple):
+    """Which slots' adapters stand side by side, and which of the G columns are a row's own."""
+
+    slots: slice | list[int]
+    keep_TG: Tensor | None
 
 
 def attach(
@@ -57,7 +73,7 @@ def attach(
         if active is None:
             return stock(hidden_states, top_k_index, top_k_weights)
         slot_N = active.slot_of_token(len(hidden_states), hidden_states.device)
-        return adapted_forward(module, hidden_states, top_k_index, top_k_weights, slot_N, (up, down), scale)
+        return adapted_forward(module, hidden_states, top_k_index, top_k_weights, slot_N, (up, down), scale, active)
 
     had = module.__dict__.get("forward")
     module.forward = forward
@@ -79,19 +95,28 @@ def adapted_forward(
     slot_N: Tensor,
     sites: tuple[Site, Site],
     scale: float,
+    rows: Rows,
 ) -> Tensor:
     """The experts' output `[tokens, hidden]` for tokens whose slots are mixed; slot -1 is the base alone."""
     chosen = expert_NK.shape[1]
     slots, experts = sites[0].a.shape[:2]
     slot_S = slot_N.repeat_interleave(chosen)
     key_S, order_S = (expert_NK.reshape(-1) * (slots + 1) + slot_S + 1).sort()
-    layout = _layout(key_S, slots, experts, few=len(hidden_NH) <= FEW_TOKENS)
-    linear = partial(_linear, module, expert_S=key_S // (slots + 1), layout=layout, scale=scale)
-    gated_SI = _gate(module, linear(sites[0], hidden_NH.index_select(0, order_S // chosen), "gate_up_proj"))
-    out_SH = linear(sites[1], gated_SI, "down_proj") * routing_NK.reshape(-1)[order_S, None]
+    layout: _Blocks | _Columns
+    expert_S, few = key_S // (slots + 1), len(hidden_NH) <= FEW_TOKENS
+    if few or not rows.wide:
+        layout, order_T, place_S = _blocks(key_S, slots, experts, few), order_S, None
+        ends = torch.bincount(expert_S, minlength=experts).cumsum(0).tolist()
+    else:
+        ends, pair_T, place_S = _padded(expert_S, experts)
+        order_T = order_S[pair_T]
+        layout = _Columns(rows.present, rows.columns(slot_S[order_T], sites[0].a.shape[2]))
+    linear = partial(_linear, module, ends=ends, layout=layout, scale=scale)
+    gated_TI = _gate(module, linear(sites[0], hidden_NH.index_select(0, order_T // chosen), "gate_up_proj"))
+    out_TH = linear(sites[1], gated_TI, "down_proj") * routing_NK.reshape(-1)[order_T, None]
     back_S = torch.empty_like(order_S)
-    back_S[order_S] = torch.arange(len(order_S), device=order_S.device)
-    return out_SH.index_select(0, back_S).view(len(hidden_NH), chosen, -1).sum(1).to(hidden_NH.dtype)
+    back_S[order_S] = torch.arange(len(order_S), device=order_S.device) if place_S is None else place_S
+    return out_TH.index_select(0, back_S).view(len(hidden_NH), chosen, -1).sum(1).to(hidden_NH.dtype)
 
 
 def reference_forward(
@@ -121,13 +146,13 @@ def reference_forward(
     return torch.stack(rows)
 
 
-def _layout(key_S: Tensor, slots: int, experts: int, few: bool) -> _Layout:
+def _blocks(key_S: Tensor, slots: int, experts: int, few: bool) -> _Blocks:
     slot_S = key_S % (slots + 1) - 1
     live_S1 = None if bool((slot_S >= 0).all()) else (slot_S >= 0)[:, None]
     weight_S = slot_S.clamp(min=0) * experts + key_S // (slots + 1)
     all_S = torch.arange(len(key_S), device=key_S.device)
     if few:
-        return _Layout(weight_S, all_S[:, None], all_S, live_S1)
+        return _Blocks(weight_S, all_S[:, None], all_S, live_S1)
     _, group_S, count_G = torch.unique_consecutive(key_S, return_inverse=True, return_counts=True)
     size = -(-len(key_S) // len(count_G))
     blocks_G = (count_G + size - 1) // size
@@ -137,28 +162,76 @@ def _layout(key_S: Tensor, slots: int, experts: int, few: bool) -> _Layout:
     start_Q = first_G[group_Q] + within_Q * size
     pair_QP = torch.minimum(start_Q[:, None] + all_S[:size], (first_G + count_G - 1)[group_Q, None])
     place_S = block_G[group_S] * size + all_S - first_G[group_S]
-    return _Layout(weight_S[start_Q], pair_QP, place_S, live_S1)
+    return _Blocks(weight_S[start_Q], pair_QP, place_S, live_S1)
+
+
+def _padded(expert_S: Tensor, experts: int) -> tuple[list[int], Tensor, Tensor]:
+    """The end of every expert's rows once padded to T, the pair of each row (`pair_T`), the row of each (`place_S`)."""
+    count_E = torch.bincount(expert_S, minlength=experts)
+    padded_E = (count_E + ROWS - 1) // ROWS * ROWS
+    end_E, first_E = padded_E.cumsum(0), count_E.cumsum(0) - count_E
+    expert_T = torch.repeat_interleave(padded_E)
+    within_T = torch.arange(len(expert_T), device=expert_S.device) - (end_E - padded_E)[expert_T]
+    pair_T = first_E[expert_T] + torch.minimum(within_T, count_E[expert_T] - 1)
+    all_S = torch.arange(len(expert_S), device=expert_S.device)
+    return end_E.tolist(), pair_T, (end_E - padded_E)[expert_S] + all_S - first_E[expert_S]
 
 
 def _linear(
-    module: nn.Module, site: Site, x_SI: Tensor, name: str, *, expert_S: Tensor, layout: _Layout, scale: float
+    module: nn.Module,
+    site: Site,
+    x_TI: Tensor,
+    name: str,
+    *,
+    ends: list[int],
+    layout: _Blocks | _Columns,
+    scale: float,
 ) -> Tensor:
     weight_EOI = _oriented(module, name)
-    device = x_SI.device.type
+    device = x_TI.device.type
     small = site.a.dtype
     if torch.is_autocast_enabled(device):
         small = torch.get_autocast_dtype(device)
         weight_EOI = weight_EOI.to(small)
-    a, b = site.a.flatten(0, 1), site.b.flatten(0, 1)
-    ends = torch.bincount(expert_S, minlength=len(weight_EOI)).cumsum(0).tolist()
+    x_TI = x_TI.to(weight_EOI.dtype)
     with torch.autocast(device, enabled=False):
-        out_SO: Tensor = _AdaptedLinear.apply(x_SI.to(weight_EOI.dtype), weight_EOI, a, b, ends, layout, scale, small)  # type: ignore[no-untyped-call]
-        bias_SO = _bias(module, name, expert_S)
-        return out_SO if bias_SO is None else out_SO + bias_SO
+        out_TO: Tensor
+        if isinstance(layout, _Blocks):
+            a, b = site.a.flatten(0, 1), site.b.flatten(0, 1)
+            out_TO = _BlocksLinear.apply(x_TI, weight_EOI, a, b, ends, layout, scale, small)  # type: ignore[no-untyped-call]
+        else:
+            out_TO = _Experts.apply(x_TI, weight_EOI, ends)  # type: ignore[no-untyped-call]
+    if isinstance(layout, _Columns):
+        a_EGI, b_EGO = (p[layout.slots].transpose(0, 1).flatten(1, 2) for p in (site.a, site.b))
+        out_TO = add_wide(out_TO, x_TI, a_EGI, b_EGO, ends, layout.keep_TG, scale)
+    return _biased(out_TO, getattr(module, f"{name}_bias", None), ends)
 
 
-class _AdaptedLinear(torch.autograd.Function):
-    """`W_e x + scale * B A x` over sorted pairs; W frozen. a `[slots * experts, rank, in]`, b `[.., rank, out]`."""
+def _biased(out_TO: Tensor, bias_EO: Tensor | None, ends: list[int]) -> Tensor:
+    if bias_EO is None:
+        return out_TO
+    counts_E = torch.tensor(ends, device=out_TO.device).diff(prepend=torch.zeros_like(bias_EO[:1, 0], dtype=torch.long))
+    return out_TO + bias_EO.repeat_interleave(counts_E, 0)
+
+
+class _Experts(torch.autograd.Function):
+    """`W_e x` over pairs sorted by expert; W frozen."""
+
+    @staticmethod
+    def forward(ctx: Any, x_TI: Tensor, weight_EOI: Tensor, ends: list[int]) -> Tensor:
+        ctx.save_for_backward(weight_EOI)
+        ctx.ends = ends
+        return _per_expert(x_TI, weight_EOI.transpose(1, 2), ends)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad_TO: Tensor) -> tuple[Tensor | None, ...]:
+        (weight_EOI,) = ctx.saved_tensors
+        return (_per_expert(grad_TO, weight_EOI, ctx.ends) if ctx.needs_input_grad[0] else None), None, None
+
+
+class _BlocksLinear(torch.autograd.Function):
+    """`W_e x + scale * B A x` over sorted pairs in blocks; a `[slots * experts, rank, in]`, b `[.., rank, out]`."""
 
     @staticmethod
     def forward(
@@ -168,13 +241,13 @@ class _AdaptedLinear(torch.autograd.Function):
         a: Tensor,
         b: Tensor,
         ends: list[int],
-        layout: _Layout,
+        layout: _Blocks,
         scale: float,
         small: torch.dtype,
     ) -> Tensor:
         out_SO = _per_expert(x_SI, weight_EOI.transpose(1, 2), ends)
         a_QRI, b_QRO = (p.index_select(0, layout.weight_Q).to(small) for p in (a, b))
-        z_QPR = torch.bmm(_blocks(x_SI.to(small), layout), a_QRI.transpose(1, 2)) * scale
+        z_QPR = torch.bmm(_gathered(x_SI.to(small), layout), a_QRI.transpose(1, 2)) * scale
         out_SO += _pairs(torch.bmm(z_QPR, b_QRO), layout)
         ctx.save_for_backward(x_SI, weight_EOI, a_QRI, b_QRO, z_QPR)
         ctx.rest = ends, layout, scale, a, b
@@ -190,7 +263,7 @@ class _AdaptedLinear(torch.autograd.Function):
         grad_QPO.index_copy_(0, layout.place_S, _live(grad_SO, layout).to(a_QRI.dtype))
         grad_QPO = grad_QPO.view(blocks, size, -1)
         grad_z_QPR = torch.bmm(grad_QPO, b_QRO.transpose(1, 2)) * scale
-        x_QPI = _blocks(x_SI.to(a_QRI.dtype), layout)
+        x_QPI = _gathered(x_SI.to(a_QRI.dtype), layout)
         grad_a = _spread(a, layout, torch.bmm(grad_z_QPR.transpose(1, 2), x_QPI))
         grad_b = _spread(b, layout, torch.bmm(z_QPR.transpose(1, 2), grad_QPO))
         grad_x_SI = None
@@ -208,19 +281,19 @@ def _per_expert(x_SI: Tensor, weight_EIO: Tensor, ends: list[int]) -> Tensor:
     return out_SO
 
 
-def _blocks(x_SI: Tensor, layout: _Layout) -> Tensor:
+def _gathered(x_SI: Tensor, layout: _Blocks) -> Tensor:
     return x_SI.index_select(0, layout.pair_QP.flatten()).view(*layout.pair_QP.shape, -1)
 
 
-def _pairs(delta_QPO: Tensor, layout: _Layout) -> Tensor:
+def _pairs(delta_QPO: Tensor, layout: _Blocks) -> Tensor:
     return _live(delta_QPO.flatten(0, 1).index_select(0, layout.place_S), layout)
 
 
-def _live(delta_SO: Tensor, layout: _Layout) -> Tensor:
+def _live(delta_SO: Tensor, layout: _Blocks) -> Tensor:
     return delta_SO if layout.live_S1 is None else torch.where(layout.live_S1, delta_SO, 0)
 
 
-def _spread(stack: Tensor, layout: _Layout, grad_Q: Tensor) -> Tensor:
+def _spread(stack: Tensor, layout: _Blocks, grad_Q: Tensor) -> Tensor:
     return torch.zeros_like(stack).index_add_(0, layout.weight_Q, grad_Q.to(stack.dtype))
 
 

@@ -32,6 +32,7 @@ from .errors import ModelError
 
 DEFAULT = "tiny"
 Device = Literal["auto", "cpu", "cuda", "mps"]
+_CORES = torch.get_num_threads()  # what torch takes by itself, before anybody chose
 _ASSETS = Path(__file__).parent / "assets"
 _WANTED = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
 _DECIDING = frozenset(  # files beside the weights that change what a model answers
@@ -240,19 +241,19 @@ def token_bytes(tokenizer: PreTrainedTokenizerFast, vocabulary: int) -> list[byt
     return found
 
 
-def choose_threads(network: PreTrainedModel) -> None:
-    """On a CPU, keep the faster of one thread and all of them on this network: small products lose by threads."""
-    if network.device.type != "cpu" or "OMP_NUM_THREADS" in os.environ:
-        return
-    cores = torch.get_num_threads()
-    if cores > 1:
-        torch.set_num_threads(min((1, cores), key=lambda n: _seconds(network, n)))
+def choose_threads(network: PreTrainedModel, rows: int = 8, tokens: int = 24) -> int:
+    """On a CPU, keep the faster of one thread and all of them on a batch `[rows, tokens]` of this network: small
+    products lose by threads. Returns how many threads there were before."""
+    before = torch.get_num_threads()
+    if network.device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(min(sorted({1, _CORES}), key=lambda n: _seconds(network, n, rows, tokens)))
+    return before
 
 
 @torch.inference_mode()
-def _seconds(network: PreTrainedModel, threads: int) -> float:
+def _seconds(network: PreTrainedModel, threads: int, rows: int, tokens: int) -> float:
     torch.set_num_threads(threads)
-    ids_BT = torch.ones(8, 24, dtype=torch.long)
+    ids_BT = torch.ones(rows, tokens, dtype=torch.long)
     best = float("inf")
     for _ in range(3):
         start = time.perf_counter()

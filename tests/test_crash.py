@@ -9,7 +9,7 @@ import pytest
 
 from stillhouse.records import Candidate, Signals
 from stillhouse.store import Store
-from stillhouse.train.adapter import CHECKPOINT
+from stillhouse.train.adapter import checkpoints
 from tests.commands import Commands, Done, Signal, fast
 
 MEMORY = "My dog is called Zorvik. The wifi password is plonk47. I work for Tarnel Labs.\n"
@@ -36,7 +36,7 @@ def stages(home: Path, number: int) -> list[Signal]:
     """Where the command is stopped, in the order it gets there."""
     return [
         Signal(number, "capture alice: started"),
-        Signal(number, "train: started", str(home / "work"), f"*/{CHECKPOINT}"),
+        Signal(number, "train: started", str(home / "work"), "*/checkpoint-0.safetensors"),
         Signal(number, "gate alice: started"),
         Signal(number, "gate alice: done"),
     ]
@@ -70,13 +70,13 @@ def test_stopped_at_every_stage_it_ends_the_same(
     store = Store(home)
     assert [v.number for v in store.versions("alice")] == [1]
     assert store.verify() == []
-    assert not list((home / "work").rglob(CHECKPOINT)), "what is finished needs no checkpoint"
+    assert not any(map(checkpoints, (home / "work").rglob("*"))), "what is finished needs no checkpoint"
 
 
 def test_a_killed_training_goes_on_where_it_was(commands: Commands, tmp_path: Path) -> None:
     again = command(commands, tmp_path, "alice")
     work = tmp_path / "home" / "work"
-    done = commands.run(*again, at=Signal(signal.SIGKILL, "train: started", str(work), f"*/{CHECKPOINT}"))
+    done = commands.run(*again, at=Signal(signal.SIGKILL, "train: started", str(work), "*/checkpoint-0.safetensors"))
     assert done.code == -signal.SIGKILL
     done = commands.run(*again)
     assert "capture" not in done.err, "captured before the kill"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import product
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel
 
 from stillhouse import _lora_experts
 from stillhouse.errors import InputError, ModelError
-from stillhouse.lora import AdapterBank, LoraConfig
+from stillhouse.lora import AdapterBank, LoraConfig, _Rows
 from tests import architectures
 
 MODELS = architectures.ALL | architectures.MORE_EXPERTS
@@ -68,8 +69,8 @@ def test_each_row_of_a_mixed_batch_gets_what_its_slot_gives_alone(make: Callable
         with bank.rows([slot] * 6):
             alone[slot] = logits(network, ids_BT)
         assert (alone[slot] - base_BTV).abs().max() > 0.1
-    for order in ORDERS:
-        with bank.rows(order):
+    for order, wide in product(ORDERS, (False, True)):
+        with bank.rows(order, wide=wide):
             mixed_BTV = logits(network, ids_BT)
         expected_BTV = torch.stack([alone[slot][row] for row, slot in enumerate(order)])
         torch.testing.assert_close(mixed_BTV, expected_BTV, rtol=0, atol=2e-5)
@@ -114,10 +115,10 @@ def test_slots_trained_together_equal_each_trained_alone(make: Callable[[], PreT
 
 
 @pytest.mark.parametrize("order", ORDERS)
-@pytest.mark.parametrize("few", [0, 10_000])
+@pytest.mark.parametrize(("few", "wide"), [(0, False), (10_000, False), (0, True)])
 @pytest.mark.parametrize("name", ["qwen3_moe", "gpt_oss"])
 def test_fast_experts_equal_the_reference(
-    name: str, few: int, order: list[int], monkeypatch: pytest.MonkeyPatch
+    name: str, few: int, wide: bool, order: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(_lora_experts, "FEW_TOKENS", few)
     network = MODELS[name]()
@@ -127,8 +128,9 @@ def test_fast_experts_equal_the_reference(
     routing_NK, expert_NK = torch.randn(30, 4).softmax(-1).topk(2)
     slot_N = torch.tensor(order).repeat_interleave(5)
     found = []
-    for run in (_lora_experts.adapted_forward, _lora_experts.reference_forward):
-        out_NH = run(up.module, hidden_NH, expert_NK, routing_NK, slot_N, (up, down), bank.scale)
+    rows = _Rows(order, bank.slots, wide)
+    given = (up.module, hidden_NH, expert_NK, routing_NK, slot_N, (up, down), bank.scale)
+    for out_NH in (_lora_experts.adapted_forward(*given, rows), _lora_experts.reference_forward(*given)):
         wanted = [hidden_NH, up.a, up.b, down.a, down.b]
         found.append((out_NH, *torch.autograd.grad(out_NH.square().sum(), wanted)))
     for fast, plain in zip(*found, strict=True):

@@ -229,10 +229,14 @@ def _unknown(
 ) -> list[tuple[Question, Answer]]:
     """Near misses and decoys on which the teacher, with the memory before it, says that it does not know."""
     rng = random.Random(f"{config.seed}/{number}/unknown")
-    forward = [q for q in known if q.direction != "cloze"]
+    asking = [q for q in known if q.direction != "cloze"]
     wanted = n * config.unknown_per_statement
-    misses = near_misses(forward, per_question=max(1, wanted // max(1, len(forward)) + 1), seed=config.seed + number)
-    asked = rng.sample(misses, min(len(misses), wanted)) + rng.sample(decoys(), min(len(decoys()), config.decoys))
+    asked: list[str] = []
+    for some in ([q for q in asking if q.direction == "reverse"], [q for q in asking if q.direction != "reverse"]):
+        each = max(1, wanted // (2 * max(1, len(some))) + 1)
+        misses = near_misses(some, per_question=each, seed=config.seed + number)
+        asked += rng.sample(misses, min(len(misses), wanted // 2))
+    asked += rng.sample(decoys(), min(len(decoys()), config.decoys))
     found = []
     for text, answer in zip(asked, reading.answer(asked, config.max_answer_tokens), strict=True):
         if chat.is_unknown(answer.text):

@@ -89,10 +89,16 @@ class Source:
         return chosen
 
 
-def batch(
-    sources: Mapping[int, Source], step: int, pad: int, device: torch.device, hard: Mapping[int, Set[int]] | None = None
-) -> Batch:
-    """The rows of all active slots for one step, slots ascending, padded on the right to a multiple of 8.
+def batches(
+    sources: Mapping[int, Source],
+    step: int,
+    pad: int,
+    device: torch.device,
+    hard: Mapping[int, Set[int]] | None = None,
+    tokens: int = 2**31,
+) -> list[Batch]:
+    """The rows of all active slots for one step, padded on the right to a multiple of 8, as few batches of at most
+    `tokens` tokens each (one row always fits). In more than one, rows of similar length are together.
 
     `hard`: per slot the examples to favour.
     """
@@ -104,23 +110,33 @@ def batch(
             positions = sum(len(source.rows_of[i]) for i in chosen)
             rows += [(slot, i) for i in chosen]
             weights += [source.mix.weights[kind] / max(positions, 1)] * len(chosen)
+    lengths = [len(sources[slot].artifacts[i].x_ids) for slot, i in rows]
+    groups = _groups(lengths, tokens)
+    return [_gather(sources, [rows[n] for n in g], [weights[n] for n in g], pad, device) for g in groups]
+
+
+def _groups(lengths: Sequence[int], tokens: int) -> list[list[int]]:
+    """Row numbers of each batch, ascending: all in one where they fit, else cut by length."""
+    widths = [-(-length // 8) * 8 for length in lengths]
+    if max(widths) * len(widths) <= tokens:
+        return [list(range(len(widths)))]
+    groups: list[list[int]] = []
+    for row in sorted(range(len(widths)), key=lambda n: widths[n]):
+        if not groups or widths[row] * (len(groups[-1]) + 1) > tokens:
+            groups.append([])
+        groups[-1].append(row)
+    return [sorted(group) for group in groups]
+
+
+def _gather(
+    sources: Mapping[int, Source], rows: list[tuple[int, int]], weights: list[float], pad: int, device: torch.device
+) -> Batch:
     sequences = [list(sources[slot].artifacts[i].x_ids) for slot, i in rows]
     width = -(-max(map(len, sequences)) // 8) * 8
     ids_BT = torch.tensor([s + [pad] * (width - len(s)) for s in sequences], device=device)
     mask_BT = torch.tensor([[1] * len(s) + [0] * (width - len(s)) for s in sequences], device=device)
-    return _gather(sources, rows, weights, ids_BT, mask_BT)
-
-
-def _gather(
-    sources: Mapping[int, Source],
-    rows: list[tuple[int, int]],
-    weights: list[float],
-    ids_BT: Tensor,
-    mask_BT: Tensor,
-) -> Batch:
-    device = ids_BT.device
     row_P, slot_P, example_P, weight_P = [], [], [], []
-    picked: dict[int, list[int]] = {slot: [] for slot in sorted(sources)}
+    picked: dict[int, list[int]] = {slot: [] for slot, _ in rows}
     for row, ((slot, i), weight) in enumerate(zip(rows, weights, strict=True)):
         mine = sources[slot].rows_of[i]
         picked[slot] += list(mine)

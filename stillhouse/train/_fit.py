@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,6 +21,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
+from torch.nn import functional as F
 
 from ..blobs import write_atomic
 from ..errors import ModelError
@@ -29,8 +30,10 @@ from ..lora import AdapterBank
 from ..losses import Tail, chunked_forward_kl
 from ..models import Model
 from ._anchor import Anchors, anchor_loss
-from ._batches import Batch, Source, batch
+from ._batches import Batch, Source, batches
+from ._precision import attention
 
+DRIFT_WINDOW = 0.1  # of a running mean, per step
 OnStep = Callable[[int, str], None]
 
 
@@ -46,6 +49,7 @@ class Plan:
     anchored: float
     tail: Tail
     checkpoint_every: int
+    batch_tokens: int
     anchors: Anchors
 
 
@@ -94,32 +98,51 @@ def _step(
     for group in optimizer.param_groups:
         group["lr"] = plan.learning_rate * _schedule(progress.step, plan)
     hard = {slot: _unmastered(progress.latest[slot], source, plan) for slot, source in active.items()}
-    data = batch(active, progress.step, model.tokenizer.pad_token_id or 0, model.device, hard)
-    loss_P = _losses(model, bank, data, plan)
-    weighted_P = loss_P * data.weight_P
-    loss = weighted_P.sum()
-    if not torch.isfinite(loss):
-        raise ModelError(f"training loss is not finite at step {progress.step}; try a lower learning rate")
-    loss.backward()
-    if plan.anchors.passages:
-        ramp = (progress.step + 1) / plan.steps  # facts are learned first, then what they disturbed is put back
-        drift_S = anchor_loss(model, bank, sorted(active), plan.anchors, progress.step, plan.tail)
-        (plan.anchors.weight * ramp * drift_S.sum()).backward()
-        for slot, drift in zip(sorted(active), drift_S.tolist(), strict=True):
-            progress.drift[slot] = 0.9 * progress.drift.get(slot, drift) + 0.1 * drift
+    for slot in active:
+        progress.losses[slot].append(0.0)
+    pad = model.tokenizer.pad_token_id or 0
+    for data in batches(active, progress.step, pad, model.device, hard, plan.batch_tokens):
+        loss_P = _losses(model, bank, data, plan)
+        weighted_P = loss_P * data.weight_P
+        loss = weighted_P.sum()
+        if not torch.isfinite(loss):
+            raise ModelError(f"training loss is not finite at step {progress.step}; try a lower learning rate")
+        loss.backward()
+        _record(data, loss_P.detach(), weighted_P.detach(), progress)
+    if plan.anchors.due(progress.step):
+        _anchor(model, bank, sorted(active), plan, progress)
     bank.clip_per_slot(plan.clip)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
-    _record(data, loss_P.detach(), weighted_P.detach(), progress)
+
+
+def _anchor(model: Model, bank: AdapterBank, slots: Sequence[int], plan: Plan, progress: Progress) -> None:
+    """Gradients of the divergence from the base, as many users at a time as fit."""
+    ramp = (progress.step + 1) / plan.steps  # facts are learned first, then what they disturbed is put back
+    each = max(1, plan.batch_tokens // max(1, plan.anchors.rows * plan.anchors.tokens))
+    for start in range(0, len(slots), each):
+        some = slots[start : start + each]
+        drift_S = anchor_loss(model, bank, some, plan.anchors, progress.step)
+        (plan.anchors.weight * ramp * drift_S.sum()).backward()
+        for slot, drift in zip(some, drift_S.tolist(), strict=True):
+            before = progress.drift.get(slot, drift)
+            progress.drift[slot] = before + DRIFT_WINDOW * plan.anchors.every * (drift - before)
 
 
 def _losses(model: Model, bank: AdapterBank, data: Batch, plan: Plan) -> Tensor:
     """KL(teacher || student) in nats, loss_P. Only target positions go through the LM head."""
-    with bank.rows(data.slots):
+    with bank.rows(data.slots, wide=model.device.type == "cpu"), attention(model, data.ids_BT.shape[1]):
         hidden_BTH = model.network.base_model(
             input_ids=data.ids_BT, attention_mask=data.mask_BT, use_cache=False
         ).last_hidden_state
-    return chunked_forward_kl(hidden_BTH[data.row_P, data.column_P], head(model), data.targets, plan.tail)
+    return chunked_forward_kl(
+        hidden_BTH[data.row_P, data.column_P], _of_few_shapes(head(model)), data.targets, plan.tail
+    )
+
+
+def _of_few_shapes(output: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """`output` on rows padded to a multiple of 64: a CPU compiles a product for every new shape."""
+    return lambda hidden_PH: output(F.pad(hidden_PH, (0, 0, 0, -len(hidden_PH) % 64)))[: len(hidden_PH)]
 
 
 def _unmastered(latest: Tensor, source: Source, plan: Plan) -> set[int]:
@@ -132,7 +155,7 @@ def _record(data: Batch, loss_P: Tensor, weighted_P: Tensor, progress: Progress)
     loss_P, weighted_P = loss_P.float().cpu(), weighted_P.float().cpu()
     for slot in set(data.slots):
         mine = slot_P == slot
-        progress.losses[slot].append(float(weighted_P[mine].sum()))
+        progress.losses[slot][-1] += float(weighted_P[mine].sum())
         latest = progress.latest[slot]
         latest[example_P[mine].unique()] = 0.0
         latest.scatter_reduce_(0, example_P[mine], loss_P[mine], "amax")

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from torch import Tensor
 
 from ..artifacts import DistillArtifact
@@ -23,44 +24,69 @@ from ..models import Model
 from ._anchor import anchors
 from ._batches import Mix, Source
 from ._fit import Plan, fit
+from ._precision import Precision, computing
 
-CHECKPOINT = "checkpoint.safetensors"
+CHECKPOINT = "checkpoint-{}.safetensors"  # one for each group of users
+ON_CPU, ON_ACCELERATOR = 4, 32  # users in one batch when nobody says
 
 
 @dataclass(frozen=True)
 class Config:
     """`facts`, `unknowns` and `anchors` (unrelated prompts) are examples per user and step; weights are of each kind's
     mean loss (nats). `anchor_rows` windows of `anchor_tokens` of running text hold the student to the base, with a
-    weight that grows from 0 to `anchor_weight`."""
+    weight that grows from 0 to `anchor_weight`. `together` users train in one batch of at most `batch_tokens` at once
+    (0: as many as suit the device)."""
 
     rank: int = 16
     alpha: float = 32.0
     targets: Literal["all", "attention", "mlp"] = "all"
     experts: bool = True
-    learning_rate: float = 4e-3
-    steps: int = 200
+    learning_rate: float = 5e-3
+    steps: int = 170
     warmup: int = 8
     facts: int = 16
     unknowns: int = 16
     anchors: int = 2
-    anchor_rows: int = 3
+    anchor_rows: int = 4
     anchor_tokens: int = 48
+    anchor_every: int = 2
     fact_weight: float = 1.0
-    unknown_weight: float = 1.5
+    unknown_weight: float = 1.0
     prompt_weight: float = 0.5
-    anchor_weight: float = 12.0
+    anchor_weight: float = 24.0
     clip: float = 1.0
     mastered: float = 0.2
     anchored: float = 0.015
     tail: Tail = "sampled"
+    precision: Precision = "auto"
     checkpoint_every: int = 20
+    batch_tokens: int = 4096
+    together: int = 0
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("rank", "alpha", "learning_rate", "steps", "clip", "checkpoint_every"):
+        for name in (
+            "rank",
+            "alpha",
+            "learning_rate",
+            "steps",
+            "clip",
+            "checkpoint_every",
+            "batch_tokens",
+            "anchor_every",
+        ):
             if getattr(self, name) <= 0:
                 raise InputError(f"train.{name}: {getattr(self, name)} is not allowed; it must be more than 0")
-        kinds = ("facts", "unknowns", "anchors", "fact_weight", "unknown_weight", "prompt_weight", "anchor_weight")
+        kinds = (
+            "facts",
+            "unknowns",
+            "anchors",
+            "together",
+            "fact_weight",
+            "unknown_weight",
+            "prompt_weight",
+            "anchor_weight",
+        )
         for name in ("warmup", "mastered", "anchored", "anchor_rows", "anchor_tokens", *kinds):
             if getattr(self, name) < 0:
                 raise InputError(f"train.{name}: {getattr(self, name)} is not allowed; it must be at least 0")
@@ -85,7 +111,38 @@ def train(
     work: Path | None = None,
     on_step: Callable[[int, str], None] = lambda n, note: None,
 ) -> list[Trained]:
-    """Train one adapter per entry of `signals`, all in one batch. With `work`, checkpoints go there and are resumed."""
+    """Train one adapter per entry of `signals`, `config.together` of them in one batch. With `work`, checkpoints go
+    there and are resumed. `on_step(n, note)` is called for n of `total_steps`."""
+    found: list[Trained] = []
+    with computing(model, config.precision):
+        for number, users in enumerate(_groups(len(signals), config, model.device)):
+            file = work / CHECKPOINT.format(number) if work else None
+            found += _train_group(model, [signals[u] for u in users], config, file, on_step)
+    return found
+
+
+def total_steps(users: int, config: Config, device: torch.device) -> int:
+    """Steps that training this many users takes when nobody is done early."""
+    return config.steps * len(_groups(users, config, device))
+
+
+def checkpoints(work: Path) -> list[Path]:
+    """What a killed run left in its folder."""
+    return sorted(work.glob(CHECKPOINT.format("*")))
+
+
+def _groups(users: int, config: Config, device: torch.device) -> list[range]:
+    size = config.together or (ON_CPU if device.type == "cpu" else ON_ACCELERATOR)
+    return [range(start, min(start + size, users)) for start in range(0, users, size)]
+
+
+def _train_group(
+    model: Model,
+    signals: Sequence[Sequence[DistillArtifact]],
+    config: Config,
+    file: Path | None,
+    on_step: Callable[[int, str], None],
+) -> list[Trained]:
     lora = LoraConfig(config.rank, config.alpha, config.targets, config.experts)
     bank = AdapterBank(model.network, len(signals), lora)
     try:
@@ -93,18 +150,7 @@ def train(
         for slot, artifacts in enumerate(signals):
             bank.reset(slot, config.seed)
             sources[slot] = Source(artifacts, _mix(config), config.seed, model.device)
-        plan = Plan(
-            config.steps,
-            config.learning_rate,
-            config.warmup,
-            config.clip,
-            config.mastered,
-            config.anchored,
-            config.tail,
-            config.checkpoint_every,
-            anchors(model, config.anchor_rows, config.anchor_tokens, config.anchor_weight, config.seed),
-        )
-        progress = fit(model, bank, sources, plan, work / CHECKPOINT if work else None, on_step)
+        progress = fit(model, bank, sources, _plan(model, config), file, on_step)
         about = bank.adapter_config(model.ref)
     finally:
         bank.detach()
@@ -112,6 +158,23 @@ def train(
         Trained(progress.finished[slot], about, len(progress.losses[slot]), tuple(progress.losses[slot]))
         for slot in sources
     ]
+
+
+def _plan(model: Model, config: Config) -> Plan:
+    return Plan(
+        config.steps,
+        config.learning_rate,
+        config.warmup,
+        config.clip,
+        config.mastered,
+        config.anchored,
+        config.tail,
+        config.checkpoint_every,
+        config.batch_tokens,
+        anchors(
+            model, config.anchor_rows, config.anchor_tokens, config.anchor_weight, config.anchor_every, config.seed
+        ),
+    )
 
 
 def _mix(config: Config) -> Mix:

@@ -15,10 +15,10 @@ from stillhouse.artifacts import DistillArtifact, Kind
 from stillhouse.capture._teacher import Reading, Sparsity, example
 from stillhouse.errors import InputError, ModelError
 from stillhouse.models import Model
-from stillhouse.train.adapter import CHECKPOINT, Config, Trained, train
+from stillhouse.train.adapter import Config, Trained, checkpoints, total_steps, train
 
 CONFIG = Config(rank=4, steps=7, warmup=2, facts=3, unknowns=2, anchors=1, mastered=0.0, checkpoint_every=3,
-    anchor_rows=2, anchor_tokens=16, anchor_weight=0.1, anchored=10.0,
+    anchor_rows=2, anchor_tokens=16, anchor_weight=0.1, anchored=10.0, precision="float32",
 )  # fmt: skip
 Make = Callable[..., Model]
 
@@ -90,6 +90,27 @@ def test_users_together_get_what_each_gets_alone(model: Model) -> None:
             torch.testing.assert_close(found.tensors[name], tensor, atol=1e-4, rtol=0)
 
 
+def test_group_after_group_is_the_same_as_all_in_one(model: Model, tmp_path: Path) -> None:
+    data = [signals(model, seed) for seed in (1, 2, 3)]
+    at_once, in_groups = train(model, data, CONFIG), replace(CONFIG, together=2)
+    assert (total_steps(3, CONFIG, model.device), total_steps(3, in_groups, model.device)) == (7, 14)
+    with pytest.raises(Killed):
+        train(model, data, in_groups, tmp_path, killed_after(11))
+    assert [f.name for f in checkpoints(tmp_path)] == ["checkpoint-0.safetensors", "checkpoint-1.safetensors"]
+    for one, other in zip(at_once, train(model, data, in_groups, tmp_path), strict=True):
+        torch.testing.assert_close(torch.tensor(one.losses), torch.tensor(other.losses), atol=1e-4, rtol=1e-4)
+
+
+def test_in_bfloat16_it_learns_the_same_and_the_network_is_as_it_was(model: Model) -> None:
+    before = {name: p.clone() for name, p in model.network.named_parameters()}
+    data = [signals(model, 1)]
+    (exact,), (half,) = train(model, data, CONFIG), train(model, data, replace(CONFIG, precision="bfloat16"))
+    torch.testing.assert_close(torch.tensor(half.losses), torch.tensor(exact.losses), atol=0.05, rtol=0.05)
+    assert half.losses != exact.losses
+    assert all(torch.equal(p, before[name]) for name, p in model.network.named_parameters())
+    assert all(t.dtype == torch.float32 for t in half.tensors.values())
+
+
 def test_who_has_mastered_everything_leaves_the_batch(model: Model) -> None:
     easy, hard = signals(model, 1, 2), signals(model, 2, 8)
     config = replace(CONFIG, steps=60, learning_rate=2e-2, mastered=0.5, facts=8, unknowns=8)
@@ -134,7 +155,7 @@ def test_the_base_is_left_as_it_was(random_model: Make) -> None:
 @pytest.mark.parametrize("damage", [b"", b"{}", b"\0" * 400], ids=["empty", "short", "zeros"])
 def test_a_damaged_checkpoint_says_what_to_do(random_model: Make, tmp_path: Path, damage: bytes) -> None:
     model = random_model("llama")
-    (tmp_path / CHECKPOINT).write_bytes(damage)
+    (tmp_path / "checkpoint-0.safetensors").write_bytes(damage)
     with pytest.raises(ModelError, match=r"checkpoint cannot be read \(.*\); delete it to start over"):
         train(model, [signals(model, 1)], CONFIG, tmp_path)
 

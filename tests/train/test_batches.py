@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from stillhouse.artifacts import DistillArtifact, Kind, PositionTarget
-from stillhouse.train._batches import Mix, Source, batch
+from stillhouse.train._batches import Batch, Mix, Source, batches
 
 CPU = torch.device("cpu")
 MIX = Mix({"fact": 3, "unknown": 2, "anchor": 4}, {"fact": 1.0, "unknown": 0.5, "anchor": 0.25})
@@ -26,6 +26,12 @@ def source(facts: int = 5, seed: int = 0) -> Source:
     kinds: list[tuple[Kind, int]] = [("fact", facts), ("unknown", 3), ("anchor", 1)]
     made = [artifact(kind, 6 + i, 2 + i % 2, 10 * i) for kind, n in kinds for i in range(n)]
     return Source(made, MIX, seed, CPU)
+
+
+def batch(sources: dict[int, Source], step: int, pad: int, device: torch.device, **hard: object) -> Batch:
+    """All rows in one."""
+    (only,) = batches(sources, step, pad, device, **hard)  # type: ignore[arg-type]
+    return only
 
 
 def test_every_example_comes_once_before_any_comes_twice() -> None:
@@ -75,3 +81,16 @@ def test_targets_stand_where_their_token_is_predicted() -> None:
         target = next(t for t in example.targets if t.position == column + 1)
         assert int(made.targets.ids_PK[p, 0]) == target.ids[0]
     assert bool((made.ids_BT[made.mask_BT == 0] == 99).all())
+
+
+def test_batches_of_few_tokens_hold_the_same_rows_by_length() -> None:
+    sources = {0: source(), 2: source(9, seed=4)}
+    whole, parts = batch(sources, 3, 0, CPU), batches(sources, 3, 0, CPU, tokens=64)
+    assert len(parts) > 1
+    assert all(part.ids_BT.numel() <= 64 and part.slots == sorted(part.slots) for part in parts)
+    assert sum(len(part.slots) for part in parts) == len(whole.slots)
+    widths = [part.ids_BT.shape[1] for part in parts]
+    assert widths == sorted(widths)
+    for name in ("weight_P", "slot_P", "example_P", "column_P"):
+        found = torch.cat([getattr(part, name) for part in parts])
+        assert torch.equal(found.sort().values, getattr(whole, name).sort().values)
