@@ -24,6 +24,9 @@ from stillhouse.records import Candidate, GateResult, Question, Statement, Study
 
 from . import _svg
 from ._answers import right
+from ._calibration import Calibration
+from ._measure import bad_end
+from ._pictures import calibration_pictures, figure, pictures, unit_of
 
 _STATES = {
     "recalled": "recalled",
@@ -54,49 +57,31 @@ def report(
     samples: Sequence[Sample] = (),
     losses: Sequence[float] = (),
     facts: Mapping[str, str] | None = None,
+    calibration: Calibration | None = None,
 ) -> str:
-    """The page. `facts`: short labels and values for its head, such as tokens saved per request."""
+    """The page. `facts`: short labels and values for its head, such as tokens saved per request; `calibration`: the one
+    the verdict was decided by, whose trials are then drawn on every scale."""
     page = Template(files(__package__).joinpath("_report.html").read_text(encoding="utf-8"))
-    results = sorted(verdict.results, key=lambda r: (not r.at_least, r.gate))
+    results = sorted(verdict.results, key=lambda r: (r.passed, not r.at_least, r.gate))
     return page.substitute(
         title=escape(f"{'Approved' if verdict.passed else 'Rejected'}: {candidate.user}"),
         kicker=escape(f"Stillhouse · verdict on a memory of {candidate.user}"),
         headline="<em>Approved.</em>" if verdict.passed else "Rejected.",
         lead=_lead(results),
         facts=_facts(facts or {}),
-        gates="\n".join(_gate(r) for r in results),
+        decision=_decision(verdict),
+        gates="\n".join(_gate(r, calibration) for r in results) + _left_out(verdict),
         coverage=_coverage(study, memory_text, verdict.results),
-        pictures=_pictures(results, losses),
+        pictures=pictures(results, losses) + calibration_pictures(calibration),
         samples=_samples(samples),
         lineage=_lineage(verdict, candidate),
         config=escape(json.dumps({"train": candidate.config, "gate": verdict.config}, indent=2, ensure_ascii=False)),
     )
 
 
-def figure(value: float | None, unit: str) -> str:
-    """A value as people read it: `97.5 %` or `0.042`; `none` where nothing could be measured."""
-    if value is None:
-        return "none"
-    if unit == "fraction":
-        percent = 100 * value
-        return f"{_plain(percent, 1 if abs(percent) < 1000 else 0)} %"
-    return _plain(value, 3 if abs(value) < 10 else 1)
-
-
-def _plain(value: float, digits: int) -> str:
-    text = f"{value:.{digits}f}"
-    text = text.rstrip("0").rstrip(".") if digits == 1 else text
-    text = text.removeprefix("-") if not float(text) else text
-    return text.replace("-", "−")
-
-
-def _unit(result: GateResult) -> str:
-    return str(result.details.get("unit", ""))
-
-
 def _shown(result: GateResult) -> str:
-    tail = "" if _unit(result) == "fraction" or result.value is None else f" {_unit(result)}"
-    return f"{figure(result.value, _unit(result))}{escape(tail)}"
+    tail = "" if unit_of(result) == "fraction" or result.value is None else f" {unit_of(result)}"
+    return f"{figure(result.value, unit_of(result))}{escape(tail)}"
 
 
 def _lead(results: Sequence[GateResult]) -> str:
@@ -115,8 +100,13 @@ def _reason(result: GateResult) -> str:
     if result.value is None:
         return f"{escape(result.gate)} could not be measured"
     bound = "at least" if result.at_least else "at most"
-    limit = figure(result.threshold, _unit(result))
-    return f"<span>{escape(result.gate)} <b>{_shown(result)}</b></span> <span>({bound} {limit})</span>"
+    limit = figure(result.threshold, unit_of(result))
+    if result.details.get("decided") != "bad end":
+        return f"<span>{escape(result.gate)} <b>{_shown(result)}</b></span> <span>({bound} {limit})</span>"
+    worst = figure(bad_end(result), unit_of(result))
+    return (
+        f"<span>{escape(result.gate)} <b>{_shown(result)}</b></span> <span>(at worst {worst}, {bound} {limit})</span>"
+    )
 
 
 def _facts(facts: Mapping[str, str]) -> str:
@@ -129,15 +119,43 @@ def _short(text: str) -> str:
     return _DIGEST.sub(lambda m: f'<span title="{m[0]}">{m[0][:12]}</span>', escape(str(text)))
 
 
-def _gate(result: GateResult) -> str:
-    unit = _unit(result)
+def _decision(verdict: Verdict) -> str:
+    """How the thresholds came about, and where on the interval they are decided."""
+    if verdict.config.get("calibrated_by"):
+        return (
+            "Thresholds are calibrated for this base on consolidations that are good (ticks above the line) and on "
+            "sabotaged ones (below it), and decided at the bad end of the interval."
+        )
+    return (
+        "The decision is taken on the value. Thresholds are starting values: nobody has calibrated them for this base."
+    )
+
+
+def _left_out(verdict: Verdict) -> str:
+    rows = [f"{escape(n)} ({escape(why)})" for n, why in verdict.config.get("left_out", {}).items()]
+    return f'<p class="said left">Does not apply: {"; ".join(rows)}.</p>' if rows else ""
+
+
+def _trials(result: GateResult, calibration: Calibration | None) -> tuple[list[float], list[float]]:
+    """What honest and what sabotaged trials measured, where this gate's threshold comes from them."""
+    if calibration is None or calibration.thresholds.get(result.gate) != result.threshold:
+        return [], []
+    return calibration.values(result.gate, True), calibration.values(result.gate, False)
+
+
+def _gate(result: GateResult, calibration: Calibration | None) -> str:
+    unit = unit_of(result)
     bound = f"{'at least' if result.at_least else 'at most'} {figure(result.threshold, unit)}"
-    between = "–".join(figure(b, unit).removesuffix(" %") for b in result.interval) if result.interval else ""
-    domain = _svg.domain(result.value, result.threshold, result.interval, unit == "fraction" and result.at_least)
+    between = " to ".join(figure(b, unit).removesuffix(" %") for b in result.interval) if result.interval else ""
+    good, bad = _trials(result, calibration)
+    proportion = unit == "fraction" and result.at_least and result.threshold >= 0
+    domain = _svg.domain(result.value, result.threshold, result.interval, proportion, good)
     label = f"{result.gate}: {_shown(result)}, {bound}"
-    drawing = _svg.scale(result.value, result.threshold, result.at_least, result.interval, domain, label)
+    drawing = _svg.scale(result, domain, label, good, bad)
     below = "" if unit == "fraction" else f"<small>{escape(unit)}</small>"
     note = f'<p class="note">{escape(result.note)}</p>' if result.note else ""
+    if not result.passed and (remedy := result.details.get("remedy")):
+        note += f'<p class="note remedy">{escape(str(remedy))}</p>'
     mark = '<span class="mark">passes</span>' if result.passed else '<span class="mark fail">fails</span>'
     return (
         f'<div class="gate"><div class="head"><div class="name">{escape(result.gate)}</div>'
@@ -214,38 +232,6 @@ def _asked(row: Mapping[str, Any]) -> str:
         mark, wanted = '<i class="no">✗</i>', f" <i>expected</i> {escape(str(row['expected']))}"
     answer = escape(str(row["answer"])) or "(nothing)"
     return f"<span>{mark}<span>{escape(str(row['question']))} <i>→</i> {answer}{wanted}</span></span>"
-
-
-def _pictures(results: Sequence[GateResult], losses: Sequence[float]) -> str:
-    figures = [_losses(losses), *(_passages(r) for r in results if r.details.get("passages"))]
-    inside = "".join(figures)
-    return f'<section><h2>Training and drift</h2><div class="pair">{inside}</div></section>' if inside else ""
-
-
-def _losses(losses: Sequence[float]) -> str:
-    svg, logarithmic = _svg.curve(losses, "training loss")
-    if not svg:
-        return ""
-    kind = "logarithmic height" if logarithmic else "linear height"
-    return (
-        f"<figure><figcaption><b>Loss</b>over {len(losses)} steps, {kind}</figcaption>{svg}"
-        f'<div class="axis"><span>{figure(losses[0], "")} at the start</span>'
-        f"<span>{figure(losses[-1], '')} at the end</span></div></figure>"
-    )
-
-
-def _passages(result: GateResult) -> str:
-    values: list[float | None] = list(result.details["passages"])
-    unit = _unit(result)
-    titles = [f"passage {i}: {figure(v, unit)} {unit}" for i, v in enumerate(values, 1)]
-    known = [v for v in values if v is not None]
-    return (
-        f"<figure><figcaption><b>{escape(result.gate.capitalize())}, passage by passage</b>{escape(unit)}; "
-        f"dashed: {figure(result.threshold, unit)}, the threshold of the mean</figcaption>"
-        f"{_svg.bars(values, result.threshold, titles, f'{result.gate} per passage')}"
-        f'<div class="axis"><span>least {figure(min(known, default=None), unit)}</span>'
-        f"<span>most {figure(max(known, default=None), unit)}</span></div></figure>"
-    )
 
 
 def _samples(samples: Sequence[Sample]) -> str:

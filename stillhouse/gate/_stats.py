@@ -1,20 +1,23 @@
 """Intervals for small samples.
 
 In: counts, or one value per question or passage. Out: 95 % intervals. Proportions get Wilson's score interval (Wilson
-1927; better than the normal one near 0 and 1, see Brown, Cai and DasGupta 2001). Ratios of sums get the percentile
-bootstrap (Efron 1979), resampling whole questions or passages because their tokens are not independent.
+1927; better than the normal one near 0 and 1, see Brown, Cai and DasGupta 2001). Everything else gets the percentile
+bootstrap (Efron 1979), resampling whole questions or passages because their tokens are not independent; a difference
+between two models is resampled in pairs, by giving the differences.
 
 It does not know what was measured, and takes questions for independent: wordings of one statement are not quite.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import sqrt
 
 import torch
+from torch import Tensor
 
 Z95 = 1.959963984540054
+DRAWS = 2000
 
 
 def wilson(successes: int, n: int, z: float = Z95) -> tuple[float, float]:
@@ -34,17 +37,24 @@ def ratio(sums: Sequence[float], weights: Sequence[float]) -> float:
     return sum(sums) / sum(weights)
 
 
-def bootstrap(
-    sums: Sequence[float], weights: Sequence[float] | None = None, *, draws: int = 2000, seed: int = 0
+def resampled(
+    statistic: Callable[[Tensor], Tensor], n: int, *, draws: int = DRAWS, seed: int = 0
 ) -> tuple[float, float]:
-    """Percentile interval of `ratio` over items drawn with replacement; without `weights`, of the mean.
+    """Percentile interval of `statistic(index_DN) -> value_D` over `n` items drawn with replacement; draws without a
+    finite value are left out. One item gives an interval of no width, which says nothing: judge it by `n`."""
+    generator = torch.Generator().manual_seed(seed)
+    values_D = statistic(torch.randint(n, (draws, n), generator=generator))
+    values_D = values_D[values_D.isfinite()]
+    if not len(values_D):
+        return float("-inf"), float("inf")
+    low, high = torch.quantile(values_D, torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+    return low, high
 
-    One item gives an interval of no width, which says nothing about the spread: judge it by `n`.
-    """
+
+def bootstrap(
+    sums: Sequence[float], weights: Sequence[float] | None = None, *, draws: int = DRAWS, seed: int = 0
+) -> tuple[float, float]:
+    """Percentile interval of `ratio`; without `weights`, of the mean."""
     sums_N = torch.tensor(sums, dtype=torch.float64)
     weights_N = torch.ones_like(sums_N) if weights is None else torch.tensor(weights, dtype=torch.float64)
-    generator = torch.Generator().manual_seed(seed)
-    index_DN = torch.randint(len(sums_N), (draws, len(sums_N)), generator=generator)
-    ratios_D = sums_N[index_DN].sum(1) / weights_N[index_DN].sum(1)
-    low, high = torch.quantile(ratios_D, torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
-    return low, high
+    return resampled(lambda at_DN: sums_N[at_DN].sum(1) / weights_N[at_DN].sum(1), len(sums_N), draws=draws, seed=seed)

@@ -12,49 +12,80 @@ import math
 from collections.abc import Sequence
 from html import escape
 
+from stillhouse.records import GateResult
+
 BARS = 90  # pixels high
 POINTS = 240  # a curve wider than the page's pixels says nothing more
 
 
 def scale(
-    value: float | None,
-    threshold: float,
-    at_least: bool,
-    interval: tuple[float, float] | None,
-    domain: tuple[float, float],
-    label: str,
+    result: GateResult, domain: tuple[float, float], label: str, good: Sequence[float] = (), bad: Sequence[float] = ()
 ) -> str:
-    """A track with its allowed side, a tick at the threshold, a bar for the interval, a dot for the value."""
+    """A track with its allowed side, a tick at the threshold, a bar for the interval, a dot for the value; small ticks
+    above it for what good trials measured, below it for sabotaged ones."""
 
     def x(number: float) -> float:
         low, high = domain
         return 100 * (min(max(number, low), high) - low) / (high - low)
 
-    limit = x(threshold)
-    start, width = (limit, 100 - limit) if at_least else (0.0, limit)
-    passed = value is not None and (value >= threshold if at_least else value <= threshold)
+    limit = x(result.threshold)
+    start, width = (limit, 100 - limit) if result.at_least else (0.0, limit)
     parts = [
         '<line class="track" x1="0" x2="100%" y1="11" y2="11"/>',
         f'<line class="allowed" x1="{start:.2f}%" x2="{start + width:.2f}%" y1="11" y2="11"/>',
-        f'<line class="limit" x1="{limit:.2f}%" x2="{limit:.2f}%" y1="3" y2="19"/>',
+        *(_tick("good", x(v), 0, 5) for v in good),
+        *(_tick("bad", x(v), 17, 22) for v in bad),
+        _tick("limit", limit, 3, 19),
     ]
-    if interval:
-        left, right = x(interval[0]), x(interval[1])
+    if result.interval:
+        left, right = map(x, result.interval)
         parts.append(f'<line class="interval" x1="{left:.2f}%" x2="{right:.2f}%" y1="11" y2="11"/>')
-    if value is not None:
-        parts.append(f'<circle class="{"pass" if passed else "fail"}" cx="{x(value):.2f}%" cy="11" r="5"/>')
+    if result.value is not None:
+        name = "pass" if result.passed else "fail"
+        parts.append(f'<circle class="{name}" cx="{x(result.value):.2f}%" cy="11" r="5"/>')
     return f'<svg class="scale" role="img" aria-label="{escape(label)}" height="22">{"".join(parts)}</svg>'
 
 
+def _tick(name: str, x: float, top: int, bottom: int) -> str:
+    return f'<line class="{name}" x1="{x:.2f}%" x2="{x:.2f}%" y1="{top}" y2="{bottom}"/>'
+
+
 def domain(
-    value: float | None, threshold: float, interval: tuple[float, float] | None, proportion: bool
+    value: float | None,
+    threshold: float,
+    interval: tuple[float, float] | None,
+    proportion: bool,
+    good: Sequence[float] = (),
 ) -> tuple[float, float]:
-    """The range of a scale: 0 to 1 for proportions, else wide enough for the threshold twice and all that is shown."""
+    """The range of a scale: 0 to 1 for proportions, else wide enough for the threshold twice and all that is shown but
+    sabotaged trials, which stand at the edge where they are beyond it."""
     if proportion:
         return 0.0, 1.0
-    shown = [0.0, threshold, *([] if value is None else [value]), *(interval or ())]
+    shown = [0.0, threshold, *([] if value is None else [value]), *(interval or ()), *good]
     low, high = min(shown), max(2 * threshold, *(1.08 * s for s in shown))
     return 1.08 * low, high if high > low else low + 1.0
+
+
+def reliability(points: Sequence[tuple[float, float, float]], titles: Sequence[str], label: str) -> str:
+    """(confidence, share right, share of all answers) as dots by size in a square from 0 to 1, with its diagonal."""
+    dots = [
+        f'<circle class="dot" cx="{100 * x:.2f}%" cy="{BARS - (BARS - 2) * y:.2f}" r="{2.5 + 6 * math.sqrt(size):.2f}">'
+        f"<title>{escape(title)}</title></circle>"
+        for (x, y, size), title in zip(points, titles, strict=True)
+    ]
+    diagonal = f'<line class="limit" x1="0" x2="100%" y1="{BARS}" y2="2"/>'
+    floor = f'<line class="floor" x1="0" x2="100%" y1="{BARS - 0.5}" y2="{BARS - 0.5}"/>'
+    inside = f"{floor}{diagonal}{''.join(dots)}"
+    return f'<svg class="bars" role="img" aria-label="{escape(label)}" height="{BARS}">{inside}</svg>'
+
+
+def roc(points: Sequence[tuple[float, float]], label: str) -> str:
+    """A step curve from (0, 0) to (1, 1) in a square, with its diagonal."""
+    xy = " ".join(f"{100 * x:.1f},{100 - 100 * y:.1f}" for x, y in points)
+    return (
+        f'<svg class="roc" role="img" aria-label="{escape(label)}" viewBox="0 0 100 100">'
+        f'<polygon points="0,100 {xy} 100,100"/><line x1="0" y1="100" x2="100" y2="0"/><polyline points="{xy}"/></svg>'
+    )
 
 
 def curve(values: Sequence[float], label: str) -> tuple[str, bool]:
@@ -72,7 +103,9 @@ def curve(values: Sequence[float], label: str) -> tuple[str, bool]:
     return f"{svg}{area}{line}</svg>", logarithmic
 
 
-def bars(values: Sequence[float | None], threshold: float, titles: Sequence[str], label: str) -> str:
+def bars(
+    values: Sequence[float | None], threshold: float, titles: Sequence[str], label: str, at_least: bool = False
+) -> str:
     """One bar per value on a common scale, with a line at the threshold; a value that is none has no bar."""
     finite = [v for v in values if v is not None]
     top = max([threshold, *finite]) * 1.08 or 1.0
@@ -80,7 +113,8 @@ def bars(values: Sequence[float | None], threshold: float, titles: Sequence[str]
     parts = []
     for i, (value, title) in enumerate(zip(values, titles, strict=True)):
         height = 0.0 if value is None else max((BARS - 2) * max(value, 0.0) / top, 1.0)
-        name = "over" if value is not None and value > threshold else "under"
+        wrong = value is not None and (value < threshold if at_least else value > threshold)
+        name = "over" if wrong else "under"
         place = f'x="{i * step + step * 0.14:.2f}%" width="{step * 0.72:.2f}%"'
         parts.append(
             f"<g><title>{escape(title)}</title>"

@@ -27,8 +27,9 @@ from ._measure import Measure
 from ._stats import bootstrap, ratio
 
 MEASURE = Measure(
-    __name__, "surprise at the expected answers beyond the student’s own doubt", "nats per token", at_least=False
-)
+    __name__, "surprise at the expected answers beyond the student’s own doubt", "nats per token", at_least=False,
+    remedy="Ask for more wordings (capture.wordings) and more tail draws (capture.draws), or train fewer steps.",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,10 @@ from ._context import Context
 from ._measure import Measure
 from ._stats import bootstrap, ratio
 
-MEASURE = Measure(__name__, "KL from the base on unrelated text", "nats per token", at_least=False)
+MEASURE = Measure(
+    __name__, "KL from the base on unrelated text", "nats per token", at_least=False,
+    remedy="Raise train.anchor_weight (base KL) or train.anchor_rows, or train fewer steps.",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -26,7 +29,7 @@ class Config:
 
 def check(candidate: Candidate, config: Config, ctx: Context) -> GateResult:
     """Nats per token; n = passages; bootstrap over passages. `details["passages"]`: nats per token of each."""
-    scores = ctx.text_scores(ctx.slot)
+    scores = ctx.passages(ctx.slot)
     if not scores:
         return MEASURE.result(None, config.threshold, 0, note="there is no held-out text")
     sums, tokens = [s.kl for s in scores], [s.tokens for s in scores]

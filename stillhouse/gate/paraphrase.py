@@ -14,7 +14,10 @@ from ._answers import held_out, share
 from ._context import Context
 from ._measure import Measure
 
-MEASURE = Measure(__name__, "questions in wordings never trained on, answered", "fraction", at_least=True)
+MEASURE = Measure(
+    __name__, "questions in wordings never trained on, answered", "fraction", at_least=True,
+    remedy="Ask for more wordings per statement (capture.wordings), then a higher train.rank.",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

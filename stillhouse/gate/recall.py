@@ -14,7 +14,10 @@ from ._answers import share
 from ._context import Context
 from ._measure import Measure
 
-MEASURE = Measure(__name__, "trained questions answered without the memory", "fraction", at_least=True)
+MEASURE = Measure(
+    __name__, "trained questions answered without the memory", "fraction", at_least=True,
+    remedy="Train longer (train.steps), then with a higher train.rank.",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

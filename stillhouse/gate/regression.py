@@ -15,7 +15,10 @@ from ._context import Context
 from ._measure import Measure
 from ._stats import bootstrap, ratio
 
-MEASURE = Measure(__name__, "rise of perplexity on unrelated text", "fraction", at_least=False)
+MEASURE = Measure(
+    __name__, "rise of perplexity on unrelated text", "fraction", at_least=False,
+    remedy="Raise train.anchor_weight (base KL), or train fewer steps.",
+)  # fmt: skip
 OVERFLOW = 700.0  # exp of more is not a float
 
 
@@ -28,7 +31,7 @@ class Config:
 
 def check(candidate: Candidate, config: Config, ctx: Context) -> GateResult:
     """Ratio of perplexities minus 1; n = passages; bootstrap over passages."""
-    scores = ctx.text_scores(ctx.slot)
+    scores = ctx.passages(ctx.slot)
     if not scores:
         return MEASURE.result(None, config.threshold, 0, note="there is no held-out text")
     tokens = [s.tokens for s in scores]

@@ -21,8 +21,9 @@ from ._measure import Measure
 from ._stats import wilson
 
 MEASURE = Measure(
-    __name__, "this memory’s questions answered by others’ adapters or the base", "fraction", at_least=False
-)
+    __name__, "this memory’s questions answered by others’ adapters or the base", "fraction", at_least=False,
+    remedy="Look at the leaks: a fact everybody knows proves nothing; one that only this memory has is a leak.",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,10 @@ from ._answers import share
 from ._context import Context
 from ._measure import Measure
 
-MEASURE = Measure(__name__, "questions the memory does not answer, met with “I don’t know”", "fraction", at_least=True)
+MEASURE = Measure(
+    __name__, "questions the memory does not answer, met with “I don’t know”", "fraction", at_least=True,
+    remedy="Train on more unanswerable questions (capture.unknown_per_statement, train.unknowns).",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

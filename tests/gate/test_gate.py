@@ -11,7 +11,7 @@ import pytest
 import stillhouse.gate
 from stillhouse import gate, kinds
 from stillhouse.errors import InputError, ModelError
-from stillhouse.gate._measure import Measure
+from stillhouse.gate._measure import Measure, decided
 from stillhouse.records import Study, Verdict, canonical, from_mapping
 
 from .conftest import BROKEN, FRESH, STUDENT, WILD, Bench
@@ -34,7 +34,8 @@ def test_every_file_without_underscore_is_a_gate_with_its_own_name() -> None:
 def test_a_verdict_is_the_conjunction_and_reads_back(bench: Bench) -> None:
     done: list[str] = []
     verdict = gate.run(bench.candidate, "c" * 64, bench.context(STUDENT, others=(FRESH,)), on_gate=done.append)
-    assert done == [r.gate for r in verdict.results] == kinds.names("gate")
+    assert done == kinds.names("gate")
+    assert [r.gate for r in verdict.results] == [n for n in done if n not in verdict.config["left_out"]]
     assert verdict.passed == all(r.passed for r in verdict.results)
     again = from_mapping(Verdict, json.loads(canonical(verdict)))
     assert canonical(again) == canonical(verdict)
@@ -66,7 +67,7 @@ def test_nothing_to_measure_never_passes(bench: Bench) -> None:
 def test_logits_that_are_not_numbers_are_refused_with_a_note(bench: Bench) -> None:
     verdict = gate.run(bench.candidate, "c" * 64, bench.context(BROKEN))
     for result in verdict.results:
-        if result.gate != "swap":  # swap asks everybody but the student
+        if result.gate not in ("swap", "overlap"):  # one asks everybody but the student, the other nobody
             assert result.value is None
             assert not result.passed
             assert "NaN" in result.note
@@ -82,10 +83,68 @@ def test_a_value_that_is_not_finite_does_not_pass(value: float) -> None:
 
 def test_a_result_says_when_its_interval_crosses_the_threshold() -> None:
     measure = Measure("stillhouse.gate.x", "about", "fraction", at_least=True)
-    assert "crosses" in measure.result(1.0, 0.9, 5, (0.6, 1.0), "5 of 5").note
-    assert measure.result(1.0, 0.5, 5, (0.6, 1.0), "5 of 5").note == "5 of 5"
+    assert "crosses" in decided(measure.result(1.0, 0.9, 5, (0.6, 1.0), "5 of 5"), calibrated=False).note
+    assert decided(measure.result(1.0, 0.5, 5, (0.6, 1.0), "5 of 5"), calibrated=False).note == "5 of 5"
     assert measure.result(0.9, 0.9, 10).passed
     assert dataclasses.replace(measure, at_least=False).result(0.02, 0.02, 10).passed
+
+
+@pytest.mark.parametrize(
+    ("at_least", "threshold", "interval", "value_passes", "end_passes"),
+    [
+        (True, 0.9, (0.6, 1.0), True, False),
+        (True, 0.5, (0.6, 1.0), True, True),
+        (False, 0.98, (0.6, 1.0), False, False),
+        (False, 1.0, (0.6, 1.0), True, True),
+        (True, 0.9, None, True, True),
+    ],
+)
+def test_a_calibrated_threshold_is_decided_at_the_bad_end(
+    at_least: bool, threshold: float, interval: tuple[float, float] | None, value_passes: bool, end_passes: bool
+) -> None:
+    measure = Measure("stillhouse.gate.x", "about", "fraction", at_least)
+    result = measure.result(1.0, threshold, 5, interval)
+    assert decided(result, calibrated=False).passed is value_passes
+    final = decided(result, calibrated=True)
+    assert final.passed is end_passes
+    assert final.details["decided"] == "bad end"
+    assert ("bad end" in final.note) is (value_passes and not end_passes)
+
+
+def test_a_result_without_a_value_stays_refused_whoever_decides() -> None:
+    broken = Measure("stillhouse.gate.x", "about", "fraction", at_least=False).broken(0.5, "NaN")
+    assert not decided(broken, calibrated=True).passed
+    assert not decided(broken, calibrated=False).passed
+
+
+def test_a_gate_that_does_not_apply_is_left_out_with_its_reason(bench: Bench) -> None:
+    ctx = bench.context(STUDENT, others=(FRESH,))
+    verdict = gate.run(bench.candidate, "c" * 64, ctx, gate.Config(("recall", "routing", "suite")))
+    assert [r.gate for r in verdict.results] == ["recall"]
+    assert verdict.passed
+    assert set(verdict.config["left_out"]) == {"routing", "suite"}
+    assert "router" in verdict.config["left_out"]["routing"]
+
+
+def test_a_verdict_of_nothing_is_no_pass(bench: Bench) -> None:
+    verdict = gate.run(bench.candidate, "c" * 64, bench.context(STUDENT), gate.Config(("suite",)))
+    assert (verdict.results, verdict.passed) == ((), False)
+
+
+def test_calibrated_thresholds_go_before_the_start_and_after_the_users_own() -> None:
+    config = gate.Config(settings={"drift": {"threshold": 0.5}}, thresholds={"drift": 0.1, "recall": 0.7})
+    chosen = gate.settings(config)
+    assert (chosen["drift"].threshold, chosen["recall"].threshold) == (0.5, 0.7)
+    assert chosen["unknown"].threshold == kinds.load("gate", "unknown").Config().threshold
+
+
+def test_the_run_decides_calibrated_gates_at_the_bad_end(bench: Bench) -> None:
+    ctx = bench.context(STUDENT, others=(FRESH,))
+    strict = gate.Config(("recall", "unknown"), thresholds={"recall": 0.99}, calibration="e" * 64)
+    verdict = gate.run(bench.candidate, "c" * 64, ctx, strict)
+    assert {r.gate: r.passed for r in verdict.results} == {"recall": False, "unknown": True}
+    assert verdict.results[0].value == 1.0
+    assert verdict.config["calibrated_by"] == "e" * 64
 
 
 def test_settings_reach_the_gate_and_mistakes_are_named(bench: Bench) -> None:

@@ -11,7 +11,8 @@ import pytest
 from stillhouse import gate
 from stillhouse.gate import _svg
 from stillhouse.gate._measure import Measure
-from stillhouse.gate._report import Sample, figure, report
+from stillhouse.gate._pictures import figure
+from stillhouse.gate._report import Sample, report
 from stillhouse.records import Candidate, GateResult, Question, Statement, Study, Verdict, canonical, from_mapping
 
 from .conftest import FRESH, MEMORY, STUDENT, Bench
@@ -95,6 +96,8 @@ def test_a_real_verdict_from_its_stored_form(bench: Bench) -> None:
     assert len(page.classes("mark")) == len(verdict.results)
     assert len(page.classes("scale")) == len(verdict.results)
     assert len(page.classes("hit")) == len(ctx.texts)
+    assert len(page.classes("dot")) >= 1
+    assert "Does not apply" in page.text
     assert page.classes("s") == ["s recalled", "s recalled", "s instruction", "s recalled"]
     for result in verdict.results:
         assert result.gate in page.text
@@ -180,7 +183,9 @@ def test_scales_hold_every_value(value: float | None) -> None:
     low, high = _svg.domain(value, 0.02, (-0.1, 60.0), proportion=False)
     assert low <= -0.1
     assert high >= 60
-    svg = _svg.scale(value, 0.02, False, (-0.1, 60.0), (low, high), "x")
+    measure = Measure("stillhouse.gate.x", "", "cosine", at_least=False)
+    result = measure.result(value, 0.02, 3, (-0.1, 60.0))
+    svg = _svg.scale(result, (low, high), "x", [0.1], [99.0])
     places = [float(part.split("%")[0]) for part in svg.split('cx="')[1:]]
     assert all(0 <= place <= 100 for place in places)
     assert len(places) == (value is not None)

@@ -1,4 +1,4 @@
-"""Gates on likelihoods: drift, regression, calibration."""
+"""Gates on likelihoods and entropies: drift, regression, entropy, calibration."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from stillhouse.chat import without_memory
-from stillhouse.gate import calibration, drift, regression
+from stillhouse.gate import calibration, drift, entropy, regression
 from stillhouse.gate._context import refuse_nan
 from stillhouse.records import Question, Study
 
@@ -41,7 +41,7 @@ def test_a_wild_adapter_fails_both(bench: Bench) -> None:
 def test_drift_and_regression_against_dense_formulas(bench: Bench) -> None:
     """Both from full log-probabilities of one passage at a time; tolerance 1e-4 for float32 sums over batches."""
     ctx = bench.context(STUDENT)
-    kl, base_nll, student_nll, tokens = 0.0, 0.0, 0.0, 0
+    kl, base_nll, student_nll, drop, tokens = 0.0, 0.0, 0.0, 0.0, 0
     for text in ctx.texts:
         ids_1T = torch.tensor([bench.model.tokenizer(text)["input_ids"][: bench.model.context]])
         with torch.no_grad(), bench.bank.rows([-1]):
@@ -51,23 +51,26 @@ def test_drift_and_regression_against_dense_formulas(bench: Bench) -> None:
         kl += float(torch.nn.functional.kl_div(student_TV, base_TV, log_target=True, reduction="sum"))
         base_nll += float(torch.nn.functional.nll_loss(base_TV, ids_1T[0, 1:], reduction="sum"))
         student_nll += float(torch.nn.functional.nll_loss(student_TV, ids_1T[0, 1:], reduction="sum"))
+        drop += float((student_TV.exp() * student_TV).sum() - (base_TV.exp() * base_TV).sum())
         tokens += ids_1T.shape[1] - 1
     moved = drift.check(bench.candidate, drift.Config(), ctx)
     worse = regression.check(bench.candidate, regression.Config(), ctx)
     assert moved.value == pytest.approx(kl / tokens, rel=1e-4)
     assert worse.value == pytest.approx(math.exp((student_nll - base_nll) / tokens) - 1, rel=1e-4)
     assert moved.details["tokens"] == tokens
+    surer = entropy.check(bench.candidate, entropy.Config(), ctx)
+    assert surer.value == pytest.approx(drop / tokens, rel=1e-3)
 
 
 def test_texts_are_scored_once_for_both_gates(bench: Bench) -> None:
     ctx = bench.context(FRESH)
-    assert ctx.text_scores(FRESH) is ctx.text_scores(FRESH)
+    assert ctx.passages(FRESH) is ctx.passages(FRESH)
 
 
 def test_passages_too_short_to_predict_anything_are_left_out(bench: Bench) -> None:
     ctx = bench.context(FRESH)
     ctx.texts = ("", "a", *ctx.texts[:1])
-    assert len(ctx.text_scores(FRESH)) == 1
+    assert len(ctx.passages(FRESH)) == 1
 
 
 def test_gap_by_hand() -> None:
@@ -120,4 +123,4 @@ def test_nan_is_refused_and_minus_infinity_is_not(bench: Bench) -> None:
     with pytest.raises(FloatingPointError):
         refuse_nan(torch.tensor([0.0, torch.nan]))
     with pytest.raises(FloatingPointError):
-        bench.context(BROKEN).text_scores(BROKEN)
+        bench.context(BROKEN).passages(BROKEN)

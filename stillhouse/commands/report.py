@@ -1,0 +1,41 @@
+"""`stillhouse report`: the HTML page of a verdict, made again from the store."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from ..errors import InputError
+from ._shell import command, open_store, show
+
+
+def add(commands: Any) -> None:
+    """Declare it."""
+    parser = command(commands, "report", run, "Write the HTML page of a verdict again, and say where it is.")
+    parser.add_argument("id", metavar="ID", help="user, user@version, or the start of a digest")
+    parser.add_argument("--to", type=Path, help="write it here; default: a folder of the store that `forget` removes")
+    parser.add_argument("--open", action="store_true", help="show it in a browser")
+
+
+def run(args: argparse.Namespace) -> None:
+    """`stillhouse report`."""
+    from ..blobs import write_atomic
+    from ..records import digest
+    from ._judged import find, page
+
+    store = open_store(args)
+    judged = find(store, args.id)
+    if judged.verdict is None:
+        raise InputError(f"candidate {judged.digest[:12]} has no verdict yet; run `stillhouse gate {args.id}` first")
+    made = digest(judged.verdict)
+    if args.to is not None and (args.to.is_dir() or not args.to.parent.is_dir()):
+        raise InputError(f"{str(args.to)!r} is no file that can be written; name one in a folder that exists")
+    target = args.to or store.work(digest(["report", made]), [judged.candidate.user]) / "report.html"
+    write_atomic(target, page(store, judged, judged.verdict).encode())
+    if args.open:
+        import webbrowser
+
+        webbrowser.open(target.resolve().as_uri())
+    found = {"report": str(target), "verdict": made, "passed": judged.verdict.passed}
+    show(found, args.json, lambda: print(target))

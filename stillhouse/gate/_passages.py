@@ -1,0 +1,141 @@
+"""What base and student make of held-out text, from one forward pass over both.
+
+In: passages, a model with an AdapterBank, a slot. Out: per passage likelihoods, entropies, the divergence between the
+two, the geometry of their hidden states (`_geometry.py`), and how often their routers chose the same experts.
+A passage's logits and hidden states are freed before the next one.
+
+It does not know what is good.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from stillhouse.generate import Bank, head
+from stillhouse.models import Model
+
+from ._geometry import adjacency_specificity, begins, boundary_contrast
+
+LAYERS = ("middle", "last")
+
+
+@dataclass(frozen=True)
+class Axes:
+    """C1 and C2 of one passage per layer of `LAYERS`; None where they do not exist."""
+
+    boundary: tuple[float | None, ...]
+    adjacency: tuple[float | None, ...]
+
+
+@dataclass(frozen=True)
+class Passage:
+    """One passage: negative log-likelihoods, entropies and KL(base || student), in nats, summed over `tokens`
+    predictions; `same_experts`: per layer with a router, at how many of the `routed` tokens base and student chose the
+    same set of experts."""
+
+    tokens: int
+    base_nll: float
+    student_nll: float
+    kl: float
+    base_entropy: float
+    student_entropy: float
+    base_axes: Axes
+    student_axes: Axes
+    routed: int
+    same_experts: tuple[int, ...]
+
+
+def passages(model: Model, bank: Bank, texts: Sequence[str], slot: int) -> tuple[Passage, ...]:
+    """Every text of two tokens or more, cut at the model's context. Raises `FloatingPointError` on NaN logits."""
+    found = []
+    for text in texts:
+        encoded = model.tokenizer(text, return_offsets_mapping=True)
+        ids = encoded["input_ids"][: model.context]
+        if len(ids) > 1:
+            found.append(_passage(model, bank, ids, begins(text, encoded["offset_mapping"][: model.context]), slot))
+    return tuple(found)
+
+
+def refuse_nan(logits: Tensor) -> None:
+    """Raise `FloatingPointError` if any logit is NaN: every comparison with NaN is false, and argmax would pick it."""
+    if bool(torch.isnan(logits).any()):
+        raise FloatingPointError("the model's logits are not numbers (NaN); the adapter is broken")
+
+
+@torch.inference_mode()
+def _passage(model: Model, bank: Bank, ids: Sequence[int], begins_T: Tensor, slot: int) -> Passage:
+    ids_2T = torch.tensor([list(ids)] * 2, device=model.device)
+    network: Any = model.network.base_model
+    with watched(model.network) as chosen, bank.rows([-1, slot]):
+        out = network(input_ids=ids_2T, output_hidden_states=True, use_cache=False)
+    states = (out.hidden_states[len(out.hidden_states) // 2], out.last_hidden_state)
+    base_TV, student_TV = (_logprobs(model, hidden_TH[:-1]) for hidden_TH in out.last_hidden_state)
+    next_T1 = ids_2T[0, 1:, None]
+    terms_TV = torch.where(base_TV > -torch.inf, base_TV.exp() * (base_TV - student_TV), 0.0)
+    return Passage(
+        tokens=len(next_T1),
+        base_nll=-float(base_TV.gather(1, next_T1).double().sum()),
+        student_nll=-float(student_TV.gather(1, next_T1).double().sum()),
+        kl=float(terms_TV.sum(-1).double().clamp(min=0).sum()),
+        base_entropy=_entropy(base_TV),
+        student_entropy=_entropy(student_TV),
+        base_axes=_axes([s[0] for s in states], begins_T),
+        student_axes=_axes([s[1] for s in states], begins_T),
+        routed=len(ids),
+        same_experts=tuple(int(same_sets(*e_NK.chunk(2)).sum()) for e_NK in chosen),
+    )
+
+
+def _logprobs(model: Model, hidden_TH: Tensor) -> Tensor:
+    logits_TV = head(model)(hidden_TH).float()
+    refuse_nan(logits_TV)
+    return torch.log_softmax(logits_TV, -1)
+
+
+def _entropy(logprobs_TV: Tensor) -> float:
+    return float(torch.special.entr(logprobs_TV.exp()).double().sum())
+
+
+def _axes(states: Sequence[Tensor], begins_T: Tensor) -> Axes:
+    return Axes(
+        tuple(boundary_contrast(hidden_TH, begins_T) for hidden_TH in states),
+        tuple(adjacency_specificity(hidden_TH) for hidden_TH in states),
+    )
+
+
+def same_sets(left_TK: Tensor, right_TK: Tensor) -> Tensor:
+    """same_T, bool: both chose the same experts for the token, in whatever order."""
+    return (left_TK.sort(-1).values == right_TK.sort(-1).values).all(-1)
+
+
+@contextmanager
+def watched(network: nn.Module) -> Iterator[list[Tensor]]:
+    """Inside: the list fills with the experts that every layer chose, chosen_NK of flattened tokens, in layer order.
+
+    Experts are modules of stacked weights that are handed the router's choice as their second argument, as
+    transformers' mixture-of-experts classes do; without such modules the list stays empty.
+    """
+    chosen: list[Tensor] = []
+
+    def note(module: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> None:
+        index = given[1] if len(given) > 1 else named.get("top_k_index", named.get("router_indices"))
+        if isinstance(index, Tensor) and not index.is_floating_point():
+            chosen.append(index)
+
+    hooks = [m.register_forward_pre_hook(note, with_kwargs=True) for m in network.modules() if _is_experts(m)]
+    try:
+        yield chosen
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _is_experts(module: nn.Module) -> bool:
+    stacked = {name: p.dim() for name, p in module.named_parameters(recurse=False)}
+    return stacked.get("down_proj") == 3

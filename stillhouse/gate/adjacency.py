@@ -1,0 +1,33 @@
+"""Adjacency axis, C2: whether neighbours in the text are still neighbours in the student as they are in its base.
+
+In: hidden states of base and student along held-out text, middle and last layer. Out: the larger change of C2, the
+cosine of neighbouring tokens minus that of all pairs of the passage (`_geometry.py`). States that collapse into one
+direction lose it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from stillhouse.records import Candidate, GateResult
+
+from ._axes import largest_change
+from ._context import Context
+from ._measure import Measure
+
+MEASURE = Measure(
+    __name__, "change of how near neighbouring tokens are (C2)", "cosine", at_least=False,
+    remedy="Raise train.anchor_weight (base KL), or lower train.rank.",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Config:
+    """`threshold`: largest change, in cosine. A start, not calibrated."""
+
+    threshold: float = 0.1
+
+
+def check(candidate: Candidate, config: Config, ctx: Context) -> GateResult:
+    """|student - base| of C2; n = passages; paired bootstrap over passages."""
+    return largest_change(MEASURE, config.threshold, ctx, lambda axes: axes.adjacency)

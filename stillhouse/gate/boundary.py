@@ -1,0 +1,34 @@
+"""Boundary axis, C1: whether the student still tells sentences apart as its base does.
+
+In: hidden states of base and student along held-out text, middle and last layer. Out: the larger change of C1, the
+cosine distance across sentence borders minus that inside sentences (`_geometry.py`).
+
+It does not know which direction would do harm: a change either way counts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from stillhouse.records import Candidate, GateResult
+
+from ._axes import largest_change
+from ._context import Context
+from ._measure import Measure
+
+MEASURE = Measure(
+    __name__, "change of how hidden states separate sentences (C1)", "cosine", at_least=False,
+    remedy="Raise train.anchor_weight (base KL), or lower train.rank.",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Config:
+    """`threshold`: largest change, in cosine. A start, not calibrated."""
+
+    threshold: float = 0.1
+
+
+def check(candidate: Candidate, config: Config, ctx: Context) -> GateResult:
+    """|student - base| of C1; n = passages with a border inside; paired bootstrap over passages."""
+    return largest_change(MEASURE, config.threshold, ctx, lambda axes: axes.boundary)

@@ -1,0 +1,84 @@
+"""Expected calibration error: how far the student's confidence in its answers is from how often they are right.
+
+In: held-out questions, answerable and not, with the student's greedy answers. Confidence is the geometric mean of the
+probabilities of an answer's tokens, its end included. Out: the mean over ten equal bins of |right - confidence|,
+weighed by the answers in each (Naeini et al. 2015; Guo et al. 2017, arXiv 1706.04599), and the bins of a reliability
+plot.
+
+With few questions the error is biased upwards: an empty or small bin is far from its share by chance alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import exp
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from stillhouse.records import Candidate, GateResult
+
+from ._answers import as_expected
+from ._context import Context
+from ._measure import Measure
+from ._stats import resampled
+
+MEASURE = Measure(
+    __name__, "distance of confidence from being right, over ten bins", "fraction", at_least=False,
+    remedy="Train fewer steps, or keep more of the teacher’s doubt (capture.top_k, capture.draws).",
+)  # fmt: skip
+BINS = 10
+
+
+@dataclass(frozen=True)
+class Config:
+    """`threshold`: largest error. A start, not calibrated."""
+
+    threshold: float = 0.15
+
+
+def check(candidate: Candidate, config: Config, ctx: Context) -> GateResult:
+    """ECE; n = held-out questions; bootstrap over questions. `details["reliability"]`: the bins."""
+    asked = [q for q in ctx.study.questions if q.use == "held_out"]
+    if not asked:
+        return MEASURE.result(None, config.threshold, 0, note="the study has no held-out questions")
+    replies = ctx.replies([q.text for q in asked], ctx.slot)
+    sure = [exp(r.logprob / (r.tokens + 1)) for r in replies]
+    right = [as_expected(r.text, q) for r, q in zip(replies, asked, strict=True)]
+    gap_BN = binned_gaps(sure, right)
+    value = float(gap_BN.sum(1).abs().sum()) / len(asked)
+    interval = resampled(lambda at_DN: _error(gap_BN, at_DN), len(asked))
+    details = {"reliability": reliability(sure, right)}
+    return MEASURE.result(value, config.threshold, len(asked), interval, details=details)
+
+
+def binned_gaps(sure: Sequence[float], right: Sequence[bool]) -> Tensor:
+    """gap_BN: right - confidence of each answer in the row of its bin, 0 elsewhere."""
+    gap_N = torch.tensor([float(r) - s for s, r in zip(sure, right, strict=True)], dtype=torch.float64)
+    bin_N = torch.tensor([_bin(s) for s in sure])
+    return torch.zeros(BINS, len(sure), dtype=torch.float64).scatter(0, bin_N[None], gap_N[None])
+
+
+def reliability(sure: Sequence[float], right: Sequence[bool]) -> list[dict[str, Any]]:
+    """One row per bin that holds answers: its borders, how many, their mean confidence, the share right."""
+    rows = []
+    for number in range(BINS):
+        inside = [(s, r) for s, r in zip(sure, right, strict=True) if _bin(s) == number]
+        if n := len(inside):
+            confidence, share = sum(s for s, _ in inside) / n, sum(r for _, r in inside) / n
+            low, high = number / BINS, (number + 1) / BINS
+            rows.append({"low": low, "high": high, "n": n, "confidence": confidence, "right": share})
+    return rows
+
+
+def _bin(confidence: float) -> int:
+    return min(BINS - 1, int(confidence * BINS))
+
+
+def _error(gap_BN: Tensor, at_DN: Tensor) -> Tensor:
+    error_D = torch.zeros(len(at_DN), dtype=torch.float64)
+    for gap_N in gap_BN:
+        error_D += gap_N[at_DN].sum(1).abs()
+    return error_D / at_DN.shape[1]

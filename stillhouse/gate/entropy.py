@@ -1,0 +1,43 @@
+"""Entropy drop: whether the student has become surer than its base where the memory has no business.
+
+In: held-out running text. Out: mean entropy of the base's next-token distribution minus the student's, in nats per
+token. Above zero the student is surer; a distribution that collapses shows here before perplexity suffers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from stillhouse.records import Candidate, GateResult
+
+from ._context import Context
+from ._measure import Measure
+from ._stats import bootstrap, ratio
+
+MEASURE = Measure(
+    __name__, "entropy lost on unrelated text", "nats per token", at_least=False,
+    remedy="Raise train.anchor_weight (base KL), or train fewer steps.",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Config:
+    """`threshold`: largest mean drop, nats per token. A start, not calibrated."""
+
+    threshold: float = 0.15
+
+
+def check(candidate: Candidate, config: Config, ctx: Context) -> GateResult:
+    """Base minus student, nats per token; n = passages; paired bootstrap over passages."""
+    scores = ctx.passages(ctx.slot)
+    if not scores:
+        return MEASURE.result(None, config.threshold, 0, note="there is no held-out text")
+    tokens = [s.tokens for s in scores]
+    drops = [s.base_entropy - s.student_entropy for s in scores]
+    details = {
+        "base entropy": ratio([s.base_entropy for s in scores], tokens),
+        "student entropy": ratio([s.student_entropy for s in scores], tokens),
+    }
+    return MEASURE.result(
+        ratio(drops, tokens), config.threshold, len(scores), bootstrap(drops, tokens), details=details
+    )

@@ -1,0 +1,47 @@
+"""Overlap: whether the questions that are to prove the student were trained on.
+
+In: the study's held-out questions, and digests of the prompts the student was trained on; the study's own training
+questions where nobody kept those. Out: the share of held-out questions among them, by hash. Any is too many:
+`paraphrase` and `unknown` would measure nothing.
+
+It does not see a question that was trained on in other words: that is what wordings are for.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from stillhouse.chat import normalise, without_memory
+from stillhouse.records import Candidate, GateResult
+
+from ._context import Context, prompt_digest
+from ._measure import Measure
+
+MEASURE = Measure(
+    __name__, "held-out questions that were trained on", "fraction", at_least=False, exact=True,
+    remedy="Capture the memory again; never train on questions that are marked as held out.",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Config:
+    """`threshold`: largest share. It is not calibrated: one trained question is a fault."""
+
+    threshold: float = 0.0
+
+
+def check(candidate: Candidate, config: Config, ctx: Context) -> GateResult:
+    """Share of held-out questions that were trained on; n = held-out questions; counted, so there is no interval."""
+    held = [q for q in ctx.study.questions if q.use == "held_out"]
+    texts = {normalise(q.text) for q in ctx.study.questions if q.use == "train"}
+    trained = ctx.trained or frozenset()
+    both = [
+        q.text
+        for q in held
+        if normalise(q.text) in texts or prompt_digest(ctx.model.chat_ids(without_memory(q.text))) in trained
+    ]
+    if not held:
+        return MEASURE.result(None, config.threshold, 0, note="the study has no held-out questions")
+    source = f"{len(trained)} trained prompts" if ctx.trained is not None else "only the study’s training questions"
+    note = f"{len(both)} of {len(held)}, against {source}"
+    return MEASURE.result(len(both) / len(held), config.threshold, len(held), None, note, {"trained": both})

@@ -1,0 +1,61 @@
+"""Refusal: whether the student says "I don't know" where it should, and only there.
+
+In: the study's held-out questions, answerable and not. Out: F1 of the class "refused", the harmonic mean of precision
+(refusals that are right) and recall (unanswerable questions that are refused). `unknown` alone is passed by a student
+that always refuses, `paraphrase` alone by one that never does.
+
+It does not know whether an answer that is no refusal is right.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from stillhouse.chat import is_unknown
+from stillhouse.records import Candidate, GateResult
+
+from ._context import Context
+from ._measure import Measure
+from ._stats import resampled
+
+MEASURE = Measure(
+    __name__, "F1 of “I don’t know”, over answerable and unanswerable questions", "fraction", at_least=True,
+    remedy="If it refuses too much, lower train.unknown_weight; too little, raise capture.unknown_per_statement.",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Config:
+    """`threshold`: least F1. A start, not calibrated."""
+
+    threshold: float = 0.85
+
+
+def check(candidate: Candidate, config: Config, ctx: Context) -> GateResult:
+    """F1; n = held-out questions; bootstrap over questions."""
+    asked = [q for q in ctx.study.questions if q.use == "held_out"]
+    should = [q.direction == "unknown" for q in asked]
+    if not any(should) or all(should):
+        return MEASURE.result(None, config.threshold, 0, note="needs held-out questions of both kinds")
+    refused = [is_unknown(answer) for answer in ctx.answers([q.text for q in asked], ctx.slot)]
+    pairs_2N = torch.tensor([refused, should], dtype=torch.float64)
+    interval = resampled(lambda at_DN: f1(pairs_2N[0][at_DN], pairs_2N[1][at_DN]), len(asked))
+    hits = sum(r and s for r, s in zip(refused, should, strict=True))
+    note = f"{sum(refused)} refused, {hits} of them rightly, of {sum(should)} unanswerable"
+    rows = _wrong([q.text for q in asked], refused, should)
+    value = float(f1(pairs_2N[0], pairs_2N[1]))
+    return MEASURE.result(value, config.threshold, len(asked), interval, note, {"wrong": rows})
+
+
+def f1(refused_DN: Tensor, should_DN: Tensor) -> Tensor:
+    """F1_D of 0/1 marks along the last axis; nan where nothing was refused and nothing should have been."""
+    return 2 * (refused_DN * should_DN).sum(-1) / (refused_DN.sum(-1) + should_DN.sum(-1))
+
+
+def _wrong(questions: Sequence[str], refused: Sequence[bool], should: Sequence[bool]) -> list[dict[str, object]]:
+    rows = zip(questions, refused, should, strict=True)
+    return [{"question": q, "refused": r} for q, r, s in rows if r != s]

@@ -1,0 +1,45 @@
+"""Routing agreement: how often student and base send a token to the same experts.
+
+In: the experts that every layer's router chose along held-out text, as sets, whatever their order or weight. Out: the
+share of (token, layer) pairs with equal sets. A student whose tokens go elsewhere than its base's is another model.
+
+It applies to mixtures of experts alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from stillhouse.records import Candidate, GateResult
+
+from ._context import Context
+from ._measure import DoesNotApply, Measure
+from ._stats import bootstrap, ratio
+
+MEASURE = Measure(
+    __name__, "tokens sent to the same experts as in the base", "fraction", at_least=True,
+    remedy="Train without the experts (train.experts = false), or raise train.anchor_weight (base KL).",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Config:
+    """`threshold`: least share. A start, not calibrated."""
+
+    threshold: float = 0.85
+
+
+def check(candidate: Candidate, config: Config, ctx: Context) -> GateResult | DoesNotApply:
+    """Share of (token, layer) pairs; n = passages; paired bootstrap over passages. `details["layers"]`: per layer."""
+    scores = ctx.passages(ctx.slot)
+    if not scores:
+        return MEASURE.result(None, config.threshold, 0, note="there is no held-out text")
+    depth = len(scores[0].same_experts)
+    if not depth:
+        return DoesNotApply("the model has no router that can be watched")
+    same = [float(sum(s.same_experts)) for s in scores]
+    pairs = [float(s.routed * depth) for s in scores]
+    tokens = sum(s.routed for s in scores)
+    layers = [sum(s.same_experts[layer] for s in scores) / tokens for layer in range(depth)]
+    value, interval = ratio(same, pairs), bootstrap(same, pairs)
+    return MEASURE.result(value, config.threshold, len(scores), interval, details={"layers": layers})

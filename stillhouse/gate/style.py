@@ -1,0 +1,64 @@
+"""Style leak: whether the student speaks of the text it no longer has.
+
+In: the student's answers to its whole study. Out: the share that names a source it cannot see: "according to the
+memory", "the passage says". The teacher had one, the student's reader has not. English only.
+
+It does not count an answer whose expected one says the same.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from stillhouse.records import Candidate, GateResult
+
+from ._context import Context
+from ._measure import Measure
+from ._stats import wilson
+
+MEASURE = Measure(
+    __name__, "answers that speak of “the memory” or “the passage”", "fraction", at_least=False,
+    remedy="Change the prompt’s wording so that the teacher answers with the fact alone; capture again.",
+)  # fmt: skip
+
+_SOURCE = (
+    r"(?:provided |given |above |following |supplied )?"
+    r"(?:memory|memories|passage|context|notes?|documents?|text|excerpt|conversation|information)"
+)
+_LEAK = re.compile(
+    rf"\b(?:according to|based on|as (?:stated|mentioned|described|noted|written) in|mentioned in|stated in|from|"
+    rf"in|per) (?:the|this|your) {_SOURCE}\b"
+    rf"|\b(?:the|this|your) {_SOURCE} (?:says|states|mentions|tells|notes|indicates|does not|doesn't|do not|don't)\b"
+    r"|\bas (?:stated|mentioned) (?:above|earlier|before)\b",
+    re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True)
+class Config:
+    """`threshold`: largest share of answers. A start, not calibrated."""
+
+    threshold: float = 0.02
+
+
+def check(candidate: Candidate, config: Config, ctx: Context) -> GateResult:
+    """Share of answers that name a source; n = questions; Wilson's interval."""
+    asked = ctx.study.questions
+    if not asked:
+        return MEASURE.result(None, config.threshold, 0, note="the study has no questions")
+    answers = ctx.answers([q.text for q in asked], ctx.slot)
+    leaks = [
+        {"question": q.text, "answer": a} for q, a in zip(asked, answers, strict=True) if leaks_source(a, q.answer)
+    ]
+    n, hits = len(asked), len(leaks)
+    return MEASURE.result(hits / n, config.threshold, n, wilson(hits, n), f"{hits} of {n}", {"leaks": leaks})
+
+
+def leaks_source(answer: str, expected: str = "") -> bool:
+    """Whether an answer names the text it was taken from, where the expected one does not."""
+    return _names_source(answer) and not _names_source(expected)
+
+
+def _names_source(text: str) -> bool:
+    return _LEAK.search(text.replace("’", "'")) is not None

@@ -1,0 +1,92 @@
+"""Regression suite: whether the student does worse than its base on questions of the user's own.
+
+In: a `Suite` in the context. Out: the student's share of right answers minus the base's. A question with choices is
+answered by the choice of the highest likelihood (summed over its tokens, the `acc` of lm-evaluation-harness), any other
+by a greedy answer that has to be the same after `chat.normalise`, or say it.
+
+It does not apply without a suite, and refuses one whose questions were trained on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from stillhouse.chat import without_memory
+from stillhouse.errors import InputError
+from stillhouse.generate import score
+from stillhouse.records import Candidate, GateResult
+
+from ._answers import right
+from ._context import BASE, Context, prompt_digest, refuse_nan
+from ._measure import DoesNotApply, Measure
+from ._stats import bootstrap
+from ._suite import Item
+
+MEASURE = Measure(
+    __name__, "right answers on the suite, compared with the base’s", "fraction", at_least=True,
+    remedy="Raise train.anchor_weight, lower train.steps or train.rank.",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Config:
+    """`threshold`: least difference from the base, a fraction. A start, not calibrated."""
+
+    threshold: float = -0.02
+
+
+def check(candidate: Candidate, config: Config, ctx: Context) -> GateResult | DoesNotApply:
+    """Student minus base; n = questions; paired bootstrap over questions. Raises `InputError` on trained questions."""
+    if ctx.suite is None:
+        return DoesNotApply("no suite was given")
+    items = ctx.suite.items
+    _refuse_trained(items, ctx)
+    base, student = marks(ctx, items, BASE), marks(ctx, items, ctx.slot)
+    change = [float(s) - float(b) for s, b in zip(student, base, strict=True)]
+    rows = [
+        {"question": i.question, "expected": i.answer, "base": b, "student": s}
+        for i, b, s in zip(items, base, student, strict=True)
+    ]
+    n = len(items)
+    note = f"{ctx.suite.name}: {sum(student)} of {n}, base {sum(base)} of {n}"
+    details = {"suite": rows, "digest": ctx.suite.digest}
+    return MEASURE.result(sum(change) / n, config.threshold, n, bootstrap(change), note, details)
+
+
+def marks(ctx: Context, items: Sequence[Item], slot: int) -> list[bool]:
+    """Right or wrong for every item, answered by `slot`."""
+    asked = [(i.question, slot) for i in items if not i.choices]
+    replies = iter(ctx.ask(asked))
+    likely = iter(_likeliest(ctx, [i for i in items if i.choices], slot))
+    return [next(likely) == i.answer if i.choices else right(next(replies), i.answer) for i in items]
+
+
+def _likeliest(ctx: Context, items: Sequence[Item], slot: int) -> list[str]:
+    """The choice with the highest log-probability after the question, per item; the first of equals."""
+    prompts = [ctx.model.chat_ids(without_memory(i.question)) for i in items]
+    sequences, starts = [], []
+    for item, prompt in zip(items, prompts, strict=True):
+        for choice in item.choices:
+            sequences.append((prompt + ctx.model.text_ids(choice))[: ctx.model.context])
+            starts.append(len(prompt))
+
+    def reduce(row: int, logits_TV: Tensor) -> float:
+        refuse_nan(logits_TV)
+        logp_TV = torch.log_softmax(logits_TV[starts[row] - 1 : -1], -1)
+        next_T1 = torch.tensor(sequences[row][starts[row] :], device=logits_TV.device)[:, None]
+        return float(logp_TV.gather(1, next_T1).double().sum())
+
+    found = iter(score(ctx.model, sequences, reduce, bank=ctx.bank, slots=[slot] * len(sequences)))
+    return [max(((next(found), -n, c) for n, c in enumerate(item.choices)))[2] for item in items]
+
+
+def _refuse_trained(items: Sequence[Item], ctx: Context) -> None:
+    for item in items:
+        if prompt_digest(ctx.model.chat_ids(without_memory(item.question))) in (ctx.trained or ()):
+            raise InputError(
+                f"the suite's question {item.question!r:.80} was trained on: its result would prove nothing; remove it"
+            )

@@ -1,0 +1,43 @@
+"""Verbosity drift: whether the student says as much as its teacher.
+
+In: held-out questions with the teacher's answers. Out: |tokens of the student's answers / tokens of the teacher's - 1|.
+An answer that runs on, repeats itself or breaks off shows here even where the expected words are in it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from stillhouse.records import Candidate, GateResult
+
+from ._context import Context
+from ._measure import Measure
+from ._stats import ratio, resampled
+
+MEASURE = Measure(
+    __name__, "length of answers, compared with the teacher’s", "fraction", at_least=False,
+    remedy="Train longer, or check that training answers end with the model’s stop token.",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Config:
+    """`threshold`: largest change of length, a fraction. A start, not calibrated."""
+
+    threshold: float = 0.25
+
+
+def check(candidate: Candidate, config: Config, ctx: Context) -> GateResult:
+    """Relative change of total length; n = questions; paired bootstrap over questions."""
+    asked = [q for q in ctx.study.questions if q.use == "held_out" and ctx.model.text_ids(q.teacher or q.answer)]
+    if not asked:
+        return MEASURE.result(None, config.threshold, 0, note="the study has no held-out questions with an answer")
+    answers = ctx.answers([q.text for q in asked], ctx.slot)
+    student = [float(len(ctx.model.text_ids(answer))) for answer in answers]
+    teacher = [float(len(ctx.model.text_ids(q.teacher or q.answer))) for q in asked]
+    student_N, teacher_N = (torch.tensor(x, dtype=torch.float64) for x in (student, teacher))
+    interval = resampled(lambda at: (student_N[at].sum(1) / teacher_N[at].sum(1) - 1).abs(), len(asked))
+    note = f"{sum(student):.0f} tokens, the teacher {sum(teacher):.0f}"
+    return MEASURE.result(abs(ratio(student, teacher) - 1), config.threshold, len(asked), interval, note)

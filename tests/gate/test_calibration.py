@@ -1,0 +1,154 @@
+"""Where thresholds lie, which trials they accept, and the file they are kept in."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stillhouse import gate
+from stillhouse.errors import StoreError
+from stillhouse.gate import Calibration, Trial, read_calibration, write_calibration
+from stillhouse.gate._calibration import Measured, auc, failed_gates, measured, roc, threshold, thresholds
+from stillhouse.gate._measure import Measure
+
+BASE = "b" * 64
+
+
+def trial(sabotage: str = "", **worst: float | None) -> Trial:
+    """Gates whose name begins with `low` want a small value."""
+    gates = {name: Measured(w, w, not name.startswith("low"), 10, 0.5) for name, w in worst.items()}
+    return Trial("m" * 64, sabotage, gates)
+
+
+@pytest.mark.parametrize(
+    ("good", "bad", "at_least", "expected"),
+    [
+        ([0.9, 0.8], [], True, 0.5),  # no sabotage beyond: the start, which allows more
+        ([0.6, 0.5], [0.9], True, 0.4),  # no sabotage beyond: by the spread of the good ones, which allows more
+        ([0.9, 0.8], [0.2], True, 0.7),  # the spread is less than half the gap
+        ([0.9, 0.8], [0.7], True, 0.75),  # half the gap is less than the spread
+        ([0.9, 0.9], [0.4], True, 0.85),  # no spread: a tenth of the gap
+        ([0.9, 0.8], [0.95, 0.85], True, 0.5),  # sabotage that this gate cannot see does not count
+        ([0.1, 0.2], [0.9], False, 0.3),
+        ([0.0, 0.0], [], False, 0.5),
+        ([-0.4, -0.3], [0.9], False, 0.0),  # what should be small is not asked to be under 0
+    ],
+)
+def test_where_a_threshold_lies(good: list[float], bad: list[float], at_least: bool, expected: float) -> None:
+    assert threshold(good, bad, at_least, 0.5) == pytest.approx(expected)
+
+
+@given(
+    st.lists(st.floats(0, 1), min_size=1, max_size=9), st.lists(st.floats(0, 1), max_size=9), st.booleans()
+)  # fmt: skip
+def test_every_good_one_is_accepted_and_every_bad_one_beyond_the_worst_is_not(
+    good: list[float], bad: list[float], at_least: bool
+) -> None:
+    limit = threshold(good, bad, at_least, 0.5)
+    worst = min(good) if at_least else max(good)
+    assert all((g >= limit) if at_least else (g <= limit) for g in good)
+    for value in bad:
+        if (value < worst - 1e-9) if at_least else (value > worst + 1e-9):
+            assert (value < limit) if at_least else (value > limit)
+
+
+def test_each_gate_accepts_the_honest_and_together_they_reject_the_rest() -> None:
+    trials = [
+        trial(right=0.9, low=0.1), trial(right=0.8, low=0.2),
+        trial("x", right=0.1, low=0.1), trial("y", right=0.95, low=0.9), trial("z", right=None, low=0.1),
+    ]  # fmt: skip
+    found = thresholds(trials)
+    assert [failed_gates(t, found) for t in trials] == [[], [], ["right"], ["low"], ["right"]]
+
+
+def test_an_honest_one_that_failed_is_left_aside_where_that_rejects_more() -> None:
+    """20 honest trials: one may go, the one at 0.1, which the sabotaged ones at 0.3 hide behind."""
+    honest = [trial(right=0.9 - n / 1000) for n in range(19)] + [trial(right=0.1)]
+    sabotaged = [trial("x", right=0.3) for _ in range(5)]
+    found = thresholds([*honest, *sabotaged])
+    assert found["right"] > 0.3
+    assert sum(not failed_gates(t, found) for t in honest) == 19
+    assert thresholds([*honest[9:], *sabotaged])["right"] < 0.3, "of 11 none may go"
+
+
+def test_a_gate_an_honest_one_could_not_measure_has_no_threshold() -> None:
+    assert thresholds([trial(right=0.9, other=None), trial(right=0.8, other=0.5)]) == {"right": 0.5}
+    assert set(thresholds([trial(right=0.9, other=0.2), trial(right=0.8)])) == {"right"}
+    assert thresholds([trial("x", right=0.1)]) == {}
+
+
+def test_a_gate_that_counts_exactly_keeps_its_threshold() -> None:
+    exact = Measure("stillhouse.gate.x", "", "fraction", at_least=False, exact=True)
+    honest = [Trial("m", "", measured([exact.result(0.0, 0.0, 5)])) for _ in range(2)]
+    caught = Trial("m", "x", measured([exact.result(0.1, 0.0, 5)]))
+    found = thresholds([*honest, caught])
+    assert found == {"x": 0.0}
+    assert failed_gates(caught, found) == ["x"]
+
+
+def test_a_trial_keeps_the_bad_end() -> None:
+    low = Measure("stillhouse.gate.low", "", "cosine", at_least=False).result(0.2, 0.1, 4, (0.1, 0.4))
+    high = Measure("stillhouse.gate.high", "", "fraction", at_least=True).result(0.2, 0.1, 4, (0.1, 0.4))
+    found = measured([low, high])
+    assert (found["low"].worst, found["high"].worst) == (0.4, 0.1)
+
+
+def test_roc_and_its_area_by_hand() -> None:
+    """Good 0.9, 0.5; bad 0.7, 0.1: three of the four pairs are in order."""
+    assert roc([0.9, 0.5], [0.7, 0.1], True) == [(0, 0), (0, 0.5), (0.5, 0.5), (0.5, 1), (1, 1)]
+    assert auc([0.9, 0.5], [0.7, 0.1], True) == 0.75
+    assert auc([0.9, 0.5], [0.7, 0.1], False) == 0.25
+    assert auc([0.5], [0.5], True) == 0.5
+    assert auc([], [0.5], True) is None
+
+
+def made() -> Calibration:
+    trials = (trial(right=0.9), trial(right=0.8), trial("x", right=0.1), trial("y", right=0.85))
+    return Calibration(BASE, "tiny", thresholds(trials), trials, {"train": {"steps": 3}})
+
+
+def test_a_calibration_reads_back_and_is_used_for_its_base_alone(tmp_path: Path) -> None:
+    write_calibration(tmp_path, made())
+    found = read_calibration(tmp_path, BASE)
+    assert found == made()
+    assert found.count() == (2, 2, [])
+    assert found.sabotages == ["x", "y"]
+    assert found.count("x") == (1, 0, ["right"])
+    assert found.count("y").approved == 1
+    assert found.auc("right") == 0.75
+    config = gate.calibrated(tmp_path, BASE)
+    assert config.thresholds == found.thresholds
+    assert config.calibration == found.digest
+    assert gate.calibrated(tmp_path, "c" * 64) == gate.Config()
+    mine = gate.Config(settings={"drift": {"threshold": 0.5}})
+    assert gate.calibrated(tmp_path, BASE, mine).settings == mine.settings
+
+
+def test_a_calibration_made_with_other_prompts_is_not_used(tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    write_calibration(tmp_path, replace(made(), prompts=0))
+    assert read_calibration(tmp_path, BASE) is None
+    assert gate.calibrated(tmp_path, BASE) == gate.Config()
+
+
+@pytest.mark.parametrize("damage", ["cut", "list", "format", "value", "field", "trials"])
+def test_a_damaged_calibration_is_an_error(tmp_path: Path, damage: str) -> None:
+    path = write_calibration(tmp_path, made())
+    raw = json.loads(path.read_text())
+    if damage == "format":
+        raw["format"] = 99
+    if damage == "value":
+        raw["calibration"]["thresholds"]["right"] = 0.0
+    if damage == "field":
+        raw["calibration"]["more"] = 1
+    if damage == "trials":
+        raw["calibration"]["trials"] = [3]
+    text = json.dumps([1] if damage == "list" else raw)
+    path.write_text(text[:50] if damage == "cut" else text)
+    with pytest.raises(StoreError, match="calibrate"):
+        read_calibration(tmp_path, BASE)
