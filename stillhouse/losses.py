@@ -1,4 +1,4 @@
-"""KL divergences of a student from a teacher's sparse distribution, and the dense twins tests hold them to.
+"""Divergences of a student from a teacher's sparse distribution, and the dense twins tests hold them to.
 
 In: student logits (or the hidden states and the LM head that make them) at P target positions, and for each the
 teacher's exact top-k log-probabilities, the mass of the rest, and a few draws from it. Out: nats per position, `[P]`,
@@ -6,19 +6,28 @@ float32 or better; weighting and averaging are the caller's.
 
 Top-k alone is a biased target that teaches overconfidence; a few importance-weighted draws make the gradient unbiased
 (Anshumann et al. 2025, Sparse Logit Sampling, "RS-KD", arXiv 2503.16870, there for draws over the whole vocabulary;
-here the top-k is exact and only the tail is drawn). It does not know models, tokenizers, files or users.
+here the top-k is exact and only the tail is drawn). Forward and reverse KL and the generalised Jensen-Shannon
+divergence are those of Agarwal et al. 2023 (GKD, arXiv 2306.13649); `T^2 * KL` beside cross-entropy is Hinton et al.
+2015. It does not know models, tokenizers, files or users.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from ._losses_terms import Divergence, pointwise, tempered
 from .errors import InputError
+
+__all__ = [
+    "Divergence", "Objective", "SparseTargets", "Tail", "chunked", "chunked_forward_kl", "dense_forward_kl",
+    "distillation_loss", "sparse_divergence", "sparse_forward_kl", "sparsify",
+]  # fmt: skip
 
 Tail = Literal["sampled", "ghost", "renormalise", "drop"]
 
@@ -38,17 +47,64 @@ class SparseTargets(NamedTuple):
     draw_weights_PD: Tensor  # float32: importance weights; they sum to tail_P over D
 
 
+@dataclass(frozen=True)
+class Objective:
+    """What a student minimises: `alpha * T^2 * divergence + (1 - alpha) * cross-entropy`, per position.
+
+    `beta` is the teacher's share of the mixture of "jsd". `hard` gives a position `1 + hard * gap` of weight, `gap`
+    being how far (0 to 1) the student's probability of the teacher's first choice falls short of the teacher's own, so
+    what the student has mastered counts less. Both ends of `alpha` are allowed; a temperature above 1 re-weighs the
+    draws by the teacher's tempered probabilities, which is exact where the K entries hold all mass.
+    """
+
+    divergence: Divergence = "forward"
+    tail: Tail = "sampled"
+    temperature: float = 1.0
+    alpha: float = 1.0
+    beta: float = 0.5
+    hard: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name, allowed in (("divergence", get_args(Divergence)), ("tail", get_args(Tail))):
+            if getattr(self, name) not in allowed:
+                raise InputError(f"{name}: {getattr(self, name)!r} is not allowed; there are {', '.join(allowed)}")
+        if not self.temperature > 0:
+            raise InputError(f"temperature: {self.temperature} is not allowed; it must be more than 0")
+        if not 0 <= self.alpha <= 1:
+            raise InputError(f"alpha: {self.alpha} is not allowed; 0 is cross-entropy alone, 1 the teacher alone")
+        if not 0 < self.beta < 1:
+            raise InputError(
+                f"beta: {self.beta} is not allowed; it lies between 0 and 1; the ends are 'forward', 'reverse'"
+            )
+        if self.hard < 0:
+            raise InputError(f"hard: {self.hard} is not allowed; it must be at least 0")
+
+
 def sparse_forward_kl(logits_PV: Tensor, targets: SparseTargets, tail: Tail = "sampled") -> Tensor:
-    """KL(teacher || student) in nats per position, `[P]`; what the tail counts for is `tail`:
+    """`sparse_divergence` with the forward KL: KL(teacher || student) in nats per position, `[P]`."""
+    return sparse_divergence(logits_PV, targets, "forward", tail)
 
-    - "sampled": its draws, by importance weight. Unbiased in value and gradient (arXiv 2503.16870). A tail without
-      draws counts as dropped.
+
+def sparse_divergence(
+    logits_PV: Tensor,
+    targets: SparseTargets,
+    divergence: Divergence = "forward",
+    tail: Tail = "sampled",
+    beta: float = 0.5,
+) -> Tensor:
+    """A divergence between teacher and student in nats per position, `[P]`; what the tail counts for is `tail`:
+
+    - "sampled": its draws, by importance weight. Unbiased in value and gradient (arXiv 2503.16870); the reverse KL and
+      JSD have more variance, since the student may be much surer of a draw than the teacher. A tail without draws
+      counts as dropped.
     - "ghost": one more token, whose mass in the student is all that the student gives outside the K entries. A lower
-      bound of the dense KL.
+      bound of the dense divergence.
     - "renormalise": the K entries are scaled to sum to one, the tail is ignored. Teaches overconfidence.
-    - "drop": left out; the K terms of the dense sum, which can be negative.
+    - "drop": left out; the K terms of the dense sum, which can be negative for the forward KL.
 
-    With K = V all four are the dense KL. `InputError` when a target id is outside the student's vocabulary.
+    With K = V all four are the dense divergence. The terms of the reverse KL are `q log(q/p) - q + p`: they sum to the
+    same over a vocabulary, and alone they do not reward moving mass to where the teacher was not kept.
+    `InputError` when a target id is outside the student's vocabulary.
     """
     _check_ids(targets, logits_PV.shape[-1])
     if not logits_PV.shape[0]:
@@ -59,16 +115,56 @@ def sparse_forward_kl(logits_PV: Tensor, targets: SparseTargets, tail: Tail = "s
     logprobs_PK = targets.logprobs_PK.to(student_PK.dtype)
     if tail == "renormalise":
         logprobs_PK = logprobs_PK - logprobs_PK.logsumexp(-1, keepdim=True)
-    loss_P = _terms(logprobs_PK.exp(), logprobs_PK, student_PK).sum(-1)
+    loss_P = pointwise(divergence, logprobs_PK, logprobs_PK, student_PK, beta).sum(-1)
     if tail == "sampled" and targets.draw_ids_PD.shape[-1]:
         student_PD = logits_PV.gather(-1, targets.draw_ids_PD) - normaliser_P1
-        weights_PD = targets.draw_weights_PD.to(student_PD.dtype)
-        loss_P = loss_P + _terms(weights_PD, targets.draw_logprobs_PD, student_PD).sum(-1)
+        weights_PD = targets.draw_weights_PD.to(student_PD.dtype).log()
+        loss_P = loss_P + pointwise(divergence, weights_PD, targets.draw_logprobs_PD, student_PD, beta).sum(-1)
     if tail == "ghost" and targets.ids_PK.shape[-1] < logits_PV.shape[-1]:
-        mass_P = targets.tail_P.to(logits_PV.dtype).clamp(min=0)
+        mass_P = targets.tail_P.to(logits_PV.dtype).clamp(min=0).log()
         rest_P = _mass_outside(logits_PV, targets) - normaliser_P1[:, 0]
-        loss_P = loss_P + _terms(mass_P, mass_P.log(), rest_P)
+        loss_P = loss_P + pointwise(divergence, mass_P, mass_P, rest_P, beta)
     return loss_P
+
+
+def distillation_loss(
+    logits_PV: Tensor, targets: SparseTargets, labels_P: Tensor, objective: Objective = Objective()
+) -> Tensor:
+    """`objective` at P positions, `[P]`, in nats. labels_P: ids that stand there, for the cross-entropy."""
+    temperature, logits_PV = objective.temperature, _precise(logits_PV)
+    if not len(logits_PV):
+        return logits_PV.sum(-1)
+    loss_P = logits_PV.new_zeros(len(logits_PV))
+    if objective.alpha:
+        at_T = targets if temperature == 1 else SparseTargets(*tempered(*targets, temperature))
+        apart_P = sparse_divergence(logits_PV / temperature, at_T, objective.divergence, objective.tail, objective.beta)
+        loss_P = loss_P + objective.alpha * temperature**2 * apart_P
+    if objective.alpha < 1:
+        loss_P = loss_P + (1 - objective.alpha) * torch.nn.functional.cross_entropy(
+            logits_PV, labels_P, reduction="none"
+        )
+    return loss_P * _hardness(logits_PV, targets, objective.hard) if objective.hard else loss_P
+
+
+def chunked(
+    hidden_PH: Tensor,
+    head: Callable[[Tensor], Tensor],
+    targets: SparseTargets,
+    labels_P: Tensor,
+    objective: Objective = Objective(),
+    chunk: int = 256,
+) -> Tensor:
+    """`distillation_loss(head(hidden_PH), …)`, at most `chunk` positions through `head` at a time.
+
+    Under gradients each chunk's logits are computed again in the backward pass instead of kept, so memory is
+    `chunk * V` whatever P is. `head` maps `[p, H]` to `[p, V]`, soft-capping included.
+    """
+
+    def part(logits_pV: Tensor, start: int) -> Tensor:
+        here = slice(start, start + len(logits_pV))
+        return distillation_loss(logits_pV, SparseTargets(*(t[here] for t in targets)), labels_P[here], objective)
+
+    return through_head(hidden_PH, head, part, chunk)
 
 
 def chunked_forward_kl(
@@ -78,23 +174,30 @@ def chunked_forward_kl(
     tail: Tail = "sampled",
     chunk: int = 512,
 ) -> Tensor:
-    """`sparse_forward_kl(head(hidden_PH), targets, tail)`, at most `chunk` positions through `head` at a time.
+    """`sparse_forward_kl(head(hidden_PH), targets, tail)`, chunk by chunk as in `chunked`."""
 
-    Under gradients each chunk's logits are computed again in the backward pass instead of kept, so memory is
-    `chunk * V` whatever P is. `head` maps `[p, H]` to `[p, V]`, soft-capping included.
-    """
+    def part(logits_pV: Tensor, start: int) -> Tensor:
+        here = slice(start, start + len(logits_pV))
+        return sparse_forward_kl(logits_pV, SparseTargets(*(t[here] for t in targets)), tail)
+
+    return through_head(hidden_PH, head, part, chunk)
+
+
+def through_head(
+    hidden_PH: Tensor, head: Callable[[Tensor], Tensor], part: Callable[[Tensor, int], Tensor], chunk: int
+) -> Tensor:
+    """`part(head(hidden), start)` over chunks of positions, one after the other; `part` gives one value a position."""
     if chunk < 1:
         raise InputError(f"chunk: {chunk} is not a positive number of positions")
 
-    def part(hidden_pH: Tensor, start: int) -> Tensor:
-        mine = SparseTargets(*(t[start : start + chunk] for t in targets))
-        return sparse_forward_kl(head(hidden_pH), mine, tail)
+    def one(hidden_pH: Tensor, start: int) -> Tensor:
+        return part(head(hidden_pH), start)
 
     starts = range(0, max(len(hidden_PH), 1), chunk)
     pieces = zip(torch.split(hidden_PH, chunk), starts, strict=True)
     if len(starts) == 1 or not torch.is_grad_enabled():
-        return torch.cat([part(*piece) for piece in pieces])
-    return torch.cat([checkpoint(part, *p, use_reentrant=False, preserve_rng_state=False) for p in pieces])
+        return torch.cat([one(*piece) for piece in pieces])
+    return torch.cat([checkpoint(one, *p, use_reentrant=False, preserve_rng_state=False) for p in pieces])
 
 
 def dense_forward_kl(logits_PV: Tensor, teacher_logprobs_PV: Tensor) -> Tensor:
@@ -102,38 +205,57 @@ def dense_forward_kl(logits_PV: Tensor, teacher_logprobs_PV: Tensor) -> Tensor:
     logits_PV = _precise(logits_PV)
     student_PV = logits_PV - logits_PV.logsumexp(-1, keepdim=True)
     teacher_PV = teacher_logprobs_PV.to(student_PV.dtype)
-    return _terms(teacher_PV.exp(), teacher_PV, student_PV).sum(-1)
+    return pointwise("forward", teacher_PV, teacher_PV, student_PV).sum(-1)
 
 
-def sparsify(logprobs_PV: Tensor, k: int, draws: int, generator: torch.Generator | None = None) -> SparseTargets:
+def sparsify(
+    logprobs_PV: Tensor, k: int, draws: int, generator: torch.Generator | None = None, keep: float = 0.0
+) -> SparseTargets:
     """A dense distribution as `SparseTargets`: exact top `k` (at most V), tail mass, `draws` from the tail.
 
     Draws are with replacement and in proportion to the teacher's probability, so each weighs tail / draws.
-    logprobs_PV: normalised, -inf allowed.
+    logprobs_PV: normalised, -inf allowed. With `keep`, entries under that probability join the tail (never the first),
+    and a tail under `100 * keep` gets a proportional share of the draws, one at least, none under `keep / 10`: what is
+    stored follows what there is to say, and stays unbiased but for tails without a draw.
     """
-    if k < 1 or draws < 0:
-        raise InputError(f"k = {k}, draws = {draws}: k must be at least 1 and draws at least 0")
+    if k < 1 or draws < 0 or not 0 <= keep < 1:
+        raise InputError(
+            f"k = {k}, draws = {draws}, keep = {keep}: k must be at least 1, draws at least 0, keep from 0 to under 1"
+        )
     logprobs_PV = _precise(logprobs_PV)
     top_PK, ids_PK = logprobs_PV.topk(min(k, logprobs_PV.shape[-1]), dim=-1)
-    ids_PK = ids_PK.masked_fill(top_PK.isneginf(), 0)
-    rest_PV = logprobs_PV.exp().scatter(-1, ids_PK, 0)
+    left_PK = top_PK.exp() < keep
+    left_PK[:, :1] = False
+    rest_PV = logprobs_PV.exp().scatter_(-1, ids_PK, top_PK.exp() * left_PK)
+    top_PK = top_PK.masked_fill(left_PK, -torch.inf)
     tail_P = rest_PV.sum(-1)
     ids_PD = ids_PK.new_zeros(len(ids_PK), draws)
     if draws and len(ids_PK):
         drawable_P1 = (tail_P > 0)[:, None]
         chances_PV = torch.where(drawable_P1, rest_PV / tail_P[:, None], 1 / rest_PV.shape[-1])
-        drawn_PD = torch.multinomial(chances_PV, draws, replacement=True, generator=generator)
-        ids_PD = drawn_PD * drawable_P1
-    used_PD = (tail_P > 0)[:, None].expand(-1, draws)
+        ids_PD = torch.multinomial(chances_PV, draws, replacement=True, generator=generator) * drawable_P1
+    number_P = _draws(tail_P, draws, keep)
+    used_PD = torch.arange(draws, device=tail_P.device) < number_P[:, None]
+    ids_PD = ids_PD * used_PD
     draw_logprobs_PD = logprobs_PV.gather(-1, ids_PD).where(used_PD, 0)
-    weights_PD = (tail_P[:, None] / max(draws, 1)).expand(-1, draws).contiguous()
+    weights_PD = (tail_P / number_P.clamp(min=1))[:, None] * used_PD
+    ids_PK = ids_PK.masked_fill(top_PK.isneginf(), 0)
     return SparseTargets(ids_PK, top_PK.float(), tail_P.float(), ids_PD, draw_logprobs_PD.float(), weights_PD.float())
 
 
-def _terms(weights: Tensor, teacher: Tensor, student: Tensor) -> Tensor:
-    """weights * (teacher - student), 0 where the weight is 0 whatever the logarithms are."""
-    used = weights > 0
-    return torch.where(used, weights * (torch.where(used, teacher.to(student.dtype), 0) - student), 0)
+def _draws(tail_P: Tensor, draws: int, keep: float) -> Tensor:
+    """How many draws stand for each tail."""
+    if not keep:
+        return torch.where(tail_P > 0, draws, 0)
+    share_P = (draws * tail_P / (100 * keep)).ceil().clamp(max=draws).long()
+    return share_P * (tail_P >= keep / 10)
+
+
+@torch.no_grad()
+def _hardness(logits_PV: Tensor, targets: SparseTargets, hard: float) -> Tensor:
+    student_P = (logits_PV.gather(-1, targets.ids_PK[:, :1])[:, 0] - logits_PV.logsumexp(-1)).exp()
+    teacher_P = targets.logprobs_PK[:, 0].to(student_P.dtype).exp()
+    return 1 + hard * (1 - student_P / teacher_P.clamp(min=1e-30)).clamp(min=0)
 
 
 def _mass_outside(logits_PV: Tensor, targets: SparseTargets) -> Tensor:

@@ -12,15 +12,21 @@ from torch import Tensor
 
 from stillhouse.errors import InputError
 from stillhouse.losses import (
+    Divergence,
+    Objective,
     SparseTargets,
     Tail,
+    chunked,
     chunked_forward_kl,
     dense_forward_kl,
+    distillation_loss,
+    sparse_divergence,
     sparse_forward_kl,
     sparsify,
 )
 
 TAILS: tuple[Tail, ...] = get_args(Tail)
+DIVERGENCES: tuple[Divergence, ...] = get_args(Divergence)
 
 
 def pair(positions: int, vocabulary: int, seed: int = 0, spread: float = 2.0) -> tuple[Tensor, Tensor]:
@@ -106,6 +112,28 @@ def test_sparsify_accounts_for_all_mass(k: int, draws: int, seed: int) -> None:
         torch.testing.assert_close(targets.draw_logprobs_PD, own_PD.where(targets.draw_weights_PD > 0, 0))
 
 
+def test_entries_not_worth_keeping_join_the_tail_and_are_drawn_from_it() -> None:
+    runs = 4000
+    logits_PV, teacher_PV = pair(1, 40, spread=2.0)
+    targets = sparsify(teacher_PV.expand(runs, -1), 16, 4, torch.Generator().manual_seed(0), keep=0.01)
+    kept_PK = targets.logprobs_PK > -torch.inf
+    assert 1 < int(kept_PK[0].sum()) < 16 and (targets.logprobs_PK[kept_PK].exp() >= 0.01).all()
+    mass_P = targets.logprobs_PK.exp().sum(-1) + targets.tail_P
+    torch.testing.assert_close(mass_P, torch.ones(runs), atol=1e-5, rtol=0)
+    torch.testing.assert_close(targets.draw_weights_PD.sum(-1), targets.tail_P)
+    loss_P = sparse_forward_kl(logits_PV.expand(runs, -1), targets)
+    dense = dense_forward_kl(logits_PV, teacher_PV).item()
+    assert abs(loss_P.mean().item() - dense) < 3.5 * loss_P.std().item() / runs**0.5 < 0.1 * dense
+
+
+@pytest.mark.parametrize(("tail", "draws"), [(0.5, 4), (0.06, 3), (0.03, 2), (0.001, 1), (1e-5, 0)])
+def test_a_small_tail_gets_few_draws(tail: float, draws: int) -> None:
+    rest = torch.full((1, 1000), tail / 1000, dtype=torch.float64)
+    teacher_PV = torch.cat([torch.full((1, 1), 1 - tail, dtype=torch.float64), rest], 1).log()
+    found = sparsify(teacher_PV, 8, 4, torch.Generator().manual_seed(0), keep=1e-3)
+    assert int((found.draw_weights_PD > 0).sum()) == draws
+
+
 @pytest.mark.parametrize("tail", TAILS)
 @pytest.mark.parametrize("size", [0.0, 1e4, 1e30])
 def test_extreme_logits_and_empty_tails_stay_finite(tail: Tail, size: float) -> None:
@@ -171,3 +199,133 @@ def test_wrong_use_is_one_clear_line() -> None:
         sparsify(torch.randn(2, 30).log_softmax(-1), 0, 0)
     with pytest.raises(InputError, match="chunk: 0"):
         chunked_forward_kl(torch.randn(2, 4), torch.nn.Linear(4, 30), targets, chunk=0)
+
+
+def dense_divergence(logits_PV: Tensor, teacher_PV: Tensor, divergence: Divergence, beta: float = 0.5) -> Tensor:
+    """The textbook sums over the whole vocabulary, float64."""
+    q_PV = logits_PV.log_softmax(-1)
+    if divergence == "forward":
+        return (teacher_PV.exp() * (teacher_PV - q_PV)).sum(-1)
+    if divergence == "reverse":
+        return (q_PV.exp() * (q_PV - teacher_PV)).sum(-1)
+    m_PV = (beta * teacher_PV.exp() + (1 - beta) * q_PV.exp()).log()
+    left_P = (teacher_PV.exp() * (teacher_PV - m_PV)).sum(-1)
+    return beta * left_P + (1 - beta) * (q_PV.exp() * (q_PV - m_PV)).sum(-1)
+
+
+def dense_loss(logits_PV: Tensor, teacher_PV: Tensor, labels_P: Tensor, o: Objective) -> Tensor:
+    """`alpha T^2 D(teacher_T, student_T) + (1 - alpha) CE`, float64, nothing sparse about it."""
+    softened_PV = (teacher_PV / o.temperature).log_softmax(-1)
+    apart_P = dense_divergence(logits_PV / o.temperature, softened_PV, o.divergence, o.beta)
+    entropy_P = -logits_PV.log_softmax(-1).gather(-1, labels_P[:, None])[:, 0]
+    return o.alpha * o.temperature**2 * apart_P + (1 - o.alpha) * entropy_P
+
+
+def whole(teacher_PV: Tensor) -> SparseTargets:
+    """Every entry kept, no tail."""
+    top_PK, ids_PK = teacher_PV.topk(teacher_PV.shape[-1])
+    none = torch.zeros(len(teacher_PV), 0)
+    return SparseTargets(ids_PK, top_PK, torch.zeros(len(teacher_PV)), none.long(), none, none)
+
+
+@pytest.mark.parametrize("tail", TAILS)
+@pytest.mark.parametrize("divergence", DIVERGENCES)
+@pytest.mark.parametrize(("temperature", "alpha"), [(1.0, 1.0), (2.0, 0.7), (0.5, 0.3), (4.0, 0.0)])
+@pytest.mark.parametrize("spread", [0.1, 2.0, 10.0])
+def test_every_objective_with_every_token_kept_is_its_dense_twin(
+    divergence: Divergence, tail: Tail, temperature: float, alpha: float, spread: float
+) -> None:
+    logits_PV, teacher_PV = pair(7, 50, spread=spread)
+    labels_P = torch.randint(50, (7,))
+    logits_PV.requires_grad_()
+    objective = Objective(divergence, tail, temperature, alpha, beta=0.3)
+    sparse_P = distillation_loss(logits_PV, whole(teacher_PV), labels_P, objective)
+    dense_P = dense_loss(logits_PV, teacher_PV, labels_P, objective)
+    torch.testing.assert_close(sparse_P, dense_P, rtol=1e-6, atol=1e-12)
+    torch.testing.assert_close(gradient(sparse_P, logits_PV), gradient(dense_P, logits_PV), rtol=1e-6, atol=1e-12)
+
+
+@pytest.mark.parametrize("divergence", DIVERGENCES)
+def test_draws_are_unbiased_for_every_divergence(divergence: Divergence) -> None:
+    runs = 4000
+    logits_PV, teacher_PV = pair(1, 40, spread=0.7)
+    many_PV = logits_PV.expand(runs, -1).clone().requires_grad_()
+    targets = sparsify(teacher_PV.expand(runs, -1), k=4, draws=3, generator=torch.Generator().manual_seed(1))
+    loss_P = sparse_divergence(many_PV, targets, divergence)
+    dense = dense_divergence(logits_PV, teacher_PV, divergence).item()
+    error = loss_P.std().item() / runs**0.5
+    assert abs(loss_P.mean().item() - dense) < 3.5 * error and error < 0.1 * dense
+    one_PV = logits_PV.clone().requires_grad_()
+    dense_V = gradient(dense_divergence(one_PV, teacher_PV, divergence), one_PV)[0]
+    drawn_PV = gradient(loss_P, many_PV)
+    z_V = (drawn_PV.mean(0) - dense_V) / (drawn_PV.std(0) / runs**0.5 + 1e-6)
+    assert (z_V.abs() < 4.5).all() and (z_V.abs() < 3).float().mean() > 0.9
+
+
+@pytest.mark.parametrize("divergence", ["reverse", "jsd"])
+@pytest.mark.parametrize("tail", ["sampled", "ghost", "drop"])
+def test_a_confident_teacher_without_draws_is_where_the_student_stays(divergence: Divergence, tail: Tail) -> None:
+    """The bare terms of the reverse KL would pull the kept token down to p/e."""
+    teacher_PV = torch.tensor([[12.0, 1.0, 0.5, 0.0, -1.0]]).log_softmax(-1)
+    at_teacher_PV = teacher_PV.clone().requires_grad_()
+    targets = sparsify(teacher_PV, k=1, draws=0)
+    loss_P = sparse_divergence(at_teacher_PV, targets, divergence, tail)
+    assert gradient(loss_P, at_teacher_PV).abs().max() < 1e-4
+
+
+def test_temperature_is_estimated_from_the_draws() -> None:
+    logits_PV, teacher_PV = pair(1, 60, spread=1.0)
+    targets = sparsify(teacher_PV, k=8, draws=400_000, generator=torch.Generator().manual_seed(0))
+    for divergence in DIVERGENCES:
+        objective = Objective(divergence, temperature=2.0)
+        found = distillation_loss(logits_PV, targets, torch.zeros(1).long(), objective)
+        dense = dense_loss(logits_PV, teacher_PV, torch.zeros(1).long(), objective)
+        torch.testing.assert_close(found, dense, rtol=0.02, atol=1e-3)
+
+
+def test_what_the_student_has_mastered_counts_less() -> None:
+    logits_PV, teacher_PV = pair(6, 30)
+    logits_PV[0] = teacher_PV[0]
+    targets, labels_P = whole(teacher_PV), torch.zeros(6).long()
+    plain_P = distillation_loss(logits_PV, targets, labels_P, Objective(alpha=0.5))
+    hard_P = distillation_loss(logits_PV, targets, labels_P, Objective(alpha=0.5, hard=3.0))
+    first_P = (logits_PV.log_softmax(-1) - teacher_PV).gather(-1, targets.ids_PK[:, :1])[:, 0].exp()
+    torch.testing.assert_close(hard_P / plain_P, 1 + 3 * (1 - first_P).clamp(min=0), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(hard_P[0], plain_P[0])
+
+
+@pytest.mark.parametrize("divergence", DIVERGENCES)
+@pytest.mark.parametrize("tail", TAILS)
+@pytest.mark.parametrize("size", [0.0, 1e4, 1e30])
+def test_extremes_stay_finite_in_every_objective(divergence: Divergence, tail: Tail, size: float) -> None:
+    logits_PV = (torch.randn(6, 20) * size).requires_grad_()
+    teacher_PV = (torch.randn(6, 20) * 100).log_softmax(-1)
+    teacher_PV[0] = float("-inf")
+    teacher_PV[0, 3] = 0.0
+    targets = sparsify(teacher_PV, k=4, draws=2, generator=torch.Generator().manual_seed(0))
+    objective = Objective(divergence, tail, temperature=2.0, alpha=0.5, hard=1.0)
+    loss_P = distillation_loss(logits_PV, targets, torch.zeros(6).long(), objective)
+    assert loss_P.isfinite().all() and gradient(loss_P, logits_PV).isfinite().all()
+
+
+@pytest.mark.parametrize("positions", [0, 1, 8, 21])
+def test_chunks_change_nothing_for_a_whole_objective(positions: int) -> None:
+    head = torch.nn.Linear(12, 30)
+    hidden_PH = torch.randn(positions, 12, requires_grad=True)
+    labels_P = torch.randint(30, (positions,))
+    targets = sparsify(torch.randn(positions, 30).log_softmax(-1), 5, 3, torch.Generator().manual_seed(0))
+    objective = Objective("jsd", temperature=2.0, alpha=0.6, hard=1.0)
+    plain_P = distillation_loss(head(hidden_PH), targets, labels_P, objective)
+    chunked_P = chunked(hidden_PH, head, targets, labels_P, objective, 8)
+    torch.testing.assert_close(chunked_P, plain_P)
+    torch.testing.assert_close(gradient(chunked_P, hidden_PH), gradient(plain_P, hidden_PH))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"divergence": "tvd"}, {"tail": "keep"}, {"temperature": 0.0}, {"temperature": float("nan")}, {"alpha": 1.5},
+     {"beta": 0.0}, {"beta": 1.0}, {"hard": -1.0}],
+)  # fmt: skip
+def test_objectives_that_cannot_be_are_refused(wrong: dict[str, object]) -> None:
+    with pytest.raises(InputError, match=rf"^{next(iter(wrong))}: "):
+        Objective(**wrong)  # type: ignore[arg-type]

@@ -1,0 +1,37 @@
+"""`stillhouse capture`: a teacher's signals on a data set, once for many students."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from ._shell import command, show
+
+
+def add(commands: Any) -> None:
+    """Declare it."""
+    parser = command(commands, "capture", run, "Write a teacher's signals on a data set, as a recipe says.")
+    parser.add_argument("recipe", type=Path, help="TOML with [teacher], [data] and [capture] tables")
+    parser.add_argument("--set", action="append", default=[], metavar="TABLE.KEY=VALUE", help="one setting, as in TOML")
+
+
+def run(args: argparse.Namespace) -> None:
+    """`stillhouse capture`."""
+    from .. import distill
+
+    recipe = distill.load_recipe(args.recipe, args.set)
+    taught, held = distill.capture(recipe, home=args.home, show=not args.json)
+    parts = {"train": taught} | ({"held_out": held} if held else {})
+    found = {
+        name: {"folder": str(c.folder), "shards": len(c.shards), "examples": c.examples, "positions": c.positions,
+               "skipped": len(c.skipped), "teacher": c.base}
+        for name, c in parts.items()
+    }  # fmt: skip
+
+    def lines() -> None:
+        for name, f in found.items():
+            left_out = f", {f['skipped']} too long and left out" if f["skipped"] else ""
+            print(f"{name:<9} {f['examples']} examples, {f['positions']} positions{left_out}\n  {f['folder']}")
+
+    show(found, args.json, lines)

@@ -1,0 +1,206 @@
+"""A student on a teacher's signals: learns, resumes to the last bit, and says what is wrong."""
+
+from __future__ import annotations
+
+import copy
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from stillhouse.artifacts import Shard
+from stillhouse.capture import prompts
+from stillhouse.errors import InputError, ModelError
+from stillhouse.lora import LoraConfig
+from stillhouse.losses import Objective, SparseTargets
+from stillhouse.models import Model
+from stillhouse.texts import anchors
+from stillhouse.train import _epochs, _loop
+from stillhouse.train._examples import SameTokens, trimmed
+from stillhouse.train.full import CHECKPOINT, Config, planned, train
+from tests import architectures, tokenizers
+
+Make = Callable[..., Model]
+SMALL = Config(batch_tokens=160, checkpoint_every=2, learning_rate=3e-3, mixed="off")
+LORA = replace(SMALL, lora=LoraConfig(4, 8.0))
+
+
+class Killed(Exception):
+    """Stands for the end of the process."""
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory, random_model: Make) -> list[Shard]:
+    data = [prompts.Example(answer=text[:70]) for text in anchors(12)]
+    teacher = random_model("llama")
+    captured = prompts.capture(teacher, data, prompts.Config(shard_examples=5), tmp_path_factory.mktemp("signals"))
+    return list(captured.read())
+
+
+def student(random_model: Make, name: str = "qwen3", seed: int = 7) -> Model:
+    """A fresh copy with weights of its own."""
+    model = random_model(name)
+    network = architectures.ALL[name](tokenizers.VOCABULARY, seed=seed)
+    return replace(model, network=network.requires_grad_(False))
+
+
+def feed(shards: Sequence[Shard]) -> SameTokens:
+    return SameTokens(shards, tokenizers.VOCABULARY, 2048)
+
+
+def weights(model: Model, trained: object = None) -> list[torch.Tensor]:
+    bank = getattr(trained, "bank", None)
+    return [p.detach().clone() for p in (bank.parameters() if bank else model.network.parameters())]
+
+
+def killer(steps: int) -> Callable[[int, str], None]:
+    left = steps
+
+    def on_step(n: int, note: str) -> None:
+        nonlocal left
+        left -= n if note != "resumed" else 0
+        if left <= 0:
+            raise Killed
+
+    return on_step
+
+
+@pytest.mark.parametrize("config", [SMALL, LORA], ids=["all", "lora"])
+def test_a_student_learns_its_teacher(random_model: Make, shards: list[Shard], config: Config) -> None:
+    model = student(random_model)
+    found = train(model, feed(shards), replace(config, epochs=12.0, learning_rate=1e-2))
+    assert found.steps == len(found.losses) == planned(feed(shards), replace(config, epochs=12.0))
+    assert found.losses[-1] < 0.75 * found.losses[0]
+    assert not any(p.requires_grad for p in model.network.parameters()) and not model.network.training
+    if found.bank:
+        tensors, about = found.adapter("base") or ({}, {})
+        assert about["r"] == 4 and all(t.isfinite().all() for t in tensors.values())
+
+
+@pytest.mark.parametrize(
+    "config", [replace(SMALL, epochs=1.5), replace(LORA, accumulate=2, epochs=3.0)], ids=["all", "lora"]
+)
+def test_killed_at_random_moments_and_resumed_is_bit_equal(
+    random_model: Make, shards: list[Shard], config: Config, tmp_path: Path
+) -> None:
+    whole_model = student(random_model)
+    whole = train(whole_model, feed(shards), config)
+    rng, model = random.Random(0), student(random_model)
+    for _ in range(20):
+        try:
+            found = train(model, feed(shards), config, tmp_path, killer(rng.randint(1, 4)))
+            break
+        except Killed:
+            model = student(random_model)
+    else:
+        found = train(model, feed(shards), config, tmp_path)
+    assert found.losses == whole.losses
+    assert all(map(torch.equal, weights(model, found), weights(whole_model, whole)))
+
+
+def test_how_a_step_is_cut_into_batches_changes_nothing(random_model: Make, shards: list[Shard]) -> None:
+    """The sum over targets is divided once: no mean of means."""
+    data = feed(shards)
+    numbers = list(range(len(data.lengths)))
+    found = []
+    for cut in ([numbers], [[i] for i in numbers], [numbers[:1], numbers[1:]]):
+        model = student(random_model)
+        plan = _loop.Plan([cut], 1e-3, 0.0, 0.0, 1e9, Objective(), False, 10, 0, "")
+        model.network.requires_grad_(True)
+        progress = _loop.fit(model, list(model.network.parameters()), _nothing, data, plan, None, lambda n, note: None)
+        found.append(progress.losses[0])
+    assert max(found) - min(found) < 1e-4 * found[0]
+
+
+def _nothing(rows: int) -> torch.no_grad:
+    return torch.enable_grad()  # type: ignore[return-value]
+
+
+def test_recomputed_layers_and_autocast_give_the_same_student(random_model: Make, shards: list[Shard]) -> None:
+    losses = {}
+    for name, config in {
+        "plain": SMALL, "recompute": replace(SMALL, recompute=True), "bf16": replace(SMALL, mixed="on"),
+        "lora": LORA, "lora recompute": replace(LORA, recompute=True),
+    }.items():  # fmt: skip
+        losses[name] = train(student(random_model), feed(shards), replace(config, epochs=2.0)).losses
+    torch.testing.assert_close(losses["recompute"], losses["plain"], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(losses["lora recompute"], losses["lora"], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(losses["bf16"], losses["plain"], rtol=0.03, atol=0.03)
+
+
+def test_a_loss_that_is_no_number_stops_before_the_step(
+    random_model: Make, shards: list[Shard], tmp_path: Path
+) -> None:
+    model = student(random_model)
+    with pytest.raises(ModelError, match=r"not a finite number at step \d+, in the batch of examples \d+.*checkpoint"):
+        train(model, feed(shards), replace(SMALL, learning_rate=1e18, clip=1e30, epochs=4.0, warmup=0.0), tmp_path)
+    whole = feed(shards)
+    broken = copy.copy(whole)
+    broken._targets.logprobs[whole._targets.count_P[0] :] *= np.nan
+    with pytest.raises(ModelError, match=r"in the batch of examples .*no checkpoint was kept"):
+        train(student(random_model), broken, SMALL)
+
+
+def test_a_checkpoint_of_another_run_or_a_damaged_one_is_refused(
+    random_model: Make, shards: list[Shard], tmp_path: Path
+) -> None:
+    with pytest.raises(Killed):
+        train(student(random_model), feed(shards), SMALL, tmp_path, killer(2))
+    with pytest.raises(ModelError, match="checkpoint of another run"):
+        train(student(random_model), feed(shards), replace(SMALL, learning_rate=1e-4), tmp_path)
+    with pytest.raises(ModelError, match="checkpoint of another run"):
+        train(student(random_model), feed(shards), SMALL, tmp_path, key="other signals")
+    (tmp_path / CHECKPOINT).write_bytes(b"x" * 40)
+    with pytest.raises(ModelError, match=r"checkpoint cannot be read .*delete it to start over"):
+        train(student(random_model), feed(shards), SMALL, tmp_path)
+
+
+def test_a_vocabulary_padded_further_is_trimmed() -> None:
+    targets = SparseTargets(
+        torch.tensor([[5, 12, 3]]), torch.tensor([[0.5, 0.25, 0.125]]).log(), torch.tensor([0.125]),
+        torch.tensor([[11, 4]]), torch.tensor([[-3.0, -4.0]]), torch.tensor([[0.0625, 0.0625]]),
+    )  # fmt: skip
+    found = trimmed(targets, 10)
+    assert found.logprobs_PK[0].tolist()[1] == -torch.inf and found.ids_PK.max() < 10 and found.draw_ids_PD.max() < 10
+    torch.testing.assert_close(found.tail_P, torch.tensor([0.375]))
+    assert found.draw_weights_PD.tolist() == [[0.0, 0.0625]]
+    assert trimmed(targets, 13) is targets
+
+
+def test_signals_that_do_not_fit_the_student_are_refused(shards: list[Shard]) -> None:
+    with pytest.raises(InputError, match="no signals"):
+        SameTokens([], 100, 100)
+    with pytest.raises(InputError, match=r"the student's vocabulary has 20: their tokenizers differ"):
+        SameTokens(shards, 20, 2048)
+    with pytest.raises(InputError, match=r"example \d+ of the signals has \d+ tokens; the student's context is 8"):
+        SameTokens(shards, tokenizers.VOCABULARY, 8)
+
+
+def test_every_example_comes_once_an_epoch_and_batches_keep_their_size() -> None:
+    lengths = [random.Random(i).randint(1, 40) for i in range(200)]
+    plan = _epochs.steps(lengths, 120, 1, 2.0, 0, 3)
+    first, second = plan[: len(plan) // 2], plan[len(plan) // 2 :]
+    assert (
+        sorted(i for step in first for part in step for i in part)
+        == list(range(200))
+        != [i for step in first for part in step for i in part]
+    )
+    assert first != second and _epochs.steps(lengths, 120, 1, 2.0, 0, 3) == plan
+    assert all(max(lengths[i] for i in part) * len(part) <= 120 for step in plan for part in step)
+    assert len(_epochs.steps(lengths, 120, 3, 2.0, 0, 3)) == -(-len(plan) // 3)
+    assert len(_epochs.steps(lengths, 120, 1, 0.5, 0, 3)) == round(len(first) / 2)
+    assert len(_epochs.steps(lengths, 120, 1, 9.0, 5, 3)) == 5
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"clip": 0.0}, {"epochs": 0.0}, {"batch_tokens": 0}, {"accumulate": -1}, {"checkpoint_every": 0}, {"steps": -1},
+     {"learning_rate": -1.0}, {"warmup": 1.0}],
+)  # fmt: skip
+def test_settings_that_cannot_be_are_refused(wrong: dict[str, float]) -> None:
+    with pytest.raises(InputError, match=rf"^train\.{next(iter(wrong))}: "):
+        replace(SMALL, **wrong)  # type: ignore[arg-type]
