@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from ._shell import command, open_store, show
+from ._shell import command, show
 
 
 def add(commands: Any) -> None:
@@ -16,6 +16,9 @@ def add(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """`stillhouse forget`."""
-    counts = open_store(args).forget(args.user)
+    from ..inputs import home_folder
+    from ..serve.forgetting import forget
+
+    counts = forget(home_folder(args.home), args.user)
     text = ", ".join(f"{n} {name}" for name, n in counts.items())
     show(counts, args.json, lambda: print(f"forgot {args.user!r}: {text}"))

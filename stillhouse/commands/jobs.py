@@ -1,0 +1,116 @@
+"""`stillhouse jobs`: the queue of consolidations, and the worker that empties it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import sys
+import threading
+from dataclasses import asdict
+from typing import Any
+
+from ..errors import StillhouseError
+from ..inputs import home_folder
+from ._shell import command, show
+
+
+def add(commands: Any) -> None:
+    """Declare it."""
+    parser = commands.add_parser("jobs", help="The queue of consolidations: list, show, cancel, run.")
+    verbs = parser.add_subparsers(required=True, metavar="list|show|cancel|run")
+    listed = command(verbs, "list", list_all, "Jobs, oldest first; what runs with its progress.")
+    listed.add_argument("--user", help="default: every user")
+    listed.add_argument("--ended", type=int, default=20, help="how many ended jobs to show (default 20)")
+    shown = command(verbs, "show", show_one, "One job with all that is known of it.")
+    shown.add_argument("id", metavar="ID")
+    ended = command(verbs, "cancel", cancel, "Cancel a job; a running one ends within seconds.")
+    ended.add_argument("id", metavar="ID")
+    worker = command(verbs, "run", run, "Be a worker: take queued jobs, users together, until interrupted.")
+    worker.add_argument("--once", action="store_true", help="end when nothing is queued that is due")
+    worker.add_argument("--most", type=int, default=16, help="users in one batch (default 16)")
+    worker.add_argument("--threads", type=int, default=0, help="threads of a consolidation (default: torch's choice)")
+    worker.add_argument("--until-eof", action="store_true", help="end when stdin closes: for a server that started it")
+    command(verbs, "batch", batch, "One batch, as a worker starts it: work on stdin, result on stdout.")
+
+
+def list_all(args: argparse.Namespace) -> None:
+    """`stillhouse jobs list`."""
+    from ..serve.jobs import Jobs
+
+    jobs = Jobs(home_folder(args.home))
+    found = [(job, jobs.progress(job.id)) for job in jobs.all(args.user, max(0, args.ended))]
+
+    def lines() -> None:
+        for job, progress in found:
+            print(f"{job.id}  {job.user}  {job.state}  {_note(job, progress)}".rstrip())
+
+    show([asdict(job) | {"progress": asdict(progress)} for job, progress in found], args.json, lines)
+
+
+def show_one(args: argparse.Namespace) -> None:
+    """`stillhouse jobs show`."""
+    from ..serve.jobs import Jobs
+
+    jobs = Jobs(home_folder(args.home))
+    job = jobs.get(args.id)
+    found = asdict(job) | {"progress": asdict(jobs.progress(job.id))}
+    show(found, args.json, lambda: print(json.dumps(found, indent=2, ensure_ascii=False)))
+
+
+def cancel(args: argparse.Namespace) -> None:
+    """`stillhouse jobs cancel`."""
+    from ..serve.jobs import Jobs
+
+    job = Jobs(home_folder(args.home)).cancel(args.id)
+    state = "is being cancelled" if job.state == "running" else f"is {job.state}"
+    show(asdict(job), args.json, lambda: print(f"{job.id} {state}"))
+
+
+def run(args: argparse.Namespace) -> None:
+    """`stillhouse jobs run`: until interrupted, or with `--once` until the queue is empty."""
+    from ..serve import worker
+    from ..serve._leash import end_with_stdin
+
+    if args.until_eof:
+        end_with_stdin()
+    over = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: over.set())  # the batch goes back to the queue and loses nothing it has done
+    settings = worker.Config(most=max(1, args.most), threads=max(0, args.threads))
+    ended = worker.run(home_folder(args.home), settings, once=args.once, stop=over.is_set)
+    show({"ended": ended}, args.json, lambda: print(f"{ended} jobs ended"))
+
+
+def batch(args: argparse.Namespace) -> None:
+    """`stillhouse jobs batch`: {"model", "settings", "memories", "nice"} in, {"rows"} or {"kind", "error"} out."""
+    work = json.loads(sys.stdin.readline())
+    os.nice(work["nice"])
+    from ..serve._leash import end_with_stdin
+
+    end_with_stdin()
+    from .. import pipeline, progress
+
+    progress.LINE_SECONDS = 1.0  # the worker reads them
+    try:
+        settings = pipeline.read_settings(None, work["settings"])
+        results = pipeline.consolidate_all(
+            work["memories"], model=work["model"], home=home_folder(args.home), settings=settings, show=True
+        )
+    except StillhouseError as error:
+        print(json.dumps({"kind": type(error).__name__, "error": str(error)}, ensure_ascii=False))
+        return
+    rows = [result.as_dict() | {"rank": settings.train.rank} for result in results]
+    print(json.dumps({"rows": rows}, ensure_ascii=False))
+
+
+def _note(job: Any, progress: Any) -> str:
+    """What there is to say of a job in a line."""
+    if job.state == "running":
+        count = f" {progress.done}/{progress.total}" if progress.total else ""
+        return f"{progress.stage}{count} {progress.note}"
+    if job.state in ("succeeded", "rejected"):
+        failed = ", ".join(job.result["failed"])
+        return f"v{job.result['version']}" + (f" refused by {failed}" if failed else "")
+    return str(job.error or job.why)

@@ -1,0 +1,128 @@
+"""State: a request, the row it is while it runs, and what is told of it.
+
+In: nothing but values. Out: frozen `Request` and events; `Row`, which the engine alone changes. It does not know
+tensors, HTTP or the store.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal
+
+from ..errors import StillhouseError
+from ._sampling import Choice, Draw
+from ._text import TextStream
+from .adapters import Adapter
+
+Reason = Literal["stop", "length", "cancelled"]
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How an answer is made. `temperature` 0 is greedy; `logprobs`: alternatives to report, None for none at all."""
+
+    max_tokens: int = 128
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int = 0
+    stop: tuple[str, ...] = ()
+    logprobs: int | None = None
+
+
+@dataclass(frozen=True)
+class Request:
+    """One answer wanted. `session`: whose earlier keys and values may be used again, and which this one leaves."""
+
+    prompt: tuple[int, ...]
+    sampling: Sampling = Sampling()
+    user: str | None = None
+    adapter: Adapter | None = None
+    session: str | None = None
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One token, and the text it let be said, which may be empty."""
+
+    text: str
+    choice: Choice
+    at: float  # time.monotonic()
+
+
+@dataclass(frozen=True)
+class Done:
+    """The end of an answer; `text` is what was still held back."""
+
+    text: str
+    reason: Reason
+    prompt_tokens: int
+    cached_tokens: int
+    completion_tokens: int
+    arrived: float  # these four: time.monotonic()
+    admitted: float
+    first: float  # the first token, or the end where there is none
+    at: float
+
+
+@dataclass(frozen=True)
+class Failed:
+    """The answer could not be made, or not to its end."""
+
+    error: StillhouseError
+
+
+Event = Piece | Done | Failed
+Sink = Callable[[Event], None]
+
+
+@dataclass(eq=False)
+class Row:
+    """A request on its way. `fed`: how many of its tokens have keys and values."""
+
+    number: int
+    request: Request
+    sink: Sink
+    stream: TextStream
+    arrived: float
+    admitted: float = 0.0
+    first: float = 0.0
+    slot: int = -1
+    fed: int = 0
+    cached: int = 0
+    out: list[int] = field(default_factory=list)
+    cancelled: bool = False
+
+    @property
+    def ids(self) -> list[int]:
+        """Prompt and answer so far."""
+        return [*self.request.prompt, *self.out]
+
+    @property
+    def longest(self) -> int:
+        """Tokens it may become."""
+        return len(self.request.prompt) + self.request.sampling.max_tokens
+
+    @property
+    def draw(self) -> Draw:
+        """How it chooses its next token."""
+        s = self.request.sampling
+        return Draw(s.temperature, s.top_p, s.seed, len(self.out), s.logprobs)
+
+    def take(self, choice: Choice, stop_ids: frozenset[int], now: float) -> Reason | None:
+        """One more token: say it, and why the answer ends here if it does."""
+        if choice.token in stop_ids:
+            return "stop"
+        self.out.append(choice.token)
+        self.first = self.first or now
+        self.sink(Piece(self.stream.push(choice.token), choice, now))
+        if self.stream.stopped:
+            return "stop"
+        return "length" if len(self.out) >= self.request.sampling.max_tokens else None
+
+    def done(self, reason: Reason, now: float) -> Done:
+        """What is said at the end."""
+        prompt = len(self.request.prompt)
+        text = self.stream.finish()
+        admitted, first = self.admitted or now, self.first or now
+        return Done(text, reason, prompt, self.cached, len(self.out), self.arrived, admitted, first, now)
