@@ -13,14 +13,14 @@ import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import safetensors.torch
 
-from . import artifacts, chat, gate, models
+from . import artifacts, chat, gate, kinds, models
 from ._pipeline_result import Consolidation, model_card, samples
 from .blobs import write_atomic
 from .capture import memory as capture_memory
@@ -77,7 +77,8 @@ def consolidate_all(
         for user in sorted(memories):
             stack.enter_context(store.lock(user))
         base = model if isinstance(model, Model) else models.load(model, cache=store.home / "fingerprints.json")
-        return _Run(store, base, settings, show).all(memories)
+        judged = replace(settings, gate=gate.calibrated(store.home, base.fingerprint, settings.gate))
+        return _Run(store, base, judged, show).all(memories)
 
 
 def _stated(user: str, text: str) -> str:
@@ -169,7 +170,7 @@ class _Run:
         keys = {u: about | {"signals": digest(s)} for u, s in signals.items()}
         done = {u: self.store.work(digest(k), [u]) / "result.json" for u, k in keys.items()}
         missing = [u for u in signals if not done[u].exists()]
-        if missing and self._checkpoint(list(signals.values())).exists():
+        if missing and train_adapter.checkpoints(self._fit_folder(list(signals.values()))):
             missing = list(signals)  # killed between two users' candidates: the end of that run is on disk
         trained = self._new_adapters([signals[u] for u in missing]) if missing else []
         fresh = dict(zip(missing, trained, strict=True))
@@ -177,19 +178,20 @@ class _Run:
             u: self._once(Candidate, [u], keys[u], partial(self._candidate, s, fresh.get(u)))
             for u, s in signals.items()
         }
-        if missing:
-            self._checkpoint([signals[u] for u in missing]).unlink(missing_ok=True)
+        for file in train_adapter.checkpoints(self._fit_folder([signals[u] for u in missing])) if missing else []:
+            file.unlink()
         return found
 
-    def _checkpoint(self, signals: Sequence[Signals]) -> Path:
+    def _fit_folder(self, signals: Sequence[Signals]) -> Path:
         """Where these users' training goes on from after a kill."""
         inputs = ["fit", as_dict(self.settings.train), *map(digest, signals)]
-        return self.store.work(digest(inputs), [s.user for s in signals]) / train_adapter.CHECKPOINT
+        return self.store.work(digest(inputs), [s.user for s in signals])
 
     def _new_adapters(self, signals: Sequence[Signals]) -> list[train_adapter.Trained]:
         read = [artifacts.read(self.store.blobs.get(s.shard))[0] for s in signals]
-        work = self._checkpoint(signals).parent
-        with progress("train", self.settings.train.steps, self.show) as step:
+        work = self._fit_folder(signals)
+        steps = train_adapter.total_steps(len(signals), self.settings.train, self.model.device)
+        with progress("train", steps, self.show) as step:
             return train_adapter.train(self.model, read, self.settings.train, work, step)
 
     def _candidate(self, signals: Signals, trained: train_adapter.Trained | None) -> Candidate:
@@ -211,12 +213,14 @@ class _Run:
         others = self._others(user, candidates)
         inputs = {
             "stage": "gate", "candidate": digest(candidate), "config": as_dict(self.settings.gate),
-            "others": [digest(c) for c in others],
+            "others": [digest(c) for c in others], "gates": kinds.names("gate"),
         }  # fmt: skip
         bank = AdapterBank(self.model.network, 1 + len(others), lora_config(candidate))
         try:
             slots = [bank_slot(self.store, bank, slot, c) for slot, c in enumerate([candidate, *others])]
-            ctx = gate.Context(self.model, bank, 0, study, others=tuple(s for s in slots[1:] if s is not None))
+            taken = tuple(s for s in slots[1:] if s is not None)
+            trained = gate.trained_prompts(artifacts.read(self.store.blobs.get(signals.shard))[0])
+            ctx = gate.Context(self.model, bank, 0, study, others=taken, trained=trained)
             verdict = self._once(Verdict, [user], inputs, partial(self._new_verdict, user, candidate, ctx))
             return self._save(text, signals, candidate, verdict, ctx)
         finally:
@@ -254,16 +258,22 @@ class _Run:
             "signals": f"{signals.examples} examples, {signals.positions} positions ({digest(signals)[:12]})",
             "training": f"{candidate.steps} steps, rank {candidate.config['rank']}",
         }  # fmt: skip
+        page = report(verdict, candidate, ctx.study, text, found, candidate.losses, facts, self._calibration(verdict))
         files = {
             "adapter_config.json": json.dumps(candidate.adapter_config, indent=2, sort_keys=True).encode(),
             "adapter_model.safetensors": self.store.blobs.get(candidate.adapter),
             "gate_report.json": json.dumps(
                 as_dict(verdict) | {"samples": [as_dict(s) for s in found]}, indent=1, ensure_ascii=False
             ).encode(),
-            "gate_report.html": report(verdict, candidate, ctx.study, text, found, candidate.losses, facts).encode(),
+            "gate_report.html": page.encode(),
             "README.md": model_card(candidate, verdict).encode(),
         }
         return self.store.save_version(candidate, verdict, files, base_name(self.model), parents)
+
+    def _calibration(self, verdict: Verdict) -> gate.Calibration | None:
+        """The calibration that this verdict was taken with, for the report's scales."""
+        found = gate.read_calibration(self.store.home, self.model.fingerprint)
+        return found if found is not None and found.digest == verdict.config.get("calibrated_by") else None
 
     def _result(self, user: str, version: Version, signals: Signals) -> Consolidation:
         folder = self.store.version_dir(user, version.number)

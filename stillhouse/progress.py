@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 REDRAW_SECONDS = 0.1
+LINE_SECONDS: float | None = None  # without a terminal: how often a running stage says where it is; None: never
 
 _display: ContextVar[Progress | None] = ContextVar("display", default=None)
 
@@ -57,10 +58,14 @@ def _is_terminal() -> bool:
 @contextmanager
 def _lines(stage: str, total: int | None) -> Iterator[Step]:
     started, done, said = time.monotonic(), 0, ""
+    written = started
 
     def step(n: int = 1, note: str = "") -> None:
-        nonlocal done, said
+        nonlocal done, said, written
         done, said = done + n, note or said
+        if LINE_SECONDS is not None and time.monotonic() - written >= LINE_SECONDS:
+            _write(end("at"))
+            written = time.monotonic()
 
     def end(word: str) -> str:
         count = f"{done}/{total}" if total is not None else str(done)

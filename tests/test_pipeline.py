@@ -21,8 +21,8 @@ from stillhouse.pipeline import Settings, consolidate, consolidate_all, read_set
 from stillhouse.records import Candidate, Signals, Verdict, digest
 from stillhouse.serve.ask import ask
 from stillhouse.store import Store
-from stillhouse.train.adapter import CHECKPOINT
 from stillhouse.train.adapter import Config as TrainConfig
+from stillhouse.train.adapter import checkpoints
 from tests.consolidated import FACTS, MEMORY, Consolidated
 
 SMALL = Settings(
@@ -41,7 +41,7 @@ def test_a_memory_of_a_few_lines_is_approved(consolidated: Consolidated) -> None
     assert result.tokens_saved > 60
     assert set(result.seconds) == {"capture", "train", "gate"}
     assert consolidated.store.verify() == []
-    assert not list((consolidated.home / "work").rglob(CHECKPOINT))
+    assert not any(map(checkpoints, (consolidated.home / "work").rglob("*")))
 
 
 def test_an_order_in_a_memory_is_data(consolidated: Consolidated) -> None:
