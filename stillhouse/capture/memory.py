@@ -106,21 +106,35 @@ def capture(model: Model, memory: str, config: Config = Config(), on_step: OnSte
     found = check(model, memory, config)
     sparsity = Sparsity(config.top_k, config.draws)
     limit = min(config.chunk_tokens, model.context // 2)
-    questions: list[Question] = []
-    artifacts: list[DistillArtifact] = []
+    everything: list[tuple[Question, Answer]] = []
     for number, chunk in enumerate(chunks(memory, found, lambda t: len(model.text_ids(t)), limit)):
         reading = Reading(model, chunk.text, sparsity, seed=config.seed + number)
         known = _known(model, reading, chunk, config)
         trained = [q for q, _ in known if q.use == "train"]  # a held-out wording must not be learned as unanswerable
         unknown = _unknown(model, reading, trained, len(chunk.statements), config, number)
-        for question, answer in [*known, *unknown]:
-            questions.append(question)
-            if question.use == "train":
-                kind: Kind = "fact" if question.statement is not None else "unknown"
-                artifacts.append(example(model, answer, kind, question.statement))
+        everything += [*known, *unknown]
         on_step(len(chunk.statements))
+    questions: list[Question] = []
+    artifacts: list[DistillArtifact] = []
+    for question, answer in _once(everything):
+        questions.append(question)
+        if question.use == "train":
+            kind: Kind = "fact" if question.statement is not None else "unknown"
+            artifacts.append(example(model, answer, kind, question.statement))
     artifacts += _anchors(model, sparsity, config)
     return Captured(Study(tuple(found), tuple(questions)), tuple(artifacts), len(model.text_ids(memory)))
+
+
+def _once(pairs: Sequence[tuple[Question, Answer]]) -> list[tuple[Question, Answer]]:
+    """Without unknown questions that come twice, or that another chunk answers."""
+    seen = {chat.normalise(q.text) for q, _ in pairs if q.statement is not None}
+    found = []
+    for question, answer in pairs:
+        text = chat.normalise(question.text)
+        if question.statement is not None or text not in seen:
+            found.append((question, answer))
+        seen.add(text)
+    return found
 
 
 def _known(model: Model, reading: Reading, chunk: Chunk, config: Config) -> list[tuple[Question, Answer]]:
