@@ -126,15 +126,12 @@ def capture(model: Model, memory: str, config: Config = Config(), on_step: OnSte
 
 
 def _once(pairs: Sequence[tuple[Question, Answer]]) -> list[tuple[Question, Answer]]:
-    """Without unknown questions that come twice, or that another chunk answers."""
-    seen = {chat.normalise(q.text) for q, _ in pairs if q.statement is not None}
-    found = []
-    for question, answer in pairs:
-        text = chat.normalise(question.text)
-        if question.statement is not None or text not in seen:
-            found.append((question, answer))
-        seen.add(text)
-    return found
+    """Every question once, answered if any statement answers it: a question held out here and trained on there would
+    be judged on what it was told."""
+    first: dict[str, tuple[Question, Answer]] = {}
+    for question, answer in sorted(pairs, key=lambda pair: pair[0].statement is None):
+        first.setdefault(chat.normalise(question.text), (question, answer))
+    return list(first.values())
 
 
 def _known(model: Model, reading: Reading, chunk: Chunk, config: Config) -> list[tuple[Question, Answer]]:
@@ -168,7 +165,8 @@ def _known(model: Model, reading: Reading, chunk: Chunk, config: Config) -> list
     _verify(reading, by_index, unsure, verified, config)
     rest = [q for s in bare if not verified[s.index] for q in cloze(s)]
     for question, answer in zip(rest, reading.answer([q.text for q in rest], config.max_answer_tokens), strict=True):
-        verified[question.statement or 0].append((replace(question, teacher=answer.text), answer))
+        if not chat.is_unknown(answer.text):  # or the student would be taught to refuse what it is examined on
+            verified[question.statement or 0].append((replace(question, teacher=answer.text), answer))
     return [pair for s in targets for pair in _hold_out(verified[s.index], s)]
 
 

@@ -26,7 +26,7 @@ MEASURE = Measure(
 class Config:
     """`threshold`: least mean over statements. A start, not calibrated."""
 
-    threshold: float = 0.85
+    threshold: float = 0.7
 
 
 def check(candidate: Candidate, config: Config, ctx: Context) -> GateResult:
