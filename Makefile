@@ -28,6 +28,7 @@ $(READY): pyproject.toml constraints.txt
 	@$(PIP) install -c constraints.txt -e '.[dev]'
 	@touch $@
 
+demo: export OMP_NUM_THREADS = 1  # the same rounding, so the same verdict, every time
 demo: $(READY)  ## consolidate a memory and answer from the weights alone
 	@$(BIN)/stillhouse demo
 
