@@ -174,7 +174,7 @@ def test_a_model_that_cannot_be_used(commands: Commands, home: Path, notes: Path
 
 
 SETTINGS = {
-    "[train]\nstep = 3\n": "unknown key 'step'; allowed: alpha, anchor_rows",
+    "[train]\nstep = 3\n": "unknown key 'step'; allowed: alpha, anchor_every",
     "[train]\nlearnig_rate = 0.1\n": "did you mean 'learning_rate'?",
     "[trian]\nsteps = 3\n": "config: unknown key 'trian'; allowed: capture, gate, train; did you mean 'train'?",
     "[train]\nsteps = 'many'\n": "config.train.steps: 'many' is not of type int",
