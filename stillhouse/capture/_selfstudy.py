@@ -13,7 +13,8 @@ from __future__ import annotations
 import random
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from difflib import SequenceMatcher
 from functools import cache
 from pathlib import Path
 
@@ -32,6 +33,8 @@ _FUNCTION_WORDS = frozenset(
     "city date day time place know remember get got live lives work works called into about who's what's not is am on "
     "in at it of to be number kind type sort please give one".split()
 )
+_ENDINGS = ("'s", "s", "es", "d", "ed", "ing", "ly")
+COPIED = 0.7  # similarity from which a word is a bad copy and not another word
 _ONSETS = "b d f g k l m n p r s t v z br dr fl gr kl pl st tr".split()
 _VOWELS = "a e i o u ai ea oo".split()
 
@@ -75,12 +78,50 @@ def lost_words(reply: str, statement: Statement) -> list[str]:
     """Content words of the statement that no line of the reply repeats: a small teacher miscopies words it never saw,
     and asks about something else."""
     said = {w.lower() for q, a in parse(reply) for w in _content(f"{q} {a}")}
-    said |= {w.removesuffix("'s") for w in said}
-    verbs = set(_AFTER_PRONOUN.findall(statement.text))
-    words = [w.removesuffix("'s") for w in _content(statement.text) if w not in verbs and not w[0].isdigit()]
+    said |= {form for w in said for form in _forms(w)}
+    words = _namely(statement)
     whole = " ".join(f"{q} {a}" for q, a in parse(reply)).lower()
     pairs = [pair for pair in _COMPOUND.findall(statement.text) if pair.lower() not in whole]
-    return [w for w in dict.fromkeys([*pairs, *words]) if w.lower() not in said]
+    return [w for w in dict.fromkeys([*pairs, *words]) if not said & _forms(w.lower())]
+
+
+def hardest(statement: Statement, tokens: Callable[[str], int]) -> list[str]:
+    """The compound that a statement is about, or else its word of most tokens; nothing where it has no such word."""
+    found = _COMPOUND.findall(statement.text) or sorted(_namely(statement), key=tokens, reverse=True)
+    return found[:1]
+
+
+def _namely(statement: Statement) -> list[str]:
+    """The words that say what a statement is about, without numbers and what its subject does."""
+    verbs = set(_AFTER_PRONOUN.findall(statement.text))
+    return [w.removesuffix("'s") for w in _content(statement.text) if w not in verbs and not w[0].isdigit()]
+
+
+def repair(reply: str, statement: Statement) -> str:
+    """The reply with words that a small teacher nearly copied from the statement ("vegetain", "theregatta") put right.
+
+    A word is taken for a copy when it is in neither form in the statement, and most of its letters, in order, are those
+    of a word there (Ratcliff and Obershelp's similarity).
+    """
+    own = [w.removesuffix("'s") for w in _content(statement.text)]
+    known = {form for w in own for form in _forms(w.lower())} | _FUNCTION_WORDS
+
+    def put_right(match: re.Match[str]) -> str:
+        word = match[0]
+        if word.lower() in known or _forms(word.lower()) & known:
+            return word
+        nearest = max(own, key=lambda w: SequenceMatcher(None, word.lower(), w.lower()).ratio(), default=word)
+        if SequenceMatcher(None, word.lower(), nearest.lower()).ratio() < COPIED:
+            return word
+        before = word.lower().removesuffix(nearest.lower())
+        return f"{before} {nearest}" if before in _FUNCTION_WORDS else nearest
+
+    return re.sub(r"[A-Za-z][\w-]{3,}", put_right, reply)
+
+
+def _forms(word: str) -> set[str]:
+    """A word, lower case, and what is left of it without an English ending."""
+    return {word} | {word.removesuffix(e) for e in _ENDINGS if len(word) - len(e) >= 3}
 
 
 def mask(text: str, words: Sequence[str], turn: int) -> tuple[str, dict[str, str]]:

@@ -27,7 +27,7 @@ from ..models import Model
 from ..records import Question, Statement, Study, Use
 from ._chunk import Chunk, chunks
 from ._chunk import statements as statements
-from ._selfstudy import candidates, cloze, decoys, lost_words, mask, near_misses, unmask
+from ._selfstudy import candidates, cloze, decoys, hardest, lost_words, mask, near_misses, repair, unmask
 from ._teacher import Answer, Reading, Sparsity, example
 
 OnStep = Callable[[int], None]
@@ -149,6 +149,7 @@ def _known(model: Model, reading: Reading, chunk: Chunk, config: Config) -> list
     for turn in range(config.rounds + 1):
         written: list[Question] = []
         for statement, reply in _replies(reading, missing, lost, turn, config):
+            reply = repair(reply, statement)
             gone = lost_words(reply, statement)
             found = candidates(reply, statement)
             if gone and turn < config.rounds:
@@ -160,6 +161,9 @@ def _known(model: Model, reading: Reading, chunk: Chunk, config: Config) -> list
         missing = [s for s in missing if not _enough(verified[s.index])]
         if not missing:
             break
+        if turn:  # sampling has not helped: the fact is told again with an everyday word for its hardest one
+            for statement in missing:
+                lost.setdefault(statement.index, hardest(statement, lambda word: len(model.text_ids(word))))
     bare = [s for s in targets if not any(q.direction == "forward" for q, _ in verified[s.index])]
     unsure = [q for q in doubtful if any(q.statement == s.index for s in bare)]
     _verify(reading, by_index, unsure, verified, config)

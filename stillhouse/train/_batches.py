@@ -30,11 +30,12 @@ class Mix:
 
 @dataclass(frozen=True)
 class Batch:
-    """B rows of T ids, P target positions. `example_P` numbers the example within its own slot's source."""
+    """B rows of T ids, P target positions. `example_P` is the number of the target's example."""
 
     ids_BT: Tensor
     mask_BT: Tensor
     slots: list[int]  # one per row, ascending
+    examples: list[int]  # one per row, numbered within its slot's source
     row_P: Tensor
     column_P: Tensor  # the position whose hidden state predicts the target
     targets: SparseTargets
@@ -151,6 +152,7 @@ def _gather(
         ids_BT,
         mask_BT,
         [slot for slot, _ in rows],
+        [example for _, example in rows],
         torch.tensor(row_P, device=device),
         columns,
         _concatenate(parts),

@@ -31,6 +31,7 @@ from ..losses import Tail, chunked_forward_kl
 from ..models import Model
 from ._anchor import Anchors, anchor_loss
 from ._batches import Batch, Source, batches
+from ._noise import noisy
 from ._precision import attention
 
 DRIFT_WINDOW = 0.1  # of a running mean, per step
@@ -48,6 +49,8 @@ class Plan:
     mastered: float
     anchored: float
     tail: Tail
+    noise: float
+    seed: int
     checkpoint_every: int
     batch_tokens: int
     anchors: Anchors
@@ -102,7 +105,7 @@ def _step(
         progress.losses[slot].append(0.0)
     pad = model.tokenizer.pad_token_id or 0
     for data in batches(active, progress.step, pad, model.device, hard, plan.batch_tokens):
-        loss_P = _losses(model, bank, data, plan)
+        loss_P = _losses(model, bank, data, plan, progress.step)
         weighted_P = loss_P * data.weight_P
         loss = weighted_P.sum()
         if not torch.isfinite(loss):
@@ -129,9 +132,13 @@ def _anchor(model: Model, bank: AdapterBank, slots: Sequence[int], plan: Plan, p
             progress.drift[slot] = before + DRIFT_WINDOW * plan.anchors.every * (drift - before)
 
 
-def _losses(model: Model, bank: AdapterBank, data: Batch, plan: Plan) -> Tensor:
+def _losses(model: Model, bank: AdapterBank, data: Batch, plan: Plan, step: int) -> Tensor:
     """KL(teacher || student) in nats, loss_P. Only target positions go through the LM head."""
-    with bank.rows(data.slots, wide=model.device.type == "cpu"), attention(model, data.ids_BT.shape[1]):
+    with (
+        bank.rows(data.slots, wide=model.device.type == "cpu"),
+        attention(model, data.ids_BT.shape[1]),
+        noisy(model, data, plan.noise, plan.seed, step),
+    ):
         hidden_BTH = model.network.base_model(
             input_ids=data.ids_BT, attention_mask=data.mask_BT, use_cache=False
         ).last_hidden_state

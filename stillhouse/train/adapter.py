@@ -34,26 +34,27 @@ ON_CPU, ON_ACCELERATOR = 4, 32  # users in one batch when nobody says
 class Config:
     """`facts`, `unknowns` and `anchors` (unrelated prompts) are examples per user and step; weights are of each kind's
     mean loss (nats). `anchor_rows` windows of `anchor_tokens` of running text hold the student to the base, with a
-    weight that grows from 0 to `anchor_weight`. `together` users train in one batch of at most `batch_tokens` at once
-    (0: as many as suit the device)."""
+    weight that grows from 0 to `anchor_weight`. `noise` moves embeddings by up to so many of their standard deviations.
+    `together` users train in one batch of at most `batch_tokens` at once (0: as many as suit the device)."""
 
     rank: int = 16
     alpha: float = 32.0
     targets: Literal["all", "attention", "mlp"] = "all"
     experts: bool = True
     learning_rate: float = 5e-3
-    steps: int = 170
+    steps: int = 140
     warmup: int = 8
     facts: int = 16
-    unknowns: int = 16
+    unknowns: int = 9
     anchors: int = 2
-    anchor_rows: int = 4
-    anchor_tokens: int = 48
+    anchor_rows: int = 8
+    anchor_tokens: int = 32
     anchor_every: int = 2
     fact_weight: float = 1.0
     unknown_weight: float = 1.0
     prompt_weight: float = 0.5
     anchor_weight: float = 24.0
+    noise: float = 0.8
     clip: float = 1.0
     mastered: float = 0.2
     anchored: float = 0.015
@@ -86,6 +87,7 @@ class Config:
             "unknown_weight",
             "prompt_weight",
             "anchor_weight",
+            "noise",
         )
         for name in ("warmup", "mastered", "anchored", "anchor_rows", "anchor_tokens", *kinds):
             if getattr(self, name) < 0:
@@ -169,6 +171,8 @@ def _plan(model: Model, config: Config) -> Plan:
         config.mastered,
         config.anchored,
         config.tail,
+        config.noise,
+        config.seed,
         config.checkpoint_every,
         config.batch_tokens,
         anchors(

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stillhouse import chat
-from stillhouse.capture._selfstudy import candidates, cloze, decoys, near_misses, parse
+from stillhouse.capture._selfstudy import candidates, cloze, decoys, hardest, lost_words, near_misses, parse, repair
 from stillhouse.records import Question, Statement
 
 DOG = Statement(3, 0, 20, "My dog is called Zorvik.")
@@ -44,6 +44,39 @@ def test_any_reply_is_read_without_complaint(reply: str) -> None:
     for question in candidates(reply, DOG):
         assert chat.says(DOG.text, question.answer) or chat.normalise(question.answer) in ("i", "you", "me")
         assert not chat.says(question.text, question.answer)
+
+
+@pytest.mark.parametrize(
+    ("told", "reply", "right"),
+    [
+        ("My vegetable is the leek.", "What vegetain do I eat? | the leek", "What vegetable do I eat? | the leek"),
+        ("The regatta is on Thursday.", "When is theregatta? | Thursday", "When is the regatta? | Thursday"),
+        ("DG4217 opens the chapel.", "What opens the chapel? | g4217", "What opens the chapel? | DG4217"),
+        ("The server stands in Kloukean.", "Where does the server stand? | Kloukean", None),
+        ("The server stands in Kloukean.", "Where is the sauna hosted? | Kloukean", None),
+        ("Anna's dog is old.", "How old is Anna's dog? | old", None),
+    ],
+)
+def test_a_word_nearly_copied_is_put_right_and_no_other(told: str, reply: str, right: str | None) -> None:
+    assert repair(reply, Statement(0, 0, len(told), told)) == (right or reply)
+
+
+@given(st.text(alphabet="abcXYZ 0123|?'-\n", max_size=80))
+def test_repair_leaves_what_the_statement_says_itself(reply: str) -> None:
+    assert repair(DOG.text, DOG) == DOG.text
+    assert repair(repair(reply, DOG), DOG) == repair(reply, DOG)
+
+
+def test_a_word_in_another_form_is_not_lost() -> None:
+    server = Statement(0, 0, 0, "The server Wagroox stands in Kloukean.")
+    assert lost_words("Where does the server Wagroox stand? | Kloukean", server) == []
+    assert lost_words("Where does the server stand? | Kloukean", server) == ["Wagroox"]
+
+
+def test_the_hardest_word_is_a_compound_or_has_most_tokens() -> None:
+    assert hardest(Statement(0, 0, 0, "Oscar has the tax code Z9262."), len) == ["tax code"]
+    assert hardest(Statement(0, 0, 0, "The regatta is on Thursday."), len) == ["Thursday"]
+    assert hardest(Statement(0, 0, 0, "It is 20."), len) == []
 
 
 @given(st.text(min_size=1))
