@@ -75,6 +75,10 @@ class Commands:
         self._server.stdin.flush()
         return Done(**json.loads(self._server.stdout.readline()))
 
+    def consolidating(self, user: str, memory: Path, home: Path, *more: str) -> tuple[str | Path, ...]:
+        """The command line that consolidates a memory with the shipped model."""
+        return "consolidate", "--user", user, "--memory", memory, "--home", home, "--model", self.model, *more
+
     def close(self) -> None:
         assert self._server.stdin
         self._server.stdin.close()

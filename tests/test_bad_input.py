@@ -88,17 +88,7 @@ def test_a_memory_that_cannot_be_used(commands: Commands, home: Path, tmp_path: 
 
 def test_more_tokens_than_are_taken_at_once(commands: Commands, home: Path, tmp_path: Path) -> None:
     notes = named(tmp_path / "notes.md", b"My dog is called Rex and he is old. " * 40_000)
-    argv: tuple[str | Path, ...] = (
-        "consolidate",
-        "--user",
-        "alice",
-        "--memory",
-        notes,
-        "--home",
-        home,
-        "--model",
-        commands.model,
-    )
+    argv = commands.consolidating("alice", notes, home)
     refused(commands.run(*argv), "memory has ", " tokens; at most 131072 are taken at once: split it")
     notes.write_text("My dog is called Rex " + "and he is old " * 1000)
     refused(commands.run(*argv), "the statement at byte 0 of the memory has ", "make sentences of it")
@@ -223,17 +213,7 @@ def test_arguments_that_cannot_be(commands: Commands, home: Path, notes: Path, a
 def test_a_store_from_another_version(commands: Commands, home: Path, notes: Path) -> None:
     Store(home)
     (home / "FORMAT").write_text('{"format": 2}')
-    argv: tuple[str | Path, ...] = (
-        "consolidate",
-        "--user",
-        "alice",
-        "--memory",
-        notes,
-        "--home",
-        home,
-        "--model",
-        commands.model,
-    )
+    argv = commands.consolidating("alice", notes, home)
     refused(commands.run(*argv), "has format 2, this program reads 1", "use the program that wrote it")
     (home / "FORMAT").write_text("2")
     refused(commands.run(*argv), "is damaged")
@@ -261,18 +241,7 @@ def test_a_registry_from_a_newer_version(commands: Commands, home: Path) -> None
 def test_a_full_disk(commands: Commands, home: Path, notes: Path, largest: int) -> None:
     """The limit is met by the store's first files, by the signals, or by the checkpoint; then there is room again."""
     Store(home)
-    argv: tuple[str | Path, ...] = (
-        "consolidate",
-        "--user",
-        "alice",
-        "--memory",
-        notes,
-        "--home",
-        home,
-        "--model",
-        commands.model,
-        *fast(4),
-    )
+    argv = commands.consolidating("alice", notes, home, *fast(4))
     done = commands.run(*argv, largest_file=largest)
     assert done.code == 2, done
     *_, last = done.err.splitlines()
@@ -294,18 +263,7 @@ def test_a_disk_that_is_full_for_stdout(commands: Commands, home: Path) -> None:
 
 
 def test_a_user_who_is_being_consolidated(commands: Commands, home: Path, notes: Path) -> None:
-    argv: tuple[str | Path, ...] = (
-        "consolidate",
-        "--user",
-        "alice",
-        "--memory",
-        notes,
-        "--home",
-        home,
-        "--model",
-        commands.model,
-        *fast(),
-    )
+    argv = commands.consolidating("alice", notes, home, *fast())
     with Store(home).lock("alice"):
         done = commands.run(*argv)
         refused(done, f"user 'alice' is being consolidated by process {os.getpid()} since ", "wait or try again")

@@ -54,18 +54,7 @@ def test_the_version_is_said(commands: Commands) -> None:
 def test_a_refused_consolidation_is_exit_code_one(commands: Commands, tmp_path: Path) -> None:
     notes = tmp_path / "notes.md"
     notes.write_text("My dog is called Zorvik.")
-    argv: tuple[str | Path, ...] = (
-        "consolidate",
-        "--user",
-        "alice",
-        "--memory",
-        notes,
-        "--home",
-        tmp_path / "home",
-        "--model",
-        commands.model,
-        *fast(1),
-    )
+    argv = commands.consolidating("alice", notes, tmp_path / "home", *fast(1))
     done = commands.run(*argv)
     assert done.code == 1
     *progress, last = done.err.splitlines()
@@ -126,18 +115,7 @@ def test_a_reader_who_has_enough_is_no_error(commands: Commands, tmp_path: Path)
 def test_what_is_forgotten_is_gone(commands: Commands, tmp_path: Path) -> None:
     notes, home = tmp_path / "notes.md", tmp_path / "home"
     notes.write_text("My dog is called Zorvik.")
-    argv: tuple[str | Path, ...] = (
-        "consolidate",
-        "--user",
-        "al/ice",
-        "--memory",
-        notes,
-        "--home",
-        home,
-        "--model",
-        commands.model,
-        *fast(1),
-    )
+    argv = commands.consolidating("al/ice", notes, home, *fast(1))
     assert commands.run(*argv, "--json").code in (0, 1)
     counts = commands.run("forget", "--user", "al/ice", "--home", home, "--json").json
     assert counts["remaining"] == 0

@@ -168,8 +168,11 @@ def test_a_second_consolidation_is_told_who_holds_the_user(store: Store) -> None
 
 
 def test_the_lock_is_waited_for(store: Store) -> None:
+    order: list[str] = []
+
     def release() -> None:
         time.sleep(0.2)
+        order.append("released")
         held.close()
 
     held = contextlib.ExitStack()
@@ -177,7 +180,9 @@ def test_the_lock_is_waited_for(store: Store) -> None:
     thread = threading.Thread(target=release)
     thread.start()
     with store.lock("alice", wait=10):
+        order.append("entered")
         thread.join()
+    assert order == ["released", "entered"]
 
 
 def test_a_home_from_another_version_is_refused(store: Store) -> None:
