@@ -5,13 +5,15 @@ was said before it), `{"prompt": …, "completion": …}` (texts, or lists of me
 writes the answer) or `{"text": …}`. Other columns are ignored. A `.txt` file has a passage between empty lines;
 `stdlib:N` are N passages of running English that every machine has (`texts.py`).
 
-It does not know models.
+A `Domain` is a data set with a prompt style: what is put around every request before teacher and student read it. It
+does not know models.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,81 @@ from .errors import InputError
 from .records import digest
 
 ROWS = "messages, prompt (and completion), or text"
+PROMPT = "{prompt}"
+
+
+@dataclass(frozen=True)
+class Data:
+    """`train`: files in TRL's formats, or `stdlib:N`. `held_out`: a share of it, or files of their own. `corrections`:
+    a file that `stillhouse audit` adds to, read where it is there and never held out. `limit`: examples, 0 for all."""
+
+    train: tuple[str, ...] = ()
+    held_out: float | tuple[str, ...] = 0.1
+    limit: int = 0
+    corrections: str = ""
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.held_out, tuple) and not 0 <= self.held_out < 1:
+            raise InputError(f"data.held_out: {self.held_out} is not a share from 0 to under 1, or a list of files")
+        if self.limit < 0:
+            raise InputError(f"data.limit: {self.limit} is not allowed; at least 0, which is all")
+        if self.corrections and not self.corrections.endswith(".jsonl"):
+            raise InputError(f"data.corrections: {self.corrections!r} is added to line by line: a .jsonl file")
+
+    def style(self, example: Example) -> Example:
+        """The example as it is read: a data set without a style leaves it as it is."""
+        return example
+
+
+@dataclass(frozen=True)
+class Domain(Data):
+    """Data with a style. `system` goes before every request and `template` around it ("{prompt}"), for teacher and
+    student; `teacher_system` is a system message that only the teacher reads, instead of the recipe's."""
+
+    system: str = ""
+    template: str = PROMPT
+    teacher_system: str = ""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.template.count(PROMPT) != 1:
+            raise InputError(f"domain.template: {self.template!r} has to hold {PROMPT} once, where the request goes")
+
+    def style(self, example: Example) -> Example:
+        """The example as it is read; running text stays as it is."""
+        if example.messages:
+            *before, last = example.messages
+            said = (*before, {**last, "content": self.template.replace(PROMPT, last["content"])})
+            return replace(example, messages=with_system(said, self.system))
+        if not example.text:
+            return example
+        text = self.template.replace(PROMPT, example.text)
+        return replace(example, text=f"{self.system}\n\n{text}" if self.system else text)
+
+
+def with_system(messages: Sequence[Message], system: str) -> tuple[Message, ...]:
+    """`messages` with `system` as their system message, or at the head of the one they have."""
+    if not system:
+        return tuple(messages)
+    first, *rest = messages
+    if first["role"] == "system":
+        return ({"role": "system", "content": f"{system}\n\n{first['content']}"}, *rest)
+    return ({"role": "system", "content": system}, *messages)
+
+
+def parts(data: Data, folder: Path, seed: int) -> tuple[list[Example], list[Example]]:
+    """Training and held-out examples, corrections among the former unless they correct what is held out."""
+    found = read(data.train, folder)
+    found = found[: data.limit] if data.limit else found
+    if isinstance(data.held_out, tuple):
+        train, held = found, read(data.held_out, folder)
+    else:
+        train, held = split(found, data.held_out, seed)
+    if not data.corrections or not (folder / data.corrections).is_file():
+        return train, held
+    asked = {digest([e.messages, e.text]) for e in held}
+    corrected = read([data.corrections], folder)
+    return [*train, *(e for e in corrected if digest([e.messages, e.text]) not in asked)], held
 
 
 def read(sources: Sequence[str], folder: Path) -> list[Example]:

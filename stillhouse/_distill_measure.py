@@ -15,7 +15,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .generate import batches, head
+from .capture.prompts import Example
+from .generate import Sampling, batches, generate, head
 from .lora import AdapterBank
 from .losses import Objective, sparse_divergence, through_head
 from .models import Model
@@ -49,19 +50,74 @@ class Measured:
     compared: int
 
 
+@dataclass(frozen=True)
+class Answer:
+    """What a model wrote, and whether only the limit ended it."""
+
+    text: str
+    cut: bool
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """Mean length of `n` answers, in characters, of the teacher and of the student before and after; `cut` is the share
+    of the student's answers that only the limit ended."""
+
+    teacher: float = 0.0
+    before: float = 0.0
+    after: float = 0.0
+    cut: float = 0.0
+    n: int = 0
+
+    @property
+    def drift(self) -> float:
+        """How much longer than the teacher's its answers are, as a share."""
+        return self.after / self.teacher - 1 if self.teacher else 0.0
+
+
+@dataclass(frozen=True)
+class Look:
+    """One look at a student: how near it is, and what it answers."""
+
+    measured: Measured
+    answers: list[Answer]
+
+
+def answer(
+    model: Model, examples: Sequence[Example], most: int, bank: AdapterBank | None = None, slot: int = 0
+) -> list[Answer]:
+    """Greedy answers of at most `most` tokens, with the adapter in `slot` of `bank`."""
+    if not examples:
+        return []
+    asked = [model.chat_ids(e.messages) if e.messages else model.text_ids(e.text) for e in examples]
+    replies = generate(model, asked, Sampling(most), bank=bank, slots=[slot] * len(asked) if bank else None)
+    return [Answer(model.text(ids), len(ids) == most) for ids in replies]
+
+
+def lengths(teacher: Sequence[Answer], before: Sequence[Answer], after: Sequence[Answer]) -> Lengths:
+    """Of answers to the same requests."""
+    n = len(teacher)
+    if not n:
+        return Lengths()
+    ours, old, new = (sum(len(a.text) for a in side) / n for side in (teacher, before, after))
+    return Lengths(ours, old, new, sum(a.cut for a in after) / n, n)
+
+
 @torch.no_grad()
-def measure(model: Model, feed: Feed, bank: AdapterBank | None = None) -> Measured:
-    """All of it in one pass over the feed."""
+def measure(model: Model, feed: Feed, bank: AdapterBank | None = None, slot: int = 0) -> Measured:
+    """All of it in one pass over the feed, with the adapter in `slot` of `bank`."""
     rows_P5, loss, targets = [], 0.0, 0
     for numbers in batches(feed.lengths, BATCH_TOKENS):
         data = feed.batch(numbers, model.tokenizer.pad_token_id or 0, model.device)
-        with bank.rows([0] * len(numbers)) if bank else nullcontext():
+        with bank.rows([slot] * len(numbers)) if bank else nullcontext():
             hidden_BTH = model.network.base_model(
                 input_ids=data.ids_BT, attention_mask=data.mask_BT, use_cache=False
             ).last_hidden_state
-        loss += float(data.losses(hidden_BTH, head(model), Objective()).sum())
+        drawn = bool(data.targets.draw_weights_PD.any())  # an endpoint tells the mass of a tail alone
+        objective = Objective(tail="sampled" if drawn else "ghost")
+        loss += float(data.losses(hidden_BTH, head(model), objective).sum())
         targets += sum(feed.positions[i] for i in numbers)
-        rows_P5.append(_positions(model, data, hidden_BTH, isinstance(feed, AlignedTokens)).cpu().double())
+        rows_P5.append(_positions(model, data, hidden_BTH, isinstance(feed, AlignedTokens) or not drawn).cpu().double())
     return _summed(torch.cat(rows_P5), loss / max(targets, 1))
 
 

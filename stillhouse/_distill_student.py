@@ -28,6 +28,7 @@ from .blobs import sync_folder
 from .errors import InputError, ModelError
 from .models import Device, Model
 from .train import full
+from .train._onpolicy import OnPolicy
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,8 @@ class NewTokenizer:
 class Student:
     """`model` is where weights come from, "" the teacher; `layers` keeps those of it. `scratch` is a Hugging Face
     configuration with its `model_type`: random weights of that shape. The tokenizer is the model's own (of `scratch`:
-    the teacher's), `tokenizer`'s, or a new one. `train` as in `train/full.py`."""
+    the teacher's), `tokenizer`'s, or a new one. `train` as in `train/full.py`; `on_policy` lets it write in a share of
+    the batches."""
 
     model: str = ""
     layers: tuple[int, ...] = ()
@@ -56,6 +58,7 @@ class Student:
     tokenizer: str = ""
     new_tokenizer: NewTokenizer | None = None
     train: full.Config = field(default_factory=full.Config)
+    on_policy: OnPolicy | None = None
 
     def __post_init__(self) -> None:
         if self.scratch and (self.model or self.layers):

@@ -4,13 +4,32 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from . import gate
 from .gate import Sample
-from .records import Candidate, Question, Study, Verdict, Version
+from .records import Candidate, GateResult, Question, Study, Verdict, Version
+
+
+@dataclass(frozen=True)
+class Try:
+    """One candidate on the way to an approved one: `changes` are settings, `stage.key: [before, after]`, compared with
+    the best try before it; `remedy` is empty for the first, which has the settings asked for."""
+
+    remedy: str
+    about: str
+    changes: dict[str, Any]
+    version: int
+    approved: bool
+    failed: tuple[str, ...]
+
+    def line(self) -> str:
+        """For people: what was tried and what came of it."""
+        what = ", ".join(f"{key} {old:g} -> {new:g}" for key, (old, new) in self.changes.items()) or self.about
+        outcome = "approved" if self.approved else f"refused by {', '.join(self.failed) or 'no gate that applies'}"
+        return f"v{self.version}  {self.remedy or 'as asked for':<12} {outcome}  ({what})"
 
 
 @dataclass(frozen=True)
@@ -26,6 +45,7 @@ class Consolidation:
     memory_tokens: int
     tokens_saved: int  # prompt tokens of one request with the memory in its context, minus without
     seconds: Mapping[str, float]
+    tries: tuple[Try, ...] = ()  # with `diagnose`: every candidate made on the way, this one among them
 
     @property
     def approved(self) -> bool:
@@ -68,20 +88,29 @@ class Consolidation:
             "base": self.version.base,
             "candidate": self.version.candidate,
             "seconds": {stage: round(took, 2) for stage, took in self.seconds.items()},
+            **({"tries": [asdict(t) for t in self.tries]} if self.tries else {}),
         }
 
     def summary(self) -> str:
         """For people: the verdict, each gate, what is not covered, where the report is."""
         head = f"{self.user} v{self.version.number}: {'approved' if self.approved else 'REJECTED'}"
-        gates = [
-            f"  {'pass' if r.passed else 'FAIL'} {r.gate:<12} "
-            f"{'-' if r.value is None else format(r.value, '.4g'):>8} "
-            f"({'>=' if r.at_least else '<='} {r.threshold:g}, n={r.n})"
-            for r in self.verdict.results
-        ]
+        gates = [line for r in self.verdict.results for line in _gate_lines(r)]
         rest = [f"  coverage {self.coverage:.0%}, {self.tokens_saved} prompt tokens saved per request"]
         rest += [f"  not covered: {text}" for text in self.uncovered]
+        if not self.verdict.config.get("calibrated_by"):
+            rest.append("  thresholds are where gates start; `stillhouse calibrate` measures this base's own")
+        rest += [f"  tried {t.line()}" for t in self.tries[:1] if len(self.tries) > 1]
+        rest += [f"   then {t.line()}" for t in self.tries[1:]]
         return "\n".join([head, *gates, *rest, f"  report: {self.folder / 'gate_report.html'}"])
+
+
+def _gate_lines(result: GateResult) -> list[str]:
+    """One gate for people; below a failed one, what to change."""
+    value = "-" if result.value is None else format(result.value, ".4g")
+    bound = f"{'>=' if result.at_least else '<='} {result.threshold:g}, n={result.n}"
+    line = f"  {'pass' if result.passed else 'FAIL'} {result.gate:<12} {value:>8} ({bound})"
+    remedy = "" if result.passed else result.details.get("remedy", "")
+    return [line, *([f"       {remedy}"] if remedy else [])]
 
 
 def samples(ctx: gate.Context, facts: int = 12, unknowns: int = 4) -> list[Sample]:

@@ -16,11 +16,11 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
-from .errors import NotFound, StoreError
+from .errors import DiskFull, NotFound, StoreError
 
 PARTIAL = ".partial-"  # every unfinished file or folder starts so; the store sweeps those that a killed process left
 
-_DIGEST = re.compile(r"[0-9a-f]{64}")
+DIGEST = re.compile(r"[0-9a-f]{64}")
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _CHUNK = 1 << 20
 
@@ -47,7 +47,7 @@ class Blobs:
         """Store a file's bytes, read in pieces; returns their digest. `NotFound` if there is no such file."""
         if not Path(path).is_file():
             raise NotFound(f"there is no file {str(path)!r}")
-        partial = self.root / f"{PARTIAL}{uuid.uuid4().hex}"
+        partial = new_partial(self.root)
         try:
             with writing(self.root):
                 digest = _copy(Path(path), partial)
@@ -68,7 +68,7 @@ class Blobs:
 
     def path(self, digest: str) -> Path:
         """Where the bytes lie, for memory-mapping; unchecked. `NotFound` if missing."""
-        if not _DIGEST.fullmatch(digest):
+        if not DIGEST.fullmatch(digest):
             raise NotFound(f"there is no blob {digest[:80]!r}: a digest is 64 lower-case hexadecimal digits")
         path = self.root / digest[:2] / digest
         if not path.is_file():
@@ -78,14 +78,14 @@ class Blobs:
     def __contains__(self, digest: object) -> bool:
         return (
             isinstance(digest, str)
-            and _DIGEST.fullmatch(digest) is not None
+            and DIGEST.fullmatch(digest) is not None
             and (self.root / digest[:2] / digest).is_file()
         )
 
     def __iter__(self) -> Iterator[str]:
         """All digests, sorted."""
         for folder in sorted(p for p in self.root.iterdir() if p.is_dir()):
-            yield from sorted(p.name for p in folder.iterdir() if _DIGEST.fullmatch(p.name))
+            yield from sorted(p.name for p in folder.iterdir() if DIGEST.fullmatch(p.name))
 
     def verify(self) -> list[str]:
         """One line for each blob whose content does not match its name and each file that is no blob."""
@@ -93,7 +93,7 @@ class Blobs:
         for path in sorted(self.root.rglob("*")):
             if path.is_dir() or path.name.startswith(PARTIAL):
                 continue
-            if not _DIGEST.fullmatch(path.name) or path.parent != self.root / path.name[:2]:
+            if not DIGEST.fullmatch(path.name) or path.parent != self.root / path.name[:2]:
                 problems.append(f"blobs: {str(path.relative_to(self.root))!r} is not named by a digest")
             elif hash_file(path) != path.name:
                 problems.append(f"blob {path.name}: content does not match its digest")
@@ -119,9 +119,9 @@ class Blobs:
 def write_atomic(path: Path, data: bytes) -> None:
     """Write a file so that `path` holds all of `data`, or what it held before; durable on return.
 
-    `StoreError` if it cannot be written ("disk is full: …" when that is why); no partial file is left behind.
+    `StoreError` if it cannot be written, `DiskFull` when that is why; no partial file is left behind.
     """
-    partial = path.parent / f"{PARTIAL}{uuid.uuid4().hex}"
+    partial = new_partial(path.parent)
     try:
         with writing(path):
             write_synced(partial, data)
@@ -164,6 +164,11 @@ def hash_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def new_partial(folder: Path) -> Path:
+    """A name for an unfinished file of `folder`, which no other process has."""
+    return folder / f"{PARTIAL}{uuid.uuid4().hex}"
+
+
 def discard(path: Path) -> None:
     """Remove a partial file if it is there."""
     with contextlib.suppress(OSError):
@@ -172,18 +177,24 @@ def discard(path: Path) -> None:
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Say an operating system's refusal to write below `path` as a `StoreError`."""
+    """Say an operating system's refusal to write below `path` as a `StoreError`, `DiskFull` where there is no room."""
     try:
         yield
     except OSError as error:
-        raise StoreError(refusal(path, error)) from error
+        if out_of_room(error):
+            raise disk_full(path) from error
+        line = f"cannot write {str(path)!r}: {error.strerror or error}; check the path and its permissions"
+        raise StoreError(line) from error
 
 
-def refusal(path: Path, error: OSError) -> str:
-    """One line for an operating system's refusal to write."""
-    if error.errno in _FULL:
-        return f"disk is full: {str(path)!r} could not be written; free some space and run the command again"
-    return f"cannot write {str(path)!r}: {error.strerror or error}; check the path and its permissions"
+def out_of_room(error: OSError) -> bool:
+    """Whether the operating system refused for want of room: a full disk, a quota, a limit on the size of files."""
+    return error.errno in _FULL
+
+
+def disk_full(path: Path) -> DiskFull:
+    """The error to raise where `path` could not be written for want of room."""
+    return DiskFull(f"disk is full: {str(path)!r} could not be written; free some space and run the command again")
 
 
 def _copy(source: Path, partial: Path) -> str:

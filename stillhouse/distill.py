@@ -5,97 +5,88 @@ folder with the model or the adapter, `report.html` and `report.json`. Everythin
 the digest of what they are made from, so a killed run is run again and goes on, and a second recipe with the same
 teacher and data finds the signals made.
 
-A student whose tokenizer is not the teacher's is trained on chunks of bytes. It does not know kinds of models.
+A recipe of several domains gives every student one specialist per domain and a router over them. A student whose
+tokenizer is not the teacher's is trained on chunks of bytes. It does not know kinds of models.
 """
 
 from __future__ import annotations
 
-import json
-import shutil
+import re
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from . import align, models
-from ._distill_data import read, split
-from ._distill_measure import Measured, measure
-from ._distill_report import Sample, report
-from ._distill_student import Student, build, write_folder
-from .blobs import write_atomic
+from . import _distill_router as router
+from . import models
+from ._distill_audit import Audit, Auditor
+from ._distill_auditing import Case, share, write_audit
+from ._distill_data import Data, Domain, parts
+from ._distill_data import read as read_data
+from ._distill_domains import Lesson, adapters, bank_of, feed_of, said_of, write_summary
+from ._distill_measure import Answer, Look, answer, lengths, measure
+from ._distill_report import Sample
+from ._distill_result import REPORT, Distilled, read, write, write_weights
+from ._distill_specialists import Specialists
+from ._distill_student import Student, build
+from ._distill_teacher import Opened, TeacherTable, open_teacher
 from .capture import prompts
+from .capture._traces import Config as Traces
+from .capture._traces import record
+from .capture._voices import Local
 from .capture.prompts import Captured, Example
 from .config import as_dict, resolve
 from .errors import InputError
-from .export import peft
-from .generate import Sampling, generate
 from .inputs import home_folder, read_tables
 from .lora import AdapterBank
-from .models import Device, Model
+from .models import Model
 from .progress import progress
-from .records import canonical, digest, from_mapping
+from .records import digest
 from .train import full
-from .train._aligned import AlignedTokens, Teacher
 from .train._examples import Feed, SameTokens
+from .train._onpolicy import OnPolicyFeed
+from .train._ranks import Ranks, ranks
+from .train._traced import TracedFeed
 
-__all__ = ["Distilled", "Recipe", "Student", "capture", "distill", "load_recipe"]
-
-REPORT = "report.json"
-
-
-@dataclass(frozen=True)
-class TeacherTable:
-    """`model`: tiny, a local Hugging Face folder or a hub id."""
-
-    model: str = models.DEFAULT
-    device: Device = "auto"
-
-
-@dataclass(frozen=True)
-class Data:
-    """`train`: files in TRL's formats, or `stdlib:N`. `held_out`: a share of it, or files of their own."""
-
-    train: tuple[str, ...] = ()
-    held_out: float | tuple[str, ...] = 0.1
-    limit: int = 0
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.held_out, tuple) and not 0 <= self.held_out < 1:
-            raise InputError(f"data.held_out: {self.held_out} is not a share from 0 to under 1, or a list of files")
-        if self.limit < 0:
-            raise InputError(f"data.limit: {self.limit} is not allowed; at least 0, which is all")
+__all__ = [
+    "Data", "Distilled", "Domain", "Recipe", "Student", "audit", "capture", "captures", "distill", "load_recipe",
+    "specialists",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What to distil. `samples` prompts of the held-out part are answered by teacher and students for the report."""
+    """What to distil: `data`, or `domains`, each of which becomes a specialist. `answers` held-out requests of each are
+    answered by teacher and students, `samples` of them shown in the report. `traces`: inner states that are kept beside
+    the signals, for students that match them."""
 
     teacher: TeacherTable = field(default_factory=TeacherTable)
     data: Data = field(default_factory=Data)
     capture: prompts.Config = field(default_factory=prompts.Config)
+    router: router.Config = field(default_factory=router.Config)
+    traces: Traces | None = None
     samples: int = 6
+    answers: int = 12
     seed: int = 0
+    domains: tuple[tuple[str, Domain], ...] = ()
     students: tuple[tuple[str, Student], ...] = ()
     folder: Path = field(default_factory=Path)  # what relative paths are from
 
+    def __post_init__(self) -> None:
+        if self.domains and self.data != Data():
+            raise InputError("recipe: data and domains are both given; put the data of [data] into a domain of its own")
+        for name, student in self.students if self.domains else ():
+            if student.train.lora is None:
+                raise InputError(
+                    f"students.{name}.train.lora: missing; the specialists of several domains are adapters on one "
+                    "base, for example lora = {}"
+                )
 
-@dataclass(frozen=True)
-class Distilled:
-    """One student: where it is, and how near its teacher before and after, on held-out signals."""
-
-    name: str
-    folder: Path
-    steps: int
-    before: Measured
-    after: Measured
-    parameters: int
-    teacher_parameters: int
-    same_tokens: bool
-    skipped: int
-
-    def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        return as_dict(self) | {"folder": str(self.folder)}
+    @property
+    def sets(self) -> tuple[tuple[str, Data], ...]:
+        """The data sets by the names of their domains; one without a name where there are none."""
+        return self.domains or (("", self.data),)
 
 
 def load_recipe(file: Path, assignments: Sequence[str] = ()) -> Recipe:
@@ -104,172 +95,327 @@ def load_recipe(file: Path, assignments: Sequence[str] = ()) -> Recipe:
     `InputError`: a missing or malformed file, an unknown key (with the nearest spelling), a value of the wrong type.
     """
     tables = read_tables(file, assignments)
-    students = tables.pop("students", {})
-    if not isinstance(students, dict) or not all(isinstance(s, dict) for s in students.values()):
-        raise InputError("recipe.students: one table per student is expected, for example [students.small]")
+    students, domains = (
+        _named(tables, what, example) for what, example in (("students", "small"), ("domains", "task"))
+    )
     if "folder" in tables:
         raise InputError("recipe: unknown key 'folder'; relative paths are from where the recipe lies")
     made = tuple((name, resolve(Student, s, f"students.{name}")) for name, s in students.items())
-    return replace(resolve(Recipe, tables, "recipe"), students=made, folder=file.parent)
+    asked = tuple((name, resolve(Domain, d, f"domains.{name}")) for name, d in domains.items())
+    return replace(resolve(Recipe, tables, "recipe"), students=made, domains=asked, folder=file.parent)
+
+
+def _named(tables: dict[str, Any], what: str, example: str) -> dict[str, Any]:
+    """Takes the tables `[what.NAME]` out. Their names become folders."""
+    found = tables.pop(what, {})
+    if not isinstance(found, dict) or not all(isinstance(t, dict) for t in found.values()):
+        raise InputError(f"recipe.{what}: one table each is expected, for example [{what}.{example}]")
+    if wrong := [name for name in found if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name)]:
+        raise InputError(f"recipe.{what}: {wrong[0]!r} is no name; letters, digits, '_', '-' and '.' are")
+    return found
 
 
 def capture(recipe: Recipe, *, home: Path | str | None = None, show: bool = False) -> tuple[Captured, Captured | None]:
-    """The teacher's signals on training and held-out examples, made where they are missing."""
-    train, held = _examples(recipe)
-    teacher = _teacher(recipe, home_folder(home))
-    return _signals(teacher, recipe, train, home_folder(home), "capture", show), (
-        _signals(teacher, recipe, held, home_folder(home), "held out", show) if held else None
-    )
+    """The teacher's signals on training and held-out examples of the first data set, made where they are missing."""
+    return next(iter(captures(recipe, home=home, show=show).values()))
+
+
+def captures(
+    recipe: Recipe, *, home: Path | str | None = None, show: bool = False
+) -> dict[str, tuple[Captured, Captured | None]]:
+    """The same of every domain, by its name."""
+    root = home_folder(home)
+    read = {name: (data, *parts(data, recipe.folder, recipe.seed)) for name, data in recipe.sets}
+    teacher = open_teacher(recipe.teacher, root)
+    return {
+        name: (
+            _signals(teacher, recipe, data, train, root, f"capture {name}".strip(), show),
+            _signals(teacher, recipe, data, held, root, f"held out {name}".strip(), show) if held else None,
+        )
+        for name, (data, train, held) in read.items()
+    }
 
 
 def distill(recipe: Recipe, *, home: Path | str | None = None, show: bool = False) -> list[Distilled]:
-    """Capture what is missing, train every student that is not there yet, measure, and write the reports."""
+    """Capture what is missing, train every student that is not there yet, measure, and write the reports.
+
+    With domains, one `Distilled` per student and domain. Under `torchrun` every process calls this.
+    """
     if not recipe.students:
         raise InputError("recipe: no students; give at least one table such as [students.small]")
-    root = home_folder(home)
-    train, held = _examples(recipe)
-    if not held:
-        raise InputError("data.held_out: 0 leaves nothing to measure a student on; give a share or files")
-    teacher = _teacher(recipe, root)
-    taught = _signals(teacher, recipe, train, root, "capture", show)
-    asked = _signals(teacher, recipe, held, root, "held out", show)
-    run = _Run(recipe, teacher, taught, asked, train, held, root, show)
-    return [run.student(name, student) for name, student in recipe.students]
+    run = opened(recipe, home, show)
+    return [done for name, student in recipe.students for done in run.student(name, student)]
 
 
-def _teacher(recipe: Recipe, home: Path) -> Model:
-    home.mkdir(parents=True, exist_ok=True)
-    return models.load(recipe.teacher.model, recipe.teacher.device, home / "fingerprints.json")
+def audit(
+    recipe: Recipe,
+    *,
+    home: Path | str | None = None,
+    asked: Sequence[str] = (),
+    correct: int = 0,
+    margin: float = 0.5,
+    show: bool = False,
+) -> list[Audit]:
+    """The teacher as auditor of every student, on held-out requests, or on those of the data sets `asked`.
+
+    With `correct`, answers to as many training requests (or to those `asked`) that are `margin` nats per token less
+    likely to the teacher than its own are corrected in the `corrections` file of the data set. Held-out requests never
+    are. Writes `audit.html` and `audit.json` beside the student. `InputError`: a student that is not trained yet.
+    """
+    run, requests = opened(recipe, home, show), read_data(asked, recipe.folder) if asked else []
+    return [found for name, student in recipe.students for found in run.audit(name, student, requests, correct, margin)]
 
 
-def _examples(recipe: Recipe) -> tuple[list[Example], list[Example]]:
-    found = read(recipe.data.train, recipe.folder)
-    found = found[: recipe.data.limit] if recipe.data.limit else found
-    if isinstance(recipe.data.held_out, tuple):
-        return found, read(recipe.data.held_out, recipe.folder)
-    return split(found, recipe.data.held_out, recipe.seed)
+def specialists(recipe: Recipe, name: str, *, home: Path | str | None = None) -> Specialists:
+    """The specialists of a trained student, with their router and the teacher, ready to answer."""
+    student = dict(recipe.students).get(name)
+    if student is None or not recipe.domains:
+        names = ", ".join(n for n, _ in recipe.students) or "none"
+        raise InputError(f"student {name!r}: no specialists of that name; students of this recipe: {names}")
+    run = opened(recipe, home, False)
+    model, bank, folder = run.trained(name, student)
+    assert bank is not None, "specialists are adapters"
+    known = router.load(folder / router.FILE, model)
+    most, system = recipe.capture.max_new_tokens, recipe.capture.teacher_system
+    return Specialists(model, bank, known, recipe.domains, run.teacher.teacher, most, system)
+
+
+def opened(recipe: Recipe, home: Path | str | None, show: bool) -> Run:
+    """A recipe with its teacher loaded and its signals there."""
+    root, here = home_folder(home), ranks()
+    read = [(name, data, *parts(data, recipe.folder, recipe.seed)) for name, data in recipe.sets]
+    for name, _, _, held in read:
+        if not held:
+            where = f"domains.{name}" if name else "data"
+            raise InputError(f"{where}.held_out: 0 leaves nothing to measure a student on; give a share or files")
+    teacher = here.in_turn(lambda: open_teacher(recipe.teacher, root))
+    show = show and here.first
+
+    def lesson(name: str, data: Data, train: Sequence[Example], held: Sequence[Example]) -> Lesson:
+        taught = _signals(teacher, recipe, data, train, root, f"capture {name}".strip(), show)
+        return Lesson(name, data, train, held, taught, _signals(
+            teacher, recipe, data, held, root, f"held out {name}".strip(), show))  # fmt: skip
+
+    lessons = here.in_turn(lambda: tuple(lesson(*row) for row in read))
+    return Run(recipe, teacher, lessons, root, show, here)
 
 
 def _signals(
-    teacher: Model, recipe: Recipe, examples: Sequence[Example], home: Path, what: str, show: bool
+    teacher: Opened, recipe: Recipe, data: Data, examples: Sequence[Example], home: Path, what: str, show: bool
 ) -> Captured:
-    key = digest([teacher.fingerprint, as_dict(recipe.capture), list(examples)])
+    styled, config = [data.style(e) for e in examples], settings_of(recipe, data)
+    key = digest([teacher.fingerprint, as_dict(config), styled])
     folder = home / "signals" / key[:32]
     if (folder / prompts.ABOUT).exists():
         return prompts.load(folder)
-    with progress(what, len(examples), show) as step:
-        return prompts.capture(teacher, examples, recipe.capture, folder, step)
+    with progress(what, len(styled), show) as step:
+        return teacher.capture(styled, config, folder, step)
+
+
+def settings_of(recipe: Recipe, data: Data) -> prompts.Config:
+    """How a data set is captured: as the recipe says, with the system message that is for its teacher alone."""
+    own = data.teacher_system if isinstance(data, Domain) else ""
+    return replace(recipe.capture, teacher_system=own) if own else recipe.capture
 
 
 @dataclass(frozen=True)
-class _Run:
+class Run:
     """One recipe's students, one after the other."""
 
     recipe: Recipe
-    teacher: Model
-    taught: Captured
-    asked: Captured
-    train: Sequence[Example]
-    held: Sequence[Example]
+    teacher: Opened
+    lessons: tuple[Lesson, ...]
     home: Path
     show: bool
+    here: Ranks
 
-    def student(self, name: str, student: Student) -> Distilled:
+    def place(self, name: str, student: Student) -> tuple[Path, str]:
+        """A student's folder, and the digest of everything it is made from."""
         base = models.fingerprint(models.locate(student.model)) if student.model else self.teacher.fingerprint
-        signals = [self.taught.shards, self.asked.shards]
-        key = digest([*signals, as_dict(student), base, self.recipe.seed, self.recipe.samples])
-        folder = self.home / "students" / f"{name}-{key[:16]}"
-        if (folder / REPORT).exists():
-            return _read(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        model = build(
-            student, self.teacher, self._texts(), folder / "start", self.recipe.teacher.device, self.recipe.seed
-        )
-        feed, asked = self._feed(model, self.taught), self._feed(model, self.asked)
-        before, old = measure(model, asked), self._answers(model, None)
-        with progress(f"train {name}", full.planned(feed, student.train), self.show) as step:
-            trained = full.train(model, feed, student.train, folder, step, key)
+        signals = [shards for lesson in self.lessons for shards in (lesson.taught.shards, lesson.asked.shards)]
+        asked = [self.recipe.seed, self.recipe.samples, self.recipe.answers]
+        names = [[lesson.name, as_dict(lesson.data)] for lesson in self.lessons] if self.recipe.domains else []
+        router_settings = as_dict(self.recipe.router) if names else {}
+        traces = as_dict(self.recipe.traces) if self.recipe.traces else None
+        key = digest([*signals, as_dict(student), base, *asked, names, router_settings, traces])
+        return self.home / "students" / f"{name}-{key[:16]}", key
+
+    def student(self, name: str, student: Student) -> list[Distilled]:
+        """A student, or its specialists; trained unless it is there."""
+        student = tailed(student, [lesson.taught for lesson in self.lessons])
+        folder, key = self.place(name, student)
+        if not (folder / REPORT).exists():
+            self._make(name, student, folder, key)
+        return read(folder)
+
+    def trained(self, name: str, student: Student) -> tuple[Model, AdapterBank | None, Path]:
+        """A finished student: its base with its adapters, or its own weights. `InputError` where there is none yet."""
+        student = tailed(student, [lesson.taught for lesson in self.lessons])
+        folder, _ = self.place(name, student)
+        if not (folder / REPORT).exists():
+            raise InputError(f"students.{name} is not trained with these data and settings; run `stillhouse distill`")
+        if student.train.lora is None:
+            return models.load(str(folder / "model"), self.recipe.teacher.device), None, folder
+        model = self.base(student, folder)
+        where = list(adapters(folder).values()) if self.recipe.domains else [folder / "adapter"]
+        return model, bank_of(model, where, student.train.lora), folder
+
+    def audit(
+        self, name: str, student: Student, requests: Sequence[Example], correct: int, margin: float
+    ) -> list[Audit]:
+        """Every lesson of a finished student, and one report."""
+        model, bank, folder = self.trained(name, student)
         try:
-            after, new = measure(model, asked, trained.bank), self._answers(model, trained.bank)
-            _write(folder, model, trained)
+            known = router.load(folder / router.FILE, model) if self.recipe.domains and requests else None
+            shares = share(requests, self.lessons, model, known)
+            found = []
+            for slot, lesson in enumerate(self.lessons):
+                system = settings_of(self.recipe, lesson.data).teacher_system
+                auditor = Auditor(self.teacher.teacher, system, self.recipe.capture.max_new_tokens)
+                file = self.recipe.folder / lesson.data.corrections if lesson.data.corrections else None
+                case = Case(name, lesson, auditor, model, bank, slot)
+                if shares is None or shares[slot]:
+                    found.append(case.audit(shares[slot] if shares else None, correct, margin, file))
+        finally:
+            if bank:
+                bank.detach()
+        write_audit(folder, found)
+        return found
+
+    def base(self, student: Student, folder: Path) -> Model:
+        """What a student starts from."""
+        device = self.recipe.teacher.device
+        return self.here.in_turn(
+            lambda: build(
+                student, self.teacher.base(student.model), self._texts(), folder / "start", device, self.recipe.seed
+            )
+        )
+
+    def _make(self, name: str, student: Student, folder: Path, key: str) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._twin(name, student)
+        model = self.base(student, folder)
+        feed, owners = feed_of(model, [lesson.taught for lesson in self.lessons])
+        if self.show:
+            sys.stderr.write(said_of(name, model, feed))
+        slots = owners if self.recipe.domains else []
+        names = [lesson.name for lesson in self.lessons] if slots else []
+        before = [self._look(model, lesson, None) for lesson in self.lessons] if self.here.first else []
+        with progress(f"train {name}", full.planned(feed, student.train, slots), self.show) as step:
+            live = self._live(feed, model, student)
+            told = live.told(step) if live else step
+            trained = full.train(
+                model, live or self._traced(feed, student), student.train, folder, told, key, slots, names
+            )
+        try:
+            if self.here.first:
+                self._finish(name, student, folder, model, trained, before, feed)
         finally:
             if trained.bank:
                 trained.bank.detach()
-        done = Distilled(
-            name, folder, trained.steps, before, after, _parameters(model), _parameters(self.teacher),
-            isinstance(feed, SameTokens), getattr(feed, "skipped", 0),
-        )  # fmt: skip
-        samples = [Sample(*row) for row in zip(*self._teachers_answers, old, new, strict=True)]
-        self._report(done, trained.losses, samples, student)
-        return done
+        self.here.wait()
 
-    def _feed(self, model: Model, signals: Captured) -> Feed:
-        tokens = signals.tokens()
-        if align.same_vocabulary(tokens, model.token_bytes):
-            return SameTokens(signals.read(), model.vocabulary, model.context)
-        return AlignedTokens(signals.read(), Teacher(tokens, signals.special()), model)
+    def _live(self, feed: Feed, model: Model, student: Student) -> OnPolicyFeed | None:
+        """Batches in which the student writes, where it is to."""
+        if student.on_policy is None:
+            return None
+        if self.here.world > 1:
+            raise InputError("on_policy: the student writes in one process only; leave it out, or do without torchrun")
+        taught = [lesson.taught for lesson in self.lessons]
+        return OnPolicyFeed(feed, taught, model, self.teacher.teacher, student.on_policy)
+
+    def _traced(self, feed: Feed, student: Student) -> Feed:
+        """With the teacher's inner states beside it, where the student is to match them."""
+        if self.recipe.traces is None or not (student.train.hidden or student.train.routing):
+            return feed
+        teacher = self.teacher.teacher
+        single = isinstance(teacher, Local) and len(teacher.mixture.models) == 1
+        if not single or not isinstance(feed, SameTokens) or not isinstance(teacher, Local) or student.on_policy:
+            raise InputError(
+                "traces: inner states are of one model on this machine, on stored signals, for a student with its "
+                "tokenizer; leave train.hidden and train.routing out"
+            )
+        taught = [lesson.taught for lesson in self.lessons]
+        return TracedFeed(feed, [t for signals in taught for t in record(teacher.words, signals, self.recipe.traces)])
+
+    def _twin(self, name: str, student: Student) -> list[Distilled]:
+        """The same student trained on stored signals alone, at equal steps; for comparison."""
+        if student.on_policy is None or not student.on_policy.compare:
+            return []
+        return self.student(f"{name}-off-policy", replace(student, on_policy=None))
+
+    def _finish(
+        self, name: str, student: Student, folder: Path, model: Model, trained: full.Trained, before: Sequence[Look],
+        feed: Feed,
+    ) -> None:  # fmt: skip
+        """Measure, write weights and reports; what says that all is there comes last."""
+        done, twins = [], self._twin(name, student)
+        for slot, lesson in enumerate(self.lessons):
+            old, new = before[slot], self._look(model, lesson, trained.bank, slot)
+            said = self._taught(lesson)
+            write_weights(folder / lesson.name, model, trained, slot)
+            done.append(Distilled(
+                name, folder / lesson.name, len(trained.by_slot[slot]), old.measured, new.measured, _parameters(model),
+                self.teacher.parameters, isinstance(feed, SameTokens), getattr(feed, "skipped", 0),
+                lengths(said, old.answers, new.answers), lesson.name,
+            ))  # fmt: skip
+            asked = [e.messages[-1]["content"] if e.messages else e.text for e in lesson.shown(self.recipe.samples)]
+            texts = [[a.text for a in side] for side in (said, old.answers, new.answers)]
+            samples = [Sample(*row) for row in zip(asked, *texts, strict=False)]
+            twin = {"off_policy": as_dict(twins[slot].after)} if twins else {}
+            write(done[-1], trained.by_slot[slot], samples, self._about(student, lesson) | twin)
+        if self.recipe.domains:
+            found = self._route(model, folder)
+            settings = {"student": as_dict(student), "teacher": self.teacher.ref, "router": as_dict(self.recipe.router)}
+            write_summary(folder, done, trained.by_slot, found, settings, self.lessons)
+
+    def _route(self, model: Model, folder: Path) -> dict[str, Any]:
+        """The router over the domains, learned on training requests and calibrated on held-out ones."""
+        asked = [(lesson.name, lesson.train, lesson.held) for lesson in self.lessons]
+        made, measured = router.learn(model, asked, self.recipe.router)
+        router.save(made, folder / router.FILE)
+        return as_dict(measured)
+
+    def _look(self, model: Model, lesson: Lesson, bank: AdapterBank | None, slot: int = 0) -> Look:
+        feed, _ = feed_of(model, [lesson.asked])
+        return Look(measure(model, feed, bank, slot), self._answers(model, lesson, bank, slot))
+
+    def _answers(self, model: Model, lesson: Lesson, bank: AdapterBank | None, slot: int = 0) -> list[Answer]:
+        return answer(model, self._shown(lesson), self.recipe.capture.max_new_tokens, bank, slot)
+
+    def _taught(self, lesson: Lesson) -> list[Answer]:
+        """What the teacher answers."""
+        return self.teacher.answers(self._shown(lesson), self.recipe.capture.max_new_tokens)
+
+    def _shown(self, lesson: Lesson) -> list[Example]:
+        return lesson.shown(max(self.recipe.samples, self.recipe.answers))
 
     def _texts(self) -> list[str]:
         """What a new tokenizer is trained on: everything that is said in the data."""
-        said = [t for e in self.train for t in (*(m["content"] for m in e.messages), e.text, e.answer or "")]
-        answers = [x.decode(errors="replace") for shard in self.taught.read() for x in shard.x_bytes]
+        examples = [lesson.data.style(e) for lesson in self.lessons for e in lesson.train]
+        said = [t for e in examples for t in (*(m["content"] for m in e.messages), e.text, e.answer or "")]
+        shards = [shard for lesson in self.lessons for shard in lesson.taught.read()]
+        answers = [x.decode(errors="replace") for shard in shards for x in shard.x_bytes]
         return [t for t in (*said, *answers) if t]
 
-    @property
-    def _shown(self) -> list[Example]:
-        asked = [e for e in self.held if e.messages or e.text] or [_opening(e) for e in self.held]
-        return asked[: self.recipe.samples]
-
-    @property
-    def _teachers_answers(self) -> tuple[list[str], list[str]]:
-        """What is asked, and what the teacher says."""
-        said = [e.messages[-1]["content"] if e.messages else e.text for e in self._shown]
-        return said, self._answers(self.teacher, None)
-
-    def _answers(self, model: Model, bank: AdapterBank | None) -> list[str]:
-        asked = [model.chat_ids(e.messages) if e.messages else model.text_ids(e.text) for e in self._shown]
-        if not asked:
-            return []
-        replies = generate(model, asked, Sampling(40), bank=bank, slots=[0] * len(asked) if bank else None)
-        return [model.text(ids) for ids in replies]
-
-    def _report(self, done: Distilled, losses: Sequence[float], samples: Sequence[Sample], student: Student) -> None:
-        settings = {"student": as_dict(student), "capture": self.taught.config, "teacher": self.teacher.ref}
-        found = done.as_dict() | {
-            "losses": [round(x, 5) for x in losses], "samples": [as_dict(s) for s in samples], "settings": settings,
-            "signals": {"folder": str(self.taught.folder), "examples": self.taught.examples,
-                        "positions": self.taught.positions, "skipped": list(self.taught.skipped)},
-        }  # fmt: skip
-        write_atomic(done.folder / "report.html", report(found).encode())
-        write_atomic(done.folder / REPORT, canonical(found))
-
-
-def _opening(example: Example) -> Example:
-    """The first words of running text, to be gone on with."""
-    words = (example.answer or "").split()
-    return Example(text=" ".join(words[: max(1, min(8, len(words) // 2))]))
+    def _about(self, student: Student, lesson: Lesson) -> dict[str, Any]:
+        taught = lesson.taught
+        settings = {"student": as_dict(student), "capture": taught.config, "teacher": self.teacher.ref}
+        if lesson.name:
+            settings["domain"] = as_dict(lesson.data)
+        signals = {"folder": str(taught.folder), "examples": taught.examples, "positions": taught.positions,
+                   "skipped": list(taught.skipped)}  # fmt: skip
+        return {"settings": settings, "signals": signals}
 
 
 def _parameters(model: Model) -> int:
     return sum(p.numel() for p in model.network.parameters())
 
 
-def _write(folder: Path, model: Model, trained: full.Trained) -> None:
-    """The model as a Hugging Face folder, or the adapter as a PEFT folder."""
-    made = trained.adapter(str(model.path))
-    if made is None:
-        shutil.rmtree(folder / "model", ignore_errors=True)
-        write_folder(folder / "model", model.network, model.tokenizer)
-        return
-    tensors, about = made
-    (folder / "adapter").mkdir(exist_ok=True)
-    write_atomic(folder / "adapter" / "adapter_model.safetensors", peft.to_bytes(tensors))
-    write_atomic(folder / "adapter" / "adapter_config.json", json.dumps(about, indent=2, sort_keys=True).encode())
-
-
-def _read(folder: Path) -> Distilled:
-    """A student that was finished before."""
-    raw = json.loads((folder / REPORT).read_text(encoding="utf-8"))
-    named = {f: raw[f] for f in Distilled.__dataclass_fields__}
-    parts = {side: from_mapping(Measured, raw[side]) for side in ("before", "after")}
-    return Distilled(**(named | parts | {"folder": folder}))
+def tailed(student: Student, taught: Sequence[Captured]) -> Student:
+    """The student's settings as they are used: an endpoint's signals hold no draws from the tail, so that it counts as
+    one more token instead."""
+    objective = student.train.objective
+    if objective.tail != "sampled" or all(signals.tail == "sampled" for signals in taught):
+        return student
+    return replace(student, train=replace(student.train, objective=replace(objective, tail="ghost")))

@@ -27,7 +27,7 @@ class ModelError(StillhouseError):
 
 
 class StoreError(StillhouseError):
-    """The store is damaged, from another version, full or locked."""
+    """The store is damaged, from another version, out of room or locked."""
 
 
 class NotFound(StoreError):
@@ -40,6 +40,12 @@ class Busy(StoreError):
     """Somebody else holds the lock; trying again later will work."""
 
     status = 409
+
+
+class DiskFull(StoreError):
+    """There is no room to write; what was there before is still there, and reading goes on."""
+
+    status = 507
 
 
 class Rejected(StillhouseError):

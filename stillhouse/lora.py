@@ -21,11 +21,12 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from . import _lora_experts, _lora_peft
+from ._lora_held import Held
 from ._lora_sites import LoraConfig, Site, find_sites
 from ._lora_wide import add_wide
 from .errors import InputError
 
-__all__ = ["AdapterBank", "LoraConfig"]
+__all__ = ["AdapterBank", "Held", "LoraConfig"]
 
 DEFAULT = LoraConfig()
 
@@ -46,6 +47,8 @@ class AdapterBank:
         self.slots = slots
         self.scale = config.alpha / config.rank
         self._rows: _Rows | None = None
+        self._held: Held | None = None
+        self._filled = [0] * slots
         self._targets = _lora_peft.targets(network, self._sites)
         self._thawed = [p for p in network.parameters() if p.requires_grad]
         for parameter in self._thawed:
@@ -70,19 +73,45 @@ class AdapterBank:
         once per context. Contexts nest. The backward pass may run outside, unless layers are recomputed in it
         (activation checkpointing).
         """
-        before, chosen = self._rows, list(slots or [])
+        before, chosen = (self._rows, self._held), list(slots or [])
         if not all(-1 <= s < self.slots for s in chosen):
             raise InputError(f"slots {sorted(set(chosen))}: allowed are 0 to {self.slots - 1}, and -1 for the base")
         self._rows = _Rows(chosen, self.slots, wide) if any(s >= 0 for s in chosen) else None
+        self._held = None
         try:
             yield
         finally:
-            self._rows = before
+            self._rows, self._held = before
+
+    @property
+    def device(self) -> torch.device:
+        """Where the stacked parameters are."""
+        return self._sites[0].a.device
+
+    def held(self) -> Held:
+        """For `holding`: gathered weights of one batch, kept from step to step."""
+        return Held(self._sites, self._filled.__getitem__)
+
+    @contextmanager
+    def holding(self, held: Held, slots: Sequence[int]) -> Iterator[None]:
+        """`rows(slots)` without gradients for a batch that goes on: only rows whose slot changed, or was filled anew by
+        `load` or `reset`, are gathered again. One forward per context."""
+        with self.rows(slots):
+            if self._rows is None:
+                yield
+                return
+            held.choose(slots)
+            self._held = held
+            try:
+                yield
+            finally:
+                held.rest()
 
     @torch.no_grad()
     def reset(self, slot: int, seed: int) -> None:
         """A new adapter in `slot`: A uniform in +-1/sqrt(in) as PEFT draws it, B = 0. Same seed, same adapter."""
         self._check(slot)
+        self._filled[slot] += 1
         generator = torch.Generator().manual_seed(seed)
         for site in self._sites:
             bound = 1 / math.sqrt(site.a.shape[-1])
@@ -105,6 +134,7 @@ class AdapterBank:
         """
         self._check(slot)
         ready = _lora_peft.fit(self._sites, tensors, config, self.config)
+        self._filled[slot] += 1
         for site, (a, b) in zip(self._sites, ready, strict=True):
             site.a[slot] = a.to(site.a)
             site.b[slot] = b.to(site.b)
@@ -159,6 +189,10 @@ class AdapterBank:
             if rows is None:
                 return None
             x = inputs[0]
+            if self._held is not None:
+                if len(x) != rows.count:
+                    rows.check(len(x), flat=x.dim() == 2)
+                return self._held.add(site, x, out, self.scale)
             if rows.wide and x.device.type == "cpu":
                 rows.check(len(x), flat=x.dim() == 2)
                 flat_TI = x.flatten(0, -2)

@@ -19,16 +19,17 @@ from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
+from ._losses_head import logprobs_at, precise, through_head
 from ._losses_terms import Divergence, pointwise, tempered
 from .errors import InputError
 
 __all__ = [
     "Divergence", "Objective", "SparseTargets", "Tail", "chunked", "chunked_forward_kl", "dense_forward_kl",
-    "distillation_loss", "sparse_divergence", "sparse_forward_kl", "sparsify",
+    "distillation_loss", "sparse_divergence", "sparse_forward_kl", "sparsify", "through_head",
 ]  # fmt: skip
 
+BLOCK = 1 << 18  # entries of a distribution that are cut down at once on a CPU
 Tail = Literal["sampled", "ghost", "renormalise", "drop"]
 
 
@@ -109,20 +110,21 @@ def sparse_divergence(
     _check_ids(targets, logits_PV.shape[-1])
     if not logits_PV.shape[0]:
         return logits_PV.sum(-1)
-    logits_PV = _precise(logits_PV)
-    normaliser_P1 = logits_PV.logsumexp(-1, keepdim=True)
-    student_PK = logits_PV.gather(-1, targets.ids_PK) - normaliser_P1
+    drawn = tail == "sampled" and targets.draw_ids_PD.shape[-1] > 0
+    ids_PJ = torch.cat([targets.ids_PK, targets.draw_ids_PD], -1) if drawn else targets.ids_PK
+    student_PJ, normaliser_P = logprobs_at(logits_PV, ids_PJ)
+    student_PK = student_PJ[:, : targets.ids_PK.shape[-1]]
     logprobs_PK = targets.logprobs_PK.to(student_PK.dtype)
     if tail == "renormalise":
         logprobs_PK = logprobs_PK - logprobs_PK.logsumexp(-1, keepdim=True)
     loss_P = pointwise(divergence, logprobs_PK, logprobs_PK, student_PK, beta).sum(-1)
-    if tail == "sampled" and targets.draw_ids_PD.shape[-1]:
-        student_PD = logits_PV.gather(-1, targets.draw_ids_PD) - normaliser_P1
+    if drawn:
+        student_PD = student_PJ[:, targets.ids_PK.shape[-1] :]
         weights_PD = targets.draw_weights_PD.to(student_PD.dtype).log()
         loss_P = loss_P + pointwise(divergence, weights_PD, targets.draw_logprobs_PD, student_PD, beta).sum(-1)
     if tail == "ghost" and targets.ids_PK.shape[-1] < logits_PV.shape[-1]:
-        mass_P = targets.tail_P.to(logits_PV.dtype).clamp(min=0).log()
-        rest_P = _mass_outside(logits_PV, targets) - normaliser_P1[:, 0]
+        mass_P = targets.tail_P.to(student_PK.dtype).clamp(min=0).log()
+        rest_P = _mass_outside(precise(logits_PV), targets) - normaliser_P
         loss_P = loss_P + pointwise(divergence, mass_P, mass_P, rest_P, beta)
     return loss_P
 
@@ -131,18 +133,18 @@ def distillation_loss(
     logits_PV: Tensor, targets: SparseTargets, labels_P: Tensor, objective: Objective = Objective()
 ) -> Tensor:
     """`objective` at P positions, `[P]`, in nats. labels_P: ids that stand there, for the cross-entropy."""
-    temperature, logits_PV = objective.temperature, _precise(logits_PV)
+    temperature = objective.temperature
     if not len(logits_PV):
         return logits_PV.sum(-1)
-    loss_P = logits_PV.new_zeros(len(logits_PV))
+    loss_P = torch.zeros((), device=logits_PV.device)
     if objective.alpha:
         at_T = targets if temperature == 1 else SparseTargets(*tempered(*targets, temperature))
-        apart_P = sparse_divergence(logits_PV / temperature, at_T, objective.divergence, objective.tail, objective.beta)
+        cooled_PV = logits_PV if temperature == 1 else precise(logits_PV) / temperature
+        apart_P = sparse_divergence(cooled_PV, at_T, objective.divergence, objective.tail, objective.beta)
         loss_P = loss_P + objective.alpha * temperature**2 * apart_P
     if objective.alpha < 1:
-        loss_P = loss_P + (1 - objective.alpha) * torch.nn.functional.cross_entropy(
-            logits_PV, labels_P, reduction="none"
-        )
+        said_P1, _ = logprobs_at(logits_PV, labels_P[:, None])
+        loss_P = loss_P - (1 - objective.alpha) * said_P1[:, 0]
     return loss_P * _hardness(logits_PV, targets, objective.hard) if objective.hard else loss_P
 
 
@@ -183,26 +185,9 @@ def chunked_forward_kl(
     return through_head(hidden_PH, head, part, chunk)
 
 
-def through_head(
-    hidden_PH: Tensor, head: Callable[[Tensor], Tensor], part: Callable[[Tensor, int], Tensor], chunk: int
-) -> Tensor:
-    """`part(head(hidden), start)` over chunks of positions, one after the other; `part` gives one value a position."""
-    if chunk < 1:
-        raise InputError(f"chunk: {chunk} is not a positive number of positions")
-
-    def one(hidden_pH: Tensor, start: int) -> Tensor:
-        return part(head(hidden_pH), start)
-
-    starts = range(0, max(len(hidden_PH), 1), chunk)
-    pieces = zip(torch.split(hidden_PH, chunk), starts, strict=True)
-    if len(starts) == 1 or not torch.is_grad_enabled():
-        return torch.cat([one(*piece) for piece in pieces])
-    return torch.cat([checkpoint(one, *p, use_reentrant=False, preserve_rng_state=False) for p in pieces])
-
-
 def dense_forward_kl(logits_PV: Tensor, teacher_logprobs_PV: Tensor) -> Tensor:
     """KL(teacher || student) in nats per position, `[P]`, over the whole vocabulary."""
-    logits_PV = _precise(logits_PV)
+    logits_PV = precise(logits_PV)
     student_PV = logits_PV - logits_PV.logsumexp(-1, keepdim=True)
     teacher_PV = teacher_logprobs_PV.to(student_PV.dtype)
     return pointwise("forward", teacher_PV, teacher_PV, student_PV).sum(-1)
@@ -222,7 +207,18 @@ def sparsify(
         raise InputError(
             f"k = {k}, draws = {draws}, keep = {keep}: k must be at least 1, draws at least 0, keep from 0 to under 1"
         )
-    logprobs_PV = _precise(logprobs_PV)
+    block = max(1, len(logprobs_PV))
+    if (
+        logprobs_PV.device.type == "cpu"
+    ):  # fresh memory for large buffers costs a CPU more than what is computed in them
+        block = max(1, BLOCK // max(1, logprobs_PV.shape[-1]))
+    blocks = [_sparsified(precise(part), k, draws, generator, keep) for part in logprobs_PV.split(block)]
+    return blocks[0] if len(blocks) == 1 else SparseTargets(*map(torch.cat, zip(*blocks, strict=True)))
+
+
+def _sparsified(
+    logprobs_PV: Tensor, k: int, draws: int, generator: torch.Generator | None, keep: float
+) -> SparseTargets:
     top_PK, ids_PK = logprobs_PV.topk(min(k, logprobs_PV.shape[-1]), dim=-1)
     left_PK = top_PK.exp() < keep
     left_PK[:, :1] = False
@@ -253,7 +249,7 @@ def _draws(tail_P: Tensor, draws: int, keep: float) -> Tensor:
 
 @torch.no_grad()
 def _hardness(logits_PV: Tensor, targets: SparseTargets, hard: float) -> Tensor:
-    student_P = (logits_PV.gather(-1, targets.ids_PK[:, :1])[:, 0] - logits_PV.logsumexp(-1)).exp()
+    student_P = logprobs_at(logits_PV, targets.ids_PK[:, :1])[0][:, 0].exp()
     teacher_P = targets.logprobs_PK[:, 0].to(student_P.dtype).exp()
     return 1 + hard * (1 - student_P / teacher_P.clamp(min=1e-30)).clamp(min=0)
 
@@ -263,10 +259,6 @@ def _mass_outside(logits_PV: Tensor, targets: SparseTargets) -> Tensor:
     padding_PK = targets.logprobs_PK.isneginf()
     ids_PK = targets.ids_PK.where(~padding_PK, targets.ids_PK[:, :1])
     return logits_PV.scatter(-1, ids_PK, float("-inf")).logsumexp(-1)
-
-
-def _precise(values: Tensor) -> Tensor:
-    return values if values.dtype == torch.float64 else values.float()
 
 
 def _check_ids(targets: SparseTargets, vocabulary: int) -> None:

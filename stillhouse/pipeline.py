@@ -13,23 +13,26 @@ import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import safetensors.torch
 
 from . import artifacts, chat, gate, kinds, models
-from ._pipeline_result import Consolidation, model_card, samples
+from ._pipeline_remedies import follow
+from ._pipeline_result import Consolidation, Try, model_card, samples
+from ._pipeline_settings import Settings, read_settings
 from .blobs import write_atomic
 from .capture import memory as capture_memory
 from .chat import PROMPTS_VERSION
-from .config import as_dict, resolve
+from .config import as_dict
 from .errors import InputError, ModelError
 from .export import peft
 from .gate import Sample, report
-from .inputs import MAX_MEMORY_BYTES, check_memory, home_folder, read_tables
+from .inputs import MAX_MEMORY_BYTES, check_memory, home_folder
 from .lora import AdapterBank, LoraConfig
 from .models import Model
 from .progress import progress
@@ -37,32 +40,29 @@ from .records import Candidate, Signals, Study, Verdict, Version, canonical, dig
 from .store import Store
 from .train import adapter as train_adapter
 
-__all__ = ["Consolidation", "Settings", "consolidate", "consolidate_all", "read_settings"]
+__all__ = ["Consolidation", "Settings", "Try", "consolidate", "consolidate_all", "read_settings"]
 
 R = TypeVar("R")
+DEFAULTS = Settings()
 OTHERS = 4  # other users' champions that the swap gate asks
-
-
-@dataclass(frozen=True)
-class Settings:
-    """One config per stage; stored with the stage's result."""
-
-    capture: capture_memory.Config = field(default_factory=capture_memory.Config)
-    train: train_adapter.Config = field(default_factory=train_adapter.Config)
-    gate: gate.Config = field(default_factory=gate.Config)
 
 
 def consolidate(
     user: str, memory: str, *, model: str | Model = models.DEFAULT, home: Path | str | None = None,
-    settings: Settings = Settings(), show: bool = False,
+    settings: Settings = DEFAULTS, show: bool = False, diagnose: bool = False,
 ) -> Consolidation:  # fmt: skip
-    """Turn `memory` (text) into a private adapter of `user`, gate it, and make it the user's champion if it passes."""
-    return consolidate_all({user: memory}, model=model, home=home, settings=settings, show=show)[0]
+    """Turn `memory` (text) into a private adapter of `user`, gate it, and make it the user's champion if it passes.
+
+    With `diagnose`, what the failed gates' remedies say is tried in turn, until one is approved: at most five more
+    candidates, each a version with its own verdict and report. The result is the approved one, or else the one that the
+    fewest gates refuse; its `tries` are all of them.
+    """
+    return consolidate_all({user: memory}, model=model, home=home, settings=settings, show=show, diagnose=diagnose)[0]
 
 
 def consolidate_all(
     memories: Mapping[str, str], *, model: str | Model = models.DEFAULT, home: Path | str | None = None,
-    settings: Settings = Settings(), show: bool = False,
+    settings: Settings = DEFAULTS, show: bool = False, diagnose: bool = False,
 ) -> list[Consolidation]:  # fmt: skip
     """The same for several users, trained together in one batch; results in the order given.
 
@@ -78,7 +78,12 @@ def consolidate_all(
             stack.enter_context(store.lock(user))
         base = model if isinstance(model, Model) else models.load(model, cache=store.home / "fingerprints.json")
         judged = replace(settings, gate=gate.calibrated(store.home, base.fingerprint, settings.gate))
-        return _Run(store, base, judged, show).all(memories)
+        results = _Run(store, base, judged, show).all(memories)
+
+        def again(remedy: str, changed: Settings, before: Mapping[str, tuple[Try, ...]]) -> list[Consolidation]:
+            return _Run(store, base, changed, show, remedy, before).all({user: memories[user] for user in before})
+
+        return follow(results, judged, again) if diagnose else results
 
 
 def _stated(user: str, text: str) -> str:
@@ -92,24 +97,25 @@ def _stated(user: str, text: str) -> str:
     return memory
 
 
-def read_settings(file: Path | None, assignments: Sequence[str] = ()) -> Settings:
-    """Settings from a TOML file with [capture], [train] and [gate] tables, then `stage.key=value` assignments.
-
-    Raises `InputError` for a missing or malformed file, an unknown stage or key, a value of the wrong type.
-    """
-    return resolve(Settings, read_tables(file, assignments), "config")
-
-
 def base_name(model: Model) -> str:
     """How an adapter names its base: the hub id, or the folder's absolute path."""
     return model.ref if not (model.ref == models.DEFAULT or Path(model.ref).exists()) else str(model.path)
 
 
-class _Run:
-    """One call: the stages with their caches, and the clock."""
+def base_title(ref: str) -> str:
+    """How a base is called in a report: the hub id, or the folder's own name."""
+    return Path(ref).name if Path(ref).is_absolute() else ref
 
-    def __init__(self, store: Store, model: Model, settings: Settings, show: bool):
-        self.store, self.model, self.settings, self.show = store, model, settings, show
+
+class _Run:
+    """One call: the stages with their caches, and the clock. `before`: what was tried for each user until now."""
+
+    def __init__(
+        self, store: Store, model: Model, settings: Settings, show: bool, remedy: str = "",
+        before: Mapping[str, tuple[Try, ...]] = MappingProxyType({}),
+    ):  # fmt: skip
+        self.store, self.model, self.settings, self.show, self.before = store, model, settings, show, before
+        self.remedy, self.label = remedy, f" ({remedy})" if remedy else ""
         self.seconds: dict[str, float] = {}
 
     def all(self, memories: Mapping[str, str]) -> list[Consolidation]:
@@ -147,7 +153,7 @@ class _Run:
 
     def _new_signals(self, user: str, text: str, config: dict[str, Any]) -> Signals:
         count = len(capture_memory.check(self.model, text, self.settings.capture))
-        with progress(f"capture {user}", count, self.show) as step:
+        with progress(f"capture {user}{self.label}", count, self.show) as step:
             found = capture_memory.capture(self.model, text, self.settings.capture, step)
         prompts, blobs = str(PROMPTS_VERSION), self.store.blobs
         about = {"base": self.model.fingerprint, "vocabulary": str(self.model.vocabulary), "prompts": prompts}
@@ -191,7 +197,7 @@ class _Run:
         read = [artifacts.read(self.store.blobs.get(s.shard))[0] for s in signals]
         work = self._fit_folder(signals)
         steps = train_adapter.total_steps(len(signals), self.settings.train, self.model.device)
-        with progress("train", steps, self.show) as step:
+        with progress(f"train{self.label}", steps, self.show) as step:
             return train_adapter.train(self.model, read, self.settings.train, work, step)
 
     def _candidate(self, signals: Signals, trained: train_adapter.Trained | None) -> Candidate:
@@ -238,7 +244,7 @@ class _Run:
         return found[:OTHERS]
 
     def _new_verdict(self, user: str, candidate: Candidate, ctx: gate.Context) -> Verdict:
-        with progress(f"gate {user}", len(gate.settings(self.settings.gate)), self.show) as step:
+        with progress(f"gate {user}{self.label}", len(gate.settings(self.settings.gate)), self.show) as step:
             return gate.run(candidate, digest(candidate), ctx, self.settings.gate, lambda name: step(1, name))
 
     def _save(self, text: str, signals: Signals, candidate: Candidate, verdict: Verdict, ctx: gate.Context) -> Version:
@@ -253,17 +259,26 @@ class _Run:
         found = samples(ctx)
         parents = (digest(candidate), digest(verdict), digest(signals), signals.memory)
         facts = {
-            "user": user, "base": f"{base_name(self.model)} ({self.model.fingerprint[:12]})",
+            "user": user, "base": f"{base_title(self.model.ref)} ({self.model.fingerprint[:12]})",
             "memory": f"{signals.memory_tokens} tokens, {len(ctx.study.statements)} statements",
             "signals": f"{signals.examples} examples, {signals.positions} positions ({digest(signals)[:12]})",
             "training": f"{candidate.steps} steps, rank {candidate.config['rank']}",
         }  # fmt: skip
-        page = report(verdict, candidate, ctx.study, text, found, candidate.losses, facts, self._calibration(verdict))
+        tries = [as_dict(t) for t in self.before.get(user, ())]
+        if tries:
+            failed = [r.gate for r in verdict.results if not r.passed]
+            tries.append(as_dict(Try(self.remedy, "", {}, 0, verdict.passed, tuple(failed))))
+        page = report(
+            verdict, candidate, ctx.study, text, found, candidate.losses, facts, self._calibration(verdict),
+            tries,
+        )  # fmt: skip
         files = {
             "adapter_config.json": json.dumps(candidate.adapter_config, indent=2, sort_keys=True).encode(),
             "adapter_model.safetensors": self.store.blobs.get(candidate.adapter),
             "gate_report.json": json.dumps(
-                as_dict(verdict) | {"samples": [as_dict(s) for s in found]}, indent=1, ensure_ascii=False
+                as_dict(verdict) | {"samples": [as_dict(s) for s in found], "tries": tries},
+                indent=1,
+                ensure_ascii=False,
             ).encode(),
             "gate_report.html": page.encode(),
             "README.md": model_card(candidate, verdict).encode(),

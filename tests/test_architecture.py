@@ -19,6 +19,7 @@ ORDER = (
     ("errors",),
     ("config",),
     ("kinds", "records", "chat", "texts", "inputs"),
+    ("statements",),
     ("blobs",),
     ("progress",),
     ("models",),

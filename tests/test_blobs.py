@@ -86,7 +86,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path: Path) -> None:
 import resource, sys
 from pathlib import Path
 from stillhouse.blobs import Blobs, write_atomic
-from stillhouse.errors import StoreError
+from stillhouse.errors import DiskFull
 root = Path(sys.argv[1])
 blobs = Blobs(root / "blobs")
 write_atomic(root / "file", b"before")
@@ -96,7 +96,7 @@ for act in (lambda: write_atomic(root / "file", bytes(200_000)), lambda: blobs.p
             lambda: blobs.put_file(root / "big")):
     try:
         act()
-    except StoreError as error:
+    except DiskFull as error:
         print(error)
 """
     done = subprocess.run([sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, check=True)

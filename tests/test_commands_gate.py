@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from stillhouse import gate
 from stillhouse.records import Verdict
 from stillhouse.store import Store
-from tests.commands import Commands, fast
+from tests.commands import Commands, Signal, fast
 
 ONE_GATE = ("--set", 'gate.gates=["overlap"]')
 QUICK = (
@@ -56,6 +57,22 @@ def test_lines_for_people_name_the_remedy(commands: Commands, home: Path) -> Non
     assert "FAIL  recall" in failed.out
     assert "train.steps" in failed.out
     assert "suite        does not apply: no suite was given" in failed.out
+
+
+def test_remedies_are_followed_and_listed(commands: Commands, tmp_path: Path) -> None:
+    """Recall asks for a higher rank and nothing else, so there is one more try."""
+    notes = tmp_path / "notes.md"
+    notes.write_text("My dog is called Zorvik.")
+    home, only = tmp_path / "home", ("--set", 'gate.gates=["recall"]')
+    argv: list[str | Path] = ["consolidate", "--user", "alice", "--memory", notes, "--home", home, "--diagnose"]
+    argv += [*fast(1), *only]
+    done = commands.run(*argv, "--json")
+    assert done.code == 1
+    assert [(t["remedy"], t["version"]) for t in done.json["tries"]] == [("", 1), ("rank", 2)]
+    assert done.json["tries"][1]["changes"]["train.rank"] == [4, 8]
+    again = commands.run(*argv)
+    assert "   then v2  rank         refused by recall  (train.rank 4 -> 8" in again.out
+    assert "How it came about" in Path(commands.run("report", "alice@2", "--home", home).out.strip()).read_text()
 
 
 def test_a_suite_is_asked(commands: Commands, home: Path, tmp_path: Path) -> None:
@@ -120,6 +137,42 @@ def test_forgetting_a_user_takes_their_pages(commands: Commands, home: Path, tmp
     assert not page.exists()
 
 
+def _of_memories(folder: Path) -> list[Path]:
+    """What was made of memories: signals, studies, adapters, checkpoints."""
+    return sorted(p for p in folder.rglob("*") if p.suffix in (".parquet", ".safetensors") or p.name == "study.json")
+
+
+@pytest.mark.parametrize("glob", ["work/*/study.json", "work/*/*.safetensors"])
+def test_forgetting_reaches_a_killed_calibration(commands: Commands, tmp_path: Path, glob: str) -> None:
+    """By the user whose file it was, or, whatever the file's name, by the memory that the store knows as theirs."""
+    mine, home = tmp_path / "memories", tmp_path / "home"
+    mine.mkdir()
+    texts = {"ann": "My dog is called Brenna.", "notes": "I live in Oskamund."}
+    for name, text in texts.items():
+        (mine / f"{name}.md").write_text(text)
+    argv = ("calibrate", "tiny", "--good", "2", "--bad", "1", "--memories", mine, "--home", home, *QUICK)
+    killed = commands.run(*argv, at=Signal(signal.SIGKILL, "calibrate: started", str(home), glob))
+    assert killed.code == -signal.SIGKILL
+    assert _of_memories(home)
+    commands.run("consolidate", "--user", "bob", "--memory", mine / "notes.md", "--home", home, *fast(1))
+    for user in ("ann", "bob"):
+        assert commands.run("forget", "--user", user, "--home", home, "--json").json["remaining"] == 0
+    assert _of_memories(home) == []
+    for path in home.rglob("*"):
+        assert path.is_dir() or not any(text.encode() in path.read_bytes() for text in texts.values()), path
+
+
+def test_a_users_file_is_not_calibrated_on_while_they_are_consolidated(commands: Commands, tmp_path: Path) -> None:
+    for name in ("ann", "bob"):
+        (tmp_path / f"{name}.md").write_text(f"My name is {name}.")
+    with Store(tmp_path / "home").lock("ann"):
+        done = commands.run(
+            "calibrate", "tiny", "--good", "2", "--bad", "1", "--memories", tmp_path, "--home", tmp_path / "home"
+        )
+    assert done.code == 2
+    assert "user 'ann' is being consolidated" in done.err
+
+
 def test_calibrate_then_gate(commands: Commands, home: Path, tmp_path: Path) -> None:
     """Its thresholds are the ones of the next verdict; users' own memories leave numbers alone behind."""
     mine = tmp_path / "memories"
@@ -127,12 +180,14 @@ def test_calibrate_then_gate(commands: Commands, home: Path, tmp_path: Path) -> 
     (mine / "a.md").write_text("My dog is called Brenna.")
     (mine / "b.md").write_text("I live in Oskamund.")
     argv = ("calibrate", "tiny", "--good", "2", "--bad", "1", "--memories", mine, "--home", home, *QUICK)
+    before = _of_memories(home / "work")
     done = commands.run(*argv, "--json")
     assert done.code == 0, done.err
     assert done.json["honest"]["trials"] == 2
     assert len(done.json["sabotaged"]) == 9
     folder = gate.calibration_folder(home, done.json["base"])
     assert {p.suffix for p in folder.iterdir()} == {".json"}
+    assert _of_memories(home / "work") == before, "signals and adapters are gone, numbers stay"
     again = commands.run(*argv)
     assert again.code == 0, again.err
     assert "honest: " in again.out

@@ -94,9 +94,12 @@ class Page(HTMLParser):
 
 
 @pytest.mark.parametrize("name", STUDENTS)
-def test_a_recipe_makes_a_student_that_loads(name: str, random_model: Make, tmp_path: Path) -> None:
+def test_a_recipe_makes_a_student_that_loads(
+    name: str, random_model: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     teacher = random_model("llama")
-    (done,) = distill.distill(distill.load_recipe(recipe(tmp_path, teacher, name)), home=tmp_path / "home")
+    (done,) = distill.distill(distill.load_recipe(recipe(tmp_path, teacher, name)), home=tmp_path / "home", show=True)
+    assert ("has another tokenizer than the teacher: it learns" in capsys.readouterr().err) == (name == "digits")
     assert done.same_tokens == (name != "digits")
     assert done.skipped <= (name == "digits"), "a random teacher's bytes need not be text"
     assert done.after.loss < done.before.loss + 0.02, (
@@ -148,6 +151,19 @@ def test_the_command_line_captures_once_and_distils(
     out = capsys.readouterr()
     assert "KL to the teacher" in out.out and "report.html" in out.out and "train half: done" in out.err
     assert shards == {p: p.stat().st_mtime_ns for p in (tmp_path / "home").rglob("signals-*.parquet")}
+    assert cli.main(["audit", str(file), "--home", home, "--prompts", str(tmp_path / "data.jsonl")]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("half: 6 requests, the same answer to ") and "nats per token to the teacher" in said
+
+
+def test_inner_states_are_matched_where_asked(random_model: Make, tmp_path: Path) -> None:
+    teacher, asked = random_model("llama"), ["traces.layers=[1.0]"]
+    matched = [*asked, "students.half.train.hidden=0.5"]
+    (done,) = distill.distill(distill.load_recipe(recipe(tmp_path, teacher, "half"), matched), home=tmp_path / "home")
+    assert done.steps and list((tmp_path / "home").rglob("traces-*.parquet"))
+    made = distill.load_recipe(recipe(tmp_path, teacher, "digits"), [*asked, "students.digits.train.hidden=0.5"])
+    with pytest.raises(InputError, match="traces: inner states are of one model"):
+        distill.distill(made, home=tmp_path / "home")
 
 
 @pytest.mark.parametrize(

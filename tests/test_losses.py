@@ -10,8 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from stillhouse._losses_head import logprobs_at
 from stillhouse.errors import InputError
 from stillhouse.losses import (
+    BLOCK,
     Divergence,
     Objective,
     SparseTargets,
@@ -23,6 +25,7 @@ from stillhouse.losses import (
     sparse_divergence,
     sparse_forward_kl,
     sparsify,
+    through_head,
 )
 
 TAILS: tuple[Tail, ...] = get_args(Tail)
@@ -329,3 +332,51 @@ def test_chunks_change_nothing_for_a_whole_objective(positions: int) -> None:
 def test_objectives_that_cannot_be_are_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(InputError, match=rf"^{next(iter(wrong))}: "):
         Objective(**wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+@pytest.mark.parametrize("positions", [1, 8, 21])
+def test_a_frozen_head_is_gone_through_once_and_a_learning_one_gets_its_gradient(frozen: bool, positions: int) -> None:
+    head = torch.nn.Linear(12, 30).requires_grad_(not frozen)
+    hidden_PH = torch.randn(positions, 12, requires_grad=True)
+    weight_P2 = torch.randn(positions, 2)
+    rows: list[int] = []
+
+    def watched(hidden_pH: Tensor) -> Tensor:
+        rows.append(len(hidden_pH))
+        logits: Tensor = head(hidden_pH)
+        return logits
+
+    def part(logits_pV: Tensor, start: int) -> Tensor:
+        return torch.stack([logits_pV.logsumexp(-1), logits_pV[:, 0] ** 2], -1)
+
+    wanted = [hidden_PH, *(p for p in head.parameters() if p.requires_grad)]
+    plain = torch.autograd.grad((weight_P2 * part(head(hidden_PH), 0)).sum(), wanted)
+    chunked_P2 = through_head(hidden_PH, watched, part, 8)
+    found = torch.autograd.grad((weight_P2 * chunked_P2).sum(), wanted)
+    torch.testing.assert_close(found, plain)
+    assert sum(rows) == positions * (1 if frozen or positions <= 8 else 2)
+
+
+def test_log_probabilities_of_a_few_ids_and_their_gradient_are_log_softmaxs() -> None:
+    logits_PV, _ = pair(5, 40, spread=30.0)
+    logits_PV.requires_grad_()
+    ids_PJ = torch.randint(40, (5, 6))  # the same id may come twice
+    weight_PJ = torch.randn(5, 6, dtype=torch.float64)
+    found_PJ, normaliser_P = logprobs_at(logits_PV, ids_PJ)
+    expected_PJ, normalisers_P = logits_PV.log_softmax(-1).gather(-1, ids_PJ), logits_PV.logsumexp(-1)
+    torch.testing.assert_close((found_PJ, normaliser_P), (expected_PJ, normalisers_P), rtol=1e-12, atol=1e-12)
+    gradients = [
+        gradient((weight_PJ * at_PJ).sum() + (normal_P**2).sum(), logits_PV)
+        for at_PJ, normal_P in ((found_PJ, normaliser_P), (expected_PJ, normalisers_P))
+    ]
+    torch.testing.assert_close(*gradients, rtol=1e-12, atol=1e-12)
+
+
+def test_a_distribution_cut_down_in_blocks_is_the_same() -> None:
+    logprobs_PV = torch.randn(9, BLOCK // 4).log_softmax(-1)
+    whole, alone = (torch.Generator().manual_seed(3) for _ in range(2))
+    together = sparsify(logprobs_PV, 5, 3, whole, 1e-3)
+    apart = [sparsify(row_1V, 5, 3, alone, 1e-3) for row_1V in logprobs_PV.split(1)]
+    for found, rows in zip(together, zip(*apart, strict=True), strict=True):
+        assert torch.equal(found, torch.cat(rows))

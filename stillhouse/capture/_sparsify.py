@@ -1,18 +1,21 @@
-"""A teacher's forward over token sequences, cut down to sparse signals while the logits are still warm.
+"""Teachers' forwards over token sequences, cut down to sparse signals while the logits are still warm.
 
-In: sequences of ids and where the answer begins in each. Out: `Targets` columns, sequence after sequence. Only target
-positions go through the LM head, `CHUNK` at a time, so that no `[tokens, vocabulary]` tensor is ever held.
+In: sequences of ids, where the answer begins in each, and one teacher or several with weights. Out: `Targets` columns,
+sequence after sequence, of the teacher's distribution or of the teachers' mixture `sum w_i p_i`. Only target positions
+go through the LM head, `CHUNK` at a time, so that no `[tokens, vocabulary]` tensor is ever held.
 
-It does not know prompts, files or why a position was chosen.
+It does not know prompts or files.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from .._artifacts_columns import Ints, Targets, concatenate, from_sparse
@@ -20,48 +23,86 @@ from ..errors import ModelError
 from ..generate import head, pad_right
 from ..losses import sparsify
 from ..models import Model
+from ._positions import marked
+from ._settings import Config
+from ._speech import Spoken
 
 CHUNK = 128  # positions at once: at a vocabulary of 152k some 80 MB in float32, a few times
 
 
 @dataclass(frozen=True)
-class Spoken:
-    """What the teacher reads (`prompt` and `answer`) and what the student will read instead of `prompt`."""
+class Mixture:
+    """Teachers of one tokenizer and their weights, which sum to one. The first one's device is where they meet."""
 
-    teacher_prompt: tuple[int, ...]
-    student_prompt: tuple[int, ...]
-    answer: tuple[int, ...]
-    request: str = ""  # JSON: what was asked, before the chat template
+    models: tuple[Model, ...]
+    weights: tuple[float, ...]
 
     @property
-    def x_ids(self) -> tuple[int, ...]:
-        """What the student reads."""
-        return (*self.student_prompt, *self.answer)
+    def vocabulary(self) -> int:
+        """Width that all have: models of one family are padded differently."""
+        return min(m.vocabulary for m in self.models)
 
 
 @torch.inference_mode()
 def targets(
-    model: Model, batch: Sequence[Spoken], top_k: int, draws: int, keep: float, generator: torch.Generator
-) -> Targets:
-    """The teacher's distribution at every token of every answer. `ModelError` when its logits are not numbers."""
-    ids_BT, mask_BT = pad_right([[*s.teacher_prompt, *s.answer] for s in batch], model)
-    hidden_BTH = model.network.base_model(input_ids=ids_BT, attention_mask=mask_BT, use_cache=False).last_hidden_state
+    mixture: Mixture, batch: Sequence[Spoken], config: Config, generator: torch.Generator
+) -> tuple[Targets, Ints]:
+    """The distribution at the chosen tokens of every answer, and how many those are of each.
+
+    `ModelError` when logits are not numbers.
+    """
+    sequences = [[*s.teacher_prompt, *s.answer] for s in batch]
+    hidden = [_hidden(model, sequences) for model in mixture.models]
+    device, table = mixture.models[0].device, mixture.models[0].token_bytes
     rows = [(b, len(s.teacher_prompt) - 1 + i) for b, s in enumerate(batch) for i in range(len(s.answer))]
-    row_P, column_P = torch.tensor(rows, device=model.device).reshape(-1, 2).unbind(1)
-    label_P = torch.tensor([t for s in batch for t in s.answer], device=model.device)
-    position_P, offset_P = _places(model, batch)
+    kept_P = np.concatenate([marked(config.positions, [table[t] for t in s.answer]) for s in batch])
+    label_P = np.array([t for s in batch for t in s.answer], np.int64)
+    looked_P = np.flatnonzero(kept_P | (config.positions.entropy > 0))
+    row_P, column_P = torch.tensor(rows, device=device).reshape(-1, 2)[torch.from_numpy(looked_P)].unbind(1)
+    position_P, offset_P = _places(table, batch)
     found = []
-    for start in range(0, len(rows), CHUNK):
-        here = slice(start, start + CHUNK)
-        logprobs_PV = _logprobs(model, hidden_BTH[row_P[here], column_P[here]])
-        actual_P = logprobs_PV.gather(-1, label_P[here, None])[:, 0].cpu().numpy()
-        sparse = sparsify(logprobs_PV, top_k, draws, generator, keep)
-        found.append(from_sparse(sparse, position_P[here], offset_P[here], actual_P))
-    return concatenate(found)
+    for start in range(0, len(looked_P), CHUNK):
+        here, at_P = slice(start, start + CHUNK), looked_P[start : start + CHUNK]
+        logprobs_PV = _mixed(mixture, [h[row_P[here].to(h.device), column_P[here].to(h.device)] for h in hidden])
+        if config.positions.entropy > 0:
+            kept_P[at_P] |= _entropy(logprobs_PV) >= config.positions.entropy
+            logprobs_PV, at_P = logprobs_PV[torch.from_numpy(kept_P[at_P])], at_P[kept_P[at_P]]
+        labels_P = torch.from_numpy(label_P[at_P]).to(device)
+        actual_P = logprobs_PV.gather(-1, labels_P[:, None])[:, 0].cpu().numpy()
+        sparse = sparsify(logprobs_PV, config.top_k, config.draws, generator, config.keep)
+        found.append(from_sparse(sparse, position_P[at_P], offset_P[at_P], actual_P))
+    example_P = np.repeat(np.arange(len(batch)), [len(s.answer) for s in batch])
+    counts_N = np.bincount(example_P[kept_P], minlength=len(batch))
+    return (concatenate(found) if found else nothing()), counts_N
 
 
-def _logprobs(model: Model, hidden_PH: Tensor) -> Tensor:
-    logprobs_PV = torch.log_softmax(head(model)(hidden_PH).float(), -1)
+def nothing() -> Targets:
+    """No positions."""
+    ints, floats = np.zeros(0, np.int64), np.zeros(0, np.float32)
+    return Targets(ints, ints, floats, floats, ints, ints, floats, ints, ints, floats)
+
+
+def _hidden(model: Model, sequences: Sequence[list[int]]) -> Tensor:
+    ids_BT, mask_BT = pad_right(sequences, model)
+    found: Tensor = model.network.base_model(
+        input_ids=ids_BT, attention_mask=mask_BT, use_cache=False
+    ).last_hidden_state
+    return found
+
+
+def _mixed(mixture: Mixture, hidden: Sequence[Tensor]) -> Tensor:
+    """Log-probabilities of the mixture, `[P, V]`."""
+    if len(hidden) == 1:
+        return _logprobs(mixture.models[0], hidden[0], mixture.vocabulary)
+    parts = [
+        _logprobs(model, h_PH, mixture.vocabulary).to(mixture.models[0].device) + math.log(weight)
+        for model, h_PH, weight in zip(mixture.models, hidden, mixture.weights, strict=True)
+    ]
+    return torch.stack(parts).logsumexp(0)
+
+
+def _logprobs(model: Model, hidden_PH: Tensor, vocabulary: int) -> Tensor:
+    logprobs_PV = torch.log_softmax(head(model)(hidden_PH)[:, :vocabulary].float(), -1)
     if bool(torch.isnan(logprobs_PV[:, 0]).any()):
         raise ModelError(
             f"{model.ref}: its logits are not numbers (NaN); the weights are damaged or overflow {model.network.dtype}"
@@ -69,11 +110,17 @@ def _logprobs(model: Model, hidden_PH: Tensor) -> Tensor:
     return logprobs_PV
 
 
-def _places(model: Model, batch: Sequence[Spoken]) -> tuple[Ints, Ints]:
-    """Of every target: its index in what the student reads, and the byte where it begins."""
+def _entropy(logprobs_PV: Tensor) -> NDArray[np.float32]:
+    """Nats per position."""
+    found: NDArray[np.float32] = torch.special.entr(logprobs_PV.exp()).sum(-1).cpu().numpy()
+    return found
+
+
+def _places(table: Sequence[bytes], batch: Sequence[Spoken]) -> tuple[Ints, Ints]:
+    """Of every answer token: its index in what the student reads, and the byte where it begins."""
     positions, offsets = [], []
     for s in batch:
-        ends = np.cumsum([0, *(len(model.token_bytes[t]) for t in s.x_ids)])
+        ends = np.cumsum([0, *(len(table[t]) for t in s.x_ids)])
         at = np.arange(len(s.student_prompt), len(s.x_ids))
         positions.append(at)
         offsets.append(ends[at])

@@ -1,36 +1,38 @@
 """Capture a data set: a teacher writes signals on prompts, given answers or running text, once for many students.
 
-In: a model, `Example`s, a folder. Out: the folder: Parquet shards, the teacher's vocabulary as bytes, `capture.json`
-(`docs/formats/signals.md`). A shard's name is the digest of everything it is made from, so a killed run is run again
-and goes on with the first shard that is missing, and the same inputs give the same bytes.
+In: a teacher (`_voices.py`, `_endpoint.py`), `Example`s, a folder. Out: the folder: Parquet shards, the teacher's
+vocabulary as bytes, `capture.json` (`docs/formats/signals.md`). A shard's name is the digest of everything it is made
+from, so a killed run is run again and goes on with the first shard that is missing, and the same inputs give the same
+bytes.
 
-Targets are the tokens of the answer, its end included; of running text, all but the first. The teacher may read a
-system message that the student will not (context distillation). It does not know students.
+Targets are the tokens of the answer, its end included; of running text, all but the first; or those of them that
+`positions` chooses. The teacher may read a system message that the student will not (context distillation). It does
+not know students.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
 
-from .._artifacts_columns import concatenate
 from ..artifacts import FORMAT, Kind, Shard, read_shard
 from ..blobs import write_atomic
-from ..chat import Message
 from ..config import as_dict
 from ..errors import InputError, StoreError
-from ..generate import Sampling, batches, generate
 from ..models import Model
 from ..records import canonical, digest
-from ._sparsify import Spoken, targets
+from ._settings import Config, Positions
+from ._speech import Example, Spoken, fitting
+from ._voices import Local, Said, Teacher
+
+__all__ = ["ABOUT", "Captured", "Config", "Example", "Positions", "capture", "load"]
 
 ABOUT = "capture.json"
 VOCABULARY = "vocabulary.parquet"
@@ -38,55 +40,9 @@ OnStep = Callable[[int, str], None]
 
 
 @dataclass(frozen=True)
-class Example:
-    """One row of a data set: `messages` for a chat template, or `text` as it is, and what comes after it.
-
-    `answer` None: the teacher writes it. Without messages and text, the answer is running text.
-    """
-
-    messages: tuple[Message, ...] = ()
-    text: str = ""
-    answer: str | None = None
-
-
-@dataclass(frozen=True)
-class Config:
-    """`keep`: entries under this probability are left to the draws. `samples` answers are written per prompt where
-    none is given; `temperature` 0 is greedy. `max_tokens`: longest example, 0 for the teacher's context."""
-
-    top_k: int = 8
-    draws: int = 4
-    keep: float = 1e-3
-    teacher_system: str = ""
-    max_new_tokens: int = 128
-    temperature: float = 0.0
-    samples: int = 1
-    max_tokens: int = 0
-    too_long: Literal["refuse", "skip"] = "refuse"
-    shard_examples: int = 256
-    batch_tokens: int = 4096
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name, least, most in _RANGES:
-            if not least <= getattr(self, name) <= most:
-                allowed = f"{least} to {most}" if most < 1 << 31 else f"at least {least}"
-                raise InputError(f"capture.{name}: {getattr(self, name)} is not allowed; it must be {allowed}")
-        if self.samples > 1 and not self.temperature:
-            raise InputError(
-                f"capture.samples: {self.samples} greedy answers are all the same; set capture.temperature"
-            )
-
-
-_RANGES = (
-    ("top_k", 1, 255), ("draws", 0, 255), ("keep", 0.0, 0.5), ("max_new_tokens", 1, 1 << 31), ("temperature", 0, 100),
-    ("samples", 1, 1 << 31), ("max_tokens", 0, 1 << 31), ("shard_examples", 1, 1 << 31), ("batch_tokens", 1, 1 << 31),
-)  # fmt: skip
-
-
-@dataclass(frozen=True)
 class Captured:
-    """A finished folder. `skipped` are the numbers of examples that did not fit."""
+    """A finished folder. `skipped` are the numbers of examples that did not fit; `tail`: what the shards know of the
+    mass outside their exact entries, "sampled" draws or the "mass" alone."""
 
     folder: Path
     base: str  # fingerprint of the teacher
@@ -97,6 +53,7 @@ class Captured:
     examples: int
     positions: int
     skipped: tuple[int, ...] = ()
+    tail: str = "sampled"
     format: str = field(default=FORMAT)
 
     def read(self) -> Iterator[Shard]:
@@ -130,31 +87,35 @@ class Captured:
 
 
 def capture(
-    model: Model, examples: Sequence[Example], config: Config, folder: Path, on_step: OnStep = lambda n, note: None
+    teacher: Model | Teacher,
+    examples: Sequence[Example],
+    config: Config,
+    folder: Path,
+    on_step: OnStep = lambda n, note: None,
 ) -> Captured:
     """Write what is missing in `folder` and return it all. `on_step(n, note)` is told of every `n` examples done.
 
     Raises `InputError` for no examples, an empty prompt or answer, an example that is too long (unless skipped) and
-    names the example; `ModelError` for a teacher whose logits are not numbers.
+    names the example; `ModelError` for a teacher whose logits are not numbers, or an endpoint that does not answer or
+    cannot be believed.
     """
     if not examples:
         raise InputError("nothing to capture: the data set has no examples")
+    teacher = Local.of(teacher) if isinstance(teacher, Model) else teacher
     folder.mkdir(parents=True, exist_ok=True)
-    _write_vocabulary(model, folder / VOCABULARY)
-    names, skipped, counted, positions = [], [], 0, 0
-    for start in range(0, len(examples), config.shard_examples):
-        part = examples[start : start + config.shard_examples]
-        prompts, left = _prompts(model, part, start, config)
-        skipped += left
-        name, n = _shard(model, part, prompts, start, config, folder)
-        on_step(len(part), "")
-        if n[0]:
-            names.append(name)
-            counted, positions = counted + n[0], positions + n[1]
+    _write_vocabulary(teacher, folder / VOCABULARY)
+    made = []
+    for shard in parts(examples, config):
+        made.append(make(teacher, shard, config, folder))
+        on_step(len(shard.examples), "")
+    there = [m for m in made if m.examples]
     done = Captured(
-        folder, model.fingerprint, model.ref, model.vocabulary, as_dict(config), tuple(names), counted, positions,
-        tuple(skipped),
+        folder, teacher.fingerprint, teacher.words.ref, teacher.vocabulary, json.loads(canonical(as_dict(config))),
+        tuple(m.name for m in there), sum(m.examples for m in there), sum(m.positions for m in there),
+        tuple(n for m in made for n in m.skipped), teacher.tail,
     )  # fmt: skip
+    if not config.positions.all and not done.positions and len(done.skipped) < len(examples):
+        raise InputError("capture.positions: chooses no position of any answer; widen it, or leave it out")
     write_atomic(folder / ABOUT, canonical({k: v for k, v in as_dict(done).items() if k != "folder"}))
     return done
 
@@ -173,148 +134,82 @@ def load(folder: Path) -> Captured:
     return found
 
 
-def _shard(
-    model: Model, part: Sequence[Example], prompts: dict[int, Spoken], start: int, config: Config, folder: Path
-) -> tuple[str, tuple[int, int]]:
-    """The name of a shard that is there now, and its examples and positions."""
-    key = digest({"base": model.fingerprint, "config": as_dict(config), "examples": list(part), "format": FORMAT,
-                  "start": start})  # fmt: skip
+@dataclass(frozen=True)
+class Part:
+    """The examples of one shard, and the number of the first."""
+
+    start: int
+    examples: Sequence[Example]
+
+
+@dataclass(frozen=True)
+class Made:
+    """A shard that is there, and which of its examples were too long for it."""
+
+    name: str
+    examples: int
+    positions: int
+    skipped: Collection[int]
+
+
+def parts(examples: Sequence[Example], config: Config) -> list[Part]:
+    """What goes into which shard."""
+    size = config.shard_examples
+    return [Part(start, examples[start : start + size]) for start in range(0, len(examples), size)]
+
+
+def make(teacher: Teacher, part: Part, config: Config, folder: Path) -> Made:
+    """One shard, made where it is missing; a function of its inputs, whoever calls it."""
+    prompts, skipped = fitting(teacher.words, part.examples, part.start, config)
+    key = digest({"base": teacher.fingerprint, "config": as_dict(config), "examples": list(part.examples),
+                  "format": FORMAT, "start": part.start})  # fmt: skip
     name = f"signals-{key[:32]}.parquet"
-    if (there := _read(folder / name, model)) is not None:
-        return name, (len(there), len(there.targets))
-    spoken = _answered(model, part, prompts, config, int(key[:8], 16))
-    if not spoken:
-        return name, (0, 0)
-    found = _signals(model, spoken, config, int(key[:15], 16))
-    write_atomic(folder / name, found.to_bytes())
-    return name, (len(found), len(found.targets))
+    found = _read(folder / name, teacher)
+    if found is None:
+        given = [s for i, s in prompts.items() if part.examples[i].answer is not None]
+        asked = [s for i, s in prompts.items() if part.examples[i].answer is None for _ in range(config.samples)]
+        kept = folder / f"asked-{key[:32]}.jsonl"
+        found = _shard(teacher, teacher.signals(given, asked, config, key, kept))
+        if len(found):
+            write_atomic(folder / name, found.to_bytes())
+        kept.unlink(missing_ok=True)
+    return Made(name, len(found), len(found.targets), skipped)
 
 
-def _read(file: Path, model: Model) -> Shard | None:
+def _read(file: Path, teacher: Teacher) -> Shard | None:
     """A shard that is there and whole, or None: it is made again."""
     try:
         found = read_shard(file.read_bytes()) if file.exists() else None
     except StoreError:
         return None
-    return found if found is not None and found.about.get("base") == model.fingerprint else None
+    return found if found is not None and found.about.get("base") == teacher.fingerprint else None
 
 
-def _prompts(model: Model, part: Sequence[Example], start: int, config: Config) -> tuple[dict[int, Spoken], list[int]]:
-    """What is read of each example that fits, by its number in `part`; and the numbers of those that do not."""
-    limit = min(config.max_tokens or model.context, model.context)
-    found, skipped = {}, []
-    for i, example in enumerate(part):
-        spoken = _spoken(model, example, start + i, config)
-        length = len(spoken.teacher_prompt) + (len(spoken.answer) if example.answer is not None else 1)
-        if length <= limit:
-            found[i] = spoken
-        elif config.too_long == "skip":
-            skipped.append(start + i)
-        else:
-            raise InputError(
-                f"example {start + i + 1} has {length} tokens; the teacher's limit is {limit}: shorten it, or set "
-                'capture.too_long = "skip"'
-            )
-    return found, skipped
-
-
-def _spoken(model: Model, example: Example, number: int, config: Config) -> Spoken:
-    answer = model.text_ids(example.answer) if example.answer is not None else []
-    said = bool(example.messages) or bool(example.text)
-    if said and not (example.text or example.messages[-1]["content"]).strip():
-        raise InputError(f"example {number + 1}: its prompt is empty")
-    if example.answer is not None and not example.answer.strip():
-        raise InputError(f"example {number + 1}: its {'answer' if said else 'text'} is empty")
-    if not said and example.answer is None:
-        raise InputError(f"example {number + 1}: neither prompt nor text")
-    if not said:
-        prompt, answer = (_bos(model), answer) if _bos(model) else (answer[:1], answer[1:])
-        if not answer:
-            raise InputError(f"example {number + 1}: its text is a single token; there is nothing to learn from it")
-        return Spoken(tuple(prompt), tuple(prompt), tuple(answer), _request(example))
-    teacher, student = _rendered(model, example, config.teacher_system), _rendered(model, example, "")
-    answer = [*answer, *_end(model)] if example.answer is not None else []
-    return Spoken(tuple(teacher), tuple(student), tuple(answer), _request(example))
-
-
-def _request(example: Example) -> str:
-    """What a student with another chat template starts from."""
-    asked: dict[str, Any] = {"messages": example.messages} if example.messages else {"text": example.text}
-    return canonical(asked).decode()
-
-
-def _rendered(model: Model, example: Example, system: str) -> list[int]:
-    if not example.messages:
-        return [*_bos(model), *model.text_ids(f"{system}\n\n{example.text}" if system else example.text)]
-    first, *rest = example.messages
-    if not system:
-        messages = list(example.messages)
-    elif first["role"] == "system":
-        messages = [{"role": "system", "content": f"{system}\n\n{first['content']}"}, *rest]
-    else:
-        messages = [{"role": "system", "content": system}, *example.messages]
-    return model.chat_ids(messages)
-
-
-def _bos(model: Model) -> list[int]:
-    """The token that this tokenizer puts before every text, if it does."""
-    first = model.tokenizer.bos_token_id
-    put = list(model.tokenizer("a")["input_ids"])[:1]
-    return [first] if isinstance(first, int) and put == [first] else []
-
-
-def _end(model: Model) -> list[int]:
-    end = model.tokenizer.eos_token_id
-    return [end] if isinstance(end, int) else sorted(model.stop_ids)[:1]
-
-
-def _answered(
-    model: Model, part: Sequence[Example], prompts: dict[int, Spoken], config: Config, seed: int
-) -> list[Spoken]:
-    """Every example with its answer; those without are answered by the teacher, `samples` times."""
-    given = [s for i, s in prompts.items() if part[i].answer is not None]
-    asked = [s for i, s in prompts.items() if part[i].answer is None for _ in range(config.samples)]
-    if not asked:
-        return given
-    sampling = Sampling(config.max_new_tokens, config.temperature, seed + config.seed)
-    replies = generate(model, [list(s.teacher_prompt) for s in asked], sampling)
-    for s, ids in zip(asked, replies, strict=True):
-        room = min(config.max_new_tokens, model.context - len(s.teacher_prompt))
-        answer = (*ids, *(_end(model) if len(ids) < room else []))
-        if answer:
-            given.append(replace(s, answer=answer))
-    return given
-
-
-def _signals(model: Model, spoken: Sequence[Spoken], config: Config, seed: int) -> Shard:
-    """The teacher's distributions, batch after batch of similar length: the order of the shard's examples."""
-    generator = torch.Generator(device=model.device).manual_seed(seed)
-    lengths = [len(s.teacher_prompt) + len(s.answer) for s in spoken]
-    found, order = [], []
-    for rows in batches(lengths, config.batch_tokens):
-        some = [spoken[i] for i in rows]
-        found.append(targets(model, some, config.top_k, config.draws, config.keep, generator))
-        order += some
-    about = {"base": model.fingerprint, "vocabulary": str(model.vocabulary), "teacher": model.ref}
+def _shard(teacher: Teacher, said: Said) -> Shard:
+    """What was said as columns; examples without a chosen position are left out."""
+    spoken: list[Spoken] = [s for s, n in zip(said.spoken, said.counts_N, strict=True) if n]
+    table = teacher.words.token_bytes
+    about = {"base": teacher.fingerprint, "vocabulary": str(teacher.vocabulary), "teacher": teacher.words.ref}
     kind: Kind = "prompt"
     return Shard(
-        (kind,) * len(order),
-        (None,) * len(order),
-        tuple(b"".join(model.token_bytes[t] for t in s.x_ids) for s in order),
-        tuple(np.array(s.x_ids, np.int64) for s in order),
-        np.cumsum([0, *(len(s.answer) for s in order)]),
-        concatenate(found),
-        about,
-        tuple(s.request for s in order),
+        (kind,) * len(spoken),
+        (None,) * len(spoken),
+        tuple(b"".join(table[t] for t in s.x_ids) for s in spoken),
+        tuple(np.array(s.x_ids, np.int64) for s in spoken),
+        np.cumsum([0, *said.counts_N[said.counts_N > 0]]),
+        said.targets,
+        about | ({} if teacher.tail == "sampled" else {"tail": teacher.tail}),
+        tuple(s.request for s in spoken),
     )
 
 
-def _write_vocabulary(model: Model, file: Path) -> None:
-    special = {i for i, token in model.tokenizer.added_tokens_decoder.items() if token.special}
+def _write_vocabulary(teacher: Teacher, file: Path) -> None:
+    words = teacher.words
+    special = {i for i, token in words.tokenizer.added_tokens_decoder.items() if token.special}
     table = pa.table({
-        "id": pa.array(range(model.vocabulary), pa.int32()),
-        "bytes": pa.array(model.token_bytes, pa.binary()),
-        "special": pa.array([i in special for i in range(model.vocabulary)]),
+        "id": pa.array(range(teacher.vocabulary), pa.int32()),
+        "bytes": pa.array(words.token_bytes[: teacher.vocabulary], pa.binary()),
+        "special": pa.array([i in special for i in range(teacher.vocabulary)]),
     })  # fmt: skip
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="zstd")

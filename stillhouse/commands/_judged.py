@@ -104,11 +104,13 @@ def page(store: Any, judged: Judged, verdict: Any, samples: Any = None) -> str:
     from ..records import from_mapping
 
     version, signals, candidate = judged.version, judged.signals, judged.candidate
-    if samples is None:
-        samples = []
-        if version is not None and version.verdict == (judged.verdict and _digest(judged.verdict)):
-            written = store.version_dir(version.user, version.number) / "gate_report.json"
-            samples = [from_mapping(gate.Sample, s) for s in json.loads(written.read_text(encoding="utf-8"))["samples"]]
+    tries = []
+    if version is not None and version.verdict == _digest(verdict):
+        folder = store.version_dir(version.user, version.number)
+        written = json.loads((folder / "gate_report.json").read_text(encoding="utf-8"))
+        tries = written.get("tries", [])
+        if samples is None:
+            samples = [from_mapping(gate.Sample, s) for s in written["samples"]]
     try:
         text = store.blobs.get(signals.memory).decode()
     except NotFound:
@@ -116,7 +118,7 @@ def page(store: Any, judged: Judged, verdict: Any, samples: Any = None) -> str:
     study = pipeline.load_study(store, signals)
     facts = {
         "user": candidate.user, "version": f"v{version.number}" if version else "none",
-        "base": f"{judged.base_ref} ({candidate.base[:12]})",
+        "base": f"{pipeline.base_title(judged.base_ref)} ({candidate.base[:12]})",
         "memory": f"{signals.memory_tokens} tokens, {len(study.statements)} statements",
         "signals": f"{signals.examples} examples, {signals.positions} positions",
         "training": f"{candidate.steps} steps, rank {candidate.config['rank']}",
@@ -124,7 +126,7 @@ def page(store: Any, judged: Judged, verdict: Any, samples: Any = None) -> str:
     found = gate.read_calibration(store.home, candidate.base)
     if found is not None and found.digest != verdict.config.get("calibrated_by"):
         found = None  # the verdict was decided by other thresholds
-    return gate.report(verdict, candidate, study, text, samples, candidate.losses, facts, found)
+    return gate.report(verdict, candidate, study, text, samples or (), candidate.losses, facts, found, tries)
 
 
 def _digest(record: Any) -> str:

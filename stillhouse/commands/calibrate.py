@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import shutil
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +21,11 @@ def add(commands: Any) -> None:
     parser.add_argument("--good", type=int, default=12, help="honest consolidations (default 12)")
     parser.add_argument("--bad", type=int, default=2, help="consolidations of each sabotage (default 2)")
     parser.add_argument("--together", type=int, default=4, help="students trained in one batch (default 4)")
-    parser.add_argument("--memories", type=Path, help="folder of memories to use instead of generated ones")
+    parser.add_argument(
+        "--memories",
+        type=Path,
+        help="folder of memories to use instead of generated ones, each file named after its user",
+    )
     parser.add_argument("--config", type=Path, help="TOML with [capture] and [train] tables, as for consolidate")
     parser.add_argument("--set", action="append", default=[], metavar="STAGE.KEY=VALUE", help="one setting, as in TOML")
 
@@ -26,35 +33,62 @@ def add(commands: Any) -> None:
 def run(args: argparse.Namespace) -> None:
     """`stillhouse calibrate`."""
     from .. import gate, models, pipeline
-    from ..progress import progress
 
     settings = pipeline.read_settings(args.config, args.set)
     plan = gate.Plan(args.good, args.bad, args.together, settings.capture, settings.train)
-    memories = _memories(args.memories, plan.memories)
+    mine = _memories(args.memories, plan.memories) if args.memories else {}
     store = open_store(args)
     model = models.load(args.model, cache=store.home / "fingerprints.json")
     folder = gate.calibration_folder(store.home, model.fingerprint)
-    with progress("calibrate", len(plan.jobs()), not args.json) as step:
-        trials = gate.trials(model, memories, plan, folder, step)
+    if mine:
+        trials = _private(store, model, plan, mine, folder, args.json)
+    else:
+        trials = _trials(model, [gate.memory(seed) for seed in range(plan.memories)], plan, folder, args.json)
     found = gate.calibrate(model, plan, trials)
     path = gate.write_calibration(store.home, found)
-    if args.memories is not None:
-        gate.forget_memories(folder)  # people's own: `forget` would not look here
     show(_summary(found, path), args.json, lambda: _print(found, path))
 
 
-def _memories(folder: Path | None, count: int) -> list[str]:
-    """Generated memories, or the files of a folder by name."""
-    from .. import gate, inputs
+def _trials(model: Any, memories: list[str], plan: Any, folder: Path, silent: bool, place: Any = None) -> Any:
+    from .. import gate
+    from ..progress import progress
 
-    if folder is None:
-        return [gate.memory(seed) for seed in range(count)]
+    with progress("calibrate", len(plan.jobs()), not silent) as step:
+        return gate.trials(model, memories, plan, folder, step, place)
+
+
+def _private(store: Any, model: Any, plan: Any, mine: dict[str, str], folder: Path, silent: bool) -> Any:
+    """Trials on people's own memories. What comes of one lies where `forget` finds it by its user or by the memory's
+    digest, and goes when the calibration is done; the numbers stay."""
+    users, given = list(mine), set()
+
+    def place(name: str, numbers: Sequence[int]) -> Path:
+        made: Path = store.work(name, [users[n] for n in numbers])
+        given.add(made)
+        return made
+
+    with ExitStack() as held:
+        for user in sorted(users):
+            held.enter_context(store.lock(user))
+        trials = _trials(model, list(mine.values()), plan, folder, silent, place)
+        for made in given:
+            shutil.rmtree(made, ignore_errors=True)  # a training that is done has removed its own
+    return trials
+
+
+def _memories(folder: Path, count: int) -> dict[str, str]:
+    """The first files of a folder, by the user each is named after: `alice.md` is of alice."""
+    from .. import inputs
+
     if not folder.is_dir():
         raise InputError(f"{str(folder)!r} is no folder; --memories is a folder of UTF-8 text files")
     files = sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith("."))
     if len(files) < count:
         raise InputError(f"{str(folder)!r} has {len(files)} files; {count} memories are needed: lower --good or --bad")
-    return [inputs.read_memory(p) for p in files[:count]]
+    found = {path.stem: inputs.read_memory(path) for path in files[:count]}
+    if len(found) < count:
+        raise InputError(f"{str(folder)!r} has two files of one user: each file is named after its user, once")
+    return found
 
 
 def _summary(found: Any, path: Path) -> dict[str, Any]:

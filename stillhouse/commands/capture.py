@@ -21,8 +21,10 @@ def run(args: argparse.Namespace) -> None:
     from .. import distill
 
     recipe = distill.load_recipe(args.recipe, args.set)
-    taught, held = distill.capture(recipe, home=args.home, show=not args.json)
-    parts = {"train": taught} | ({"held_out": held} if held else {})
+    parts: dict[str, Any] = {}
+    for name, (taught, held) in distill.captures(recipe, home=args.home, show=not args.json).items():
+        lead = f"{name}: " if name else ""
+        parts |= {f"{lead}train": taught} | ({f"{lead}held_out": held} if held else {})
     found = {
         name: {"folder": str(c.folder), "shards": len(c.shards), "examples": c.examples, "positions": c.positions,
                "skipped": len(c.skipped), "teacher": c.base}

@@ -19,6 +19,11 @@ def add(commands: Any) -> None:
         "--memory", action="append", required=True, help="UTF-8 text file, one per user, in the same order"
     )
     parser.add_argument("--model", default="tiny", help="tiny, a local Hugging Face folder, or a hub id")
+    parser.add_argument(
+        "--diagnose",
+        action="store_true",
+        help="when gates fail, try their remedies in turn, five more candidates at most",
+    )
     parser.add_argument("--config", type=Path, help="TOML with [capture], [train] and [gate] tables")
     parser.add_argument("--set", action="append", default=[], metavar="STAGE.KEY=VALUE", help="one setting, as in TOML")
 
@@ -34,7 +39,7 @@ def run(args: argparse.Namespace) -> None:
     settings = pipeline.read_settings(args.config, args.set)
     memories = {user: inputs.read_memory(path) for user, path in zip(args.user, args.memory, strict=True)}
     results = pipeline.consolidate_all(
-        memories, model=args.model, home=args.home, settings=settings, show=not args.json
+        memories, model=args.model, home=args.home, settings=settings, show=not args.json, diagnose=args.diagnose
     )
     found = [r.as_dict() for r in results]
     show(found[0] if len(found) == 1 else found, args.json, lambda: [print(r.summary()) for r in results])

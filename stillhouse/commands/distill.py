@@ -20,14 +20,19 @@ def add(commands: Any) -> None:
 def run(args: argparse.Namespace) -> None:
     """`stillhouse distill`."""
     from .. import distill
+    from ..train._ranks import ranks
 
     recipe = distill.load_recipe(args.recipe, args.set)
     found = distill.distill(recipe, home=args.home, show=not args.json)
+    if not ranks().first:
+        return  # of several processes, one speaks
 
     def lines() -> None:
         for d in found:
             tokens = "" if d.same_tokens else f", another tokenizer ({d.skipped} examples left out)"
-            print(f"{d.name}: {d.parameters / d.teacher_parameters:.0%} of the teacher, {d.steps} steps{tokens}")
+            share = f"{d.parameters / d.teacher_parameters:.0%} of the teacher, " if d.teacher_parameters else ""
+            name = f"{d.name}: {d.domain}" if d.domain else d.name
+            print(f"{name}: {share}{d.steps} steps{tokens}")
             print(f"  KL to the teacher   {d.before.kl:.3f} -> {d.after.kl:.3f} nats, held out")
             print(f"  same first choice   {d.before.agreement:.1%} -> {d.after.agreement:.1%}")
             print(f"  calibration error   {d.before.ece:.1%} -> {d.after.ece:.1%}")

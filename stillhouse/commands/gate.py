@@ -1,12 +1,13 @@
-"""`stillhouse gate`: every gate on one candidate, again, with a suite of the user's own if there is one."""
+"""`stillhouse gate`: every gate on one candidate, again, with a suite and a corpus of the user's own if there are."""
 
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import Any
 
-from ..errors import Rejected
+from ..errors import InputError, Rejected
 from ._shell import command, open_store, show
 
 
@@ -15,7 +16,14 @@ def add(commands: Any) -> None:
     about = "Measure a candidate with every gate. Its version and who is served stay as they are."
     parser = command(commands, "gate", run, about)
     parser.add_argument("candidate", metavar="CANDIDATE", help="user, user@version, or the start of a digest")
-    parser.add_argument("--suite", type=Path, help="questions of your own, TOML or JSONL (docs/gate.md)")
+    parser.add_argument("--suite", type=Path, help="questions of your own, TOML or JSONL, or a task of lm-eval, YAML")
+    parser.add_argument("--corpus", type=Path, help="passages to cite: JSONL, a text file or a folder of them")
+    parser.add_argument(
+        "--label", action="append", default=[], metavar="SIGNAL=VALUE",
+        help="what counts as evidence in the corpus: redundancy=3.0, disagreement=0.4, fragility=0.7",
+    )  # fmt: skip
+    parser.add_argument("--trace", type=Path, help="write every response and the way of its tokens here, as JSONL")
+    parser.add_argument("--replay", type=Path, help="judge the responses of a trace in place of new ones")
     parser.add_argument("--model", help="the base, where it is no longer where it was")
     parser.add_argument("--config", type=Path, help="TOML with a [gate] table")
     parser.add_argument("--set", action="append", default=[], metavar="gate.KEY=VALUE", help="one setting, as in TOML")
@@ -26,7 +34,6 @@ def run(args: argparse.Namespace) -> None:
     from dataclasses import asdict
 
     from .. import gate, models, pipeline
-    from .._pipeline_result import samples
     from ..blobs import write_atomic
     from ..progress import progress
     from ..records import digest
@@ -34,14 +41,17 @@ def run(args: argparse.Namespace) -> None:
 
     settings = pipeline.read_settings(args.config, args.set).gate
     suite = gate.read_suite(args.suite) if args.suite else None
+    shown = _shown(args)
     store = open_store(args)
     judged = find(store, args.candidate)
     model = models.load(args.model or judged.base_ref, cache=store.home / "fingerprints.json")
     config = gate.calibrated(store.home, model.fingerprint, settings)
     with in_context(store, model, judged, suite) as ctx:
+        ctx.corpus, ctx.limits, ctx.trace = shown
         with progress(f"gate {judged.candidate.user}", len(gate.settings(config)), not args.json) as step:
             verdict = gate.run(judged.candidate, judged.digest, ctx, config, lambda name: step(1, name))
-        side_by_side = samples(ctx)
+        _write_trace(args.trace, ctx)
+        side_by_side = _samples(ctx)
     made = store.put(verdict)
     report = store.work(digest(["report", made]), [judged.candidate.user]) / "report.html"
     write_atomic(report, page(store, judged, verdict, side_by_side).encode())
@@ -52,6 +62,48 @@ def run(args: argparse.Namespace) -> None:
         raise Rejected(f"{args.candidate}: rejected by {failed or 'no gate that applies'}")
 
 
+def _shown(args: argparse.Namespace) -> tuple[Any, Any, Any]:
+    """The corpus, the limits of its labels, and the trace to judge."""
+    from .. import gate, inputs
+    from ..config import resolve
+
+    if args.trace and args.replay:
+        raise InputError("--trace writes what is asked now, --replay asks nothing; give one of them")
+    if args.trace:
+        gate.trace_target(args.trace)  # said before the work, not after it
+    limits = resolve(gate.Limits, inputs.read_tables(None, args.label), "--label")
+    corpus = None
+    if args.corpus:
+        try:
+            from ..retrieve.lexical import Index
+        except ImportError as error:
+            raise InputError(f"--corpus needs a retriever: pip install 'stillhouse[retrieve]' ({error})") from error
+        corpus = gate.read_corpus(args.corpus, Index)
+    return corpus, limits, gate.read_trace(args.replay) if args.replay else None
+
+
+def _samples(ctx: Any) -> list[Any]:
+    """Answers side by side for the page; none where the student's logits are not numbers."""
+    from .._pipeline_result import samples
+
+    try:
+        return samples(ctx)
+    except FloatingPointError:
+        return []
+
+
+def _write_trace(path: Path | None, ctx: Any) -> None:
+    """The trace, where one is asked for; a student whose logits are not numbers has none, and its verdict says so."""
+    from .. import gate
+
+    if path is None:
+        return
+    try:
+        gate.write_trace(path, ctx.traced())
+    except FloatingPointError as error:
+        print(f"no trace: {error}", file=sys.stderr)
+
+
 def _print(verdict: Any, report: Path) -> None:
     from .adapters import gate_line
 
@@ -59,6 +111,11 @@ def _print(verdict: Any, report: Path) -> None:
         print(f"{'pass' if result.passed else 'FAIL'}  {gate_line(result)}")
         if not result.passed and result.details.get("remedy"):
             print(f"      {result.details['remedy']}")
+        if result.details.get("sensitivity"):
+            moved = [
+                f"{r['signal']} {r['threshold'] + r['moved']:g}: {r['flips']}" for r in result.details["sensitivity"]
+            ]
+            print(f"      labels that would flip at {', '.join(moved)}")
     for name, reason in verdict.config["left_out"].items():
         print(f"  -   {name:<12} does not apply: {reason}")
     print(f"report  {report}")

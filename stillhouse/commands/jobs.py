@@ -31,8 +31,18 @@ def add(commands: Any) -> None:
     worker.add_argument("--once", action="store_true", help="end when nothing is queued that is due")
     worker.add_argument("--most", type=int, default=16, help="users in one batch (default 16)")
     worker.add_argument("--threads", type=int, default=0, help="threads of a consolidation (default: torch's choice)")
+    add_executor(worker)
     worker.add_argument("--until-eof", action="store_true", help="end when stdin closes: for a server that started it")
-    command(verbs, "batch", batch, "One batch, as a worker starts it: work on stdin, result on stdout.")
+    add_executor(command(verbs, "batch", batch, "One batch, as a worker starts it: work on stdin, result on stdout."))
+
+
+def add_executor(parser: argparse.ArgumentParser) -> None:
+    """Where consolidations run; `serve` has the same arguments."""
+    parser.add_argument("--executor", choices=("local", "ray"), default="local", help="where consolidations run")
+    parser.add_argument("--ray-address", metavar="ADDRESS", help="of the Ray cluster (default: the one Ray finds)")
+    parser.add_argument(
+        "--ray-gpus", type=float, default=0.0, metavar="N", help="GPUs that a batch reserves on its node"
+    )
 
 
 def list_all(args: argparse.Namespace) -> None:
@@ -78,7 +88,8 @@ def run(args: argparse.Namespace) -> None:
     over = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: over.set())  # the batch goes back to the queue and loses nothing it has done
-    settings = worker.Config(most=max(1, args.most), threads=max(0, args.threads))
+    command = worker.batch_command(args.executor, args.ray_address, args.ray_gpus)
+    settings = worker.Config(most=max(1, args.most), threads=max(0, args.threads), command=command)
     ended = worker.run(home_folder(args.home), settings, once=args.once, stop=over.is_set)
     show({"ended": ended}, args.json, lambda: print(f"{ended} jobs ended"))
 
@@ -90,6 +101,23 @@ def batch(args: argparse.Namespace) -> None:
     from ..serve._leash import end_with_stdin
 
     end_with_stdin()
+    answer = _elsewhere(args, work) if args.executor == "ray" else _here(args, work)
+    print(json.dumps(answer, ensure_ascii=False))
+
+
+def _elsewhere(args: argparse.Namespace, work: dict[str, Any]) -> dict[str, Any]:
+    from ..serve import cluster
+
+    def tell(line: str) -> None:
+        print(line, file=sys.stderr, flush=True)
+
+    try:
+        return cluster.consolidate(home_folder(args.home), work, args.ray_address, tell, gpus=args.ray_gpus)
+    except StillhouseError as error:
+        return {"kind": type(error).__name__, "error": str(error)}
+
+
+def _here(args: argparse.Namespace, work: dict[str, Any]) -> dict[str, Any]:
     from .. import pipeline, progress
 
     progress.LINE_SECONDS = 1.0  # the worker reads them
@@ -99,10 +127,8 @@ def batch(args: argparse.Namespace) -> None:
             work["memories"], model=work["model"], home=home_folder(args.home), settings=settings, show=True
         )
     except StillhouseError as error:
-        print(json.dumps({"kind": type(error).__name__, "error": str(error)}, ensure_ascii=False))
-        return
-    rows = [result.as_dict() | {"rank": settings.train.rank} for result in results]
-    print(json.dumps({"rows": rows}, ensure_ascii=False))
+        return {"kind": type(error).__name__, "error": str(error)}
+    return {"rows": [result.as_dict() | {"rank": settings.train.rank} for result in results]}
 
 
 def _note(job: Any, progress: Any) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 from ..errors import InputError
 from ..inputs import home_folder
 from ._shell import command
+from .jobs import add_executor
 
 
 def add(commands: Any) -> None:
@@ -19,6 +20,7 @@ def add(commands: Any) -> None:
     parser.add_argument("--host", default="127.0.0.1", help="any address but this machine's needs keys")
     parser.add_argument("--port", type=int, default=8000, help="0: any free one")
     parser.add_argument("--workers", type=int, default=1, help="processes that consolidate (default 1; 0: none here)")
+    add_executor(parser)
     parser.add_argument("--config", help="TOML file with [engine], [policy], [limits] and the server's own settings")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="e.g. engine.rows=16")
     parser.add_argument("--deterministic", action="store_true", help="the same tokens alone and in any batch; slower")
@@ -37,8 +39,16 @@ def run(args: argparse.Namespace) -> None:
         raise InputError(f"--workers {args.workers}: 0 to 64 are allowed")
     from ..serve.run import listen, read_config
 
+    where = [
+        "--executor",
+        args.executor,
+        "--ray-gpus",
+        str(args.ray_gpus),
+        *(["--ray-address", args.ray_address] if args.ray_address else []),
+    ]
     config = read_config(args.config, args.set, deterministic=args.deterministic)
     listen(
         home_folder(args.home), args.model, config, host=args.host, port=args.port, workers=args.workers,
+        worker_arguments=where,
         ready=lambda url: print(f"stillhouse: {url} (OpenAI base_url: {url}/v1)", file=sys.stderr, flush=True),
     )  # fmt: skip

@@ -13,34 +13,44 @@ from __future__ import annotations
 
 from ._calibration import Calibration, Trial, calibration_folder, failed_gates, read_calibration, write_calibration
 from ._context import Context, trained_prompts
+from ._corpus import Corpus, read_corpus
+from ._evidence import Limits
 from ._measure import DoesNotApply
 from ._memories import memory
 from ._report import Sample, report
 from ._run import Config, calibrated, run, settings
 from ._suite import Suite, read_suite
-from ._trials import Plan, calibrate, forget_memories, trials
+from ._trace import Trace, read_trace, trace_target, write_trace
+from ._trials import Plan, calibrate, prepare, trials
 
 __all__ = [
     "Calibration",
     "Config",
     "Context",
+    "Corpus",
     "DoesNotApply",
+    "Limits",
     "Plan",
     "Sample",
     "Suite",
+    "Trace",
     "Trial",
     "calibrate",
     "calibrated",
     "calibration_folder",
     "failed_gates",
-    "forget_memories",
     "memory",
+    "prepare",
     "read_calibration",
+    "read_corpus",
     "read_suite",
+    "read_trace",
     "report",
     "run",
     "settings",
+    "trace_target",
     "trained_prompts",
     "trials",
     "write_calibration",
+    "write_trace",
 ]

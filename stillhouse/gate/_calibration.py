@@ -5,8 +5,9 @@ all trials, so that its ROC can be drawn again; and its file, `<home>/calibratio
 
 A threshold lies beyond the worst honest trial, away from the rest, by as much as honest trials spread, but at most
 half-way to the next sabotaged one. Where no sabotage lies there, nothing is won by strictness: the starting threshold
-stays if it allows more. What should be small is never asked to be under 0. All gates have to pass, so each may accept
-nearly all honest trials: a single gate need not catch every sabotage, their conjunction has to.
+stays if it allows more. What should be small is never asked to be under 0, what should be large never less than 0. All
+gates have to pass, so each may accept nearly all honest trials: a single gate need not catch every sabotage, their
+conjunction has to.
 
 It does not know how trials are made, nor what a gate measures.
 """
@@ -48,7 +49,7 @@ class Measured:
 class Trial:
     """One consolidation, honest or sabotaged, and what every gate that applied measured."""
 
-    memory: str  # digest of its text
+    memory: str  # its number among those calibrated on: a digest of somebody's memory would outlive it
     sabotage: str  # "" for an honest one
     gates: dict[str, Measured]
 
@@ -133,7 +134,8 @@ def threshold(good: Sequence[float], bad: Sequence[float], at_least: bool, start
     beyond = [sign * b for b in bad if sign * b < worst]
     spread = best - worst
     if not beyond:
-        return sign * min(worst - spread, sign * start)
+        limit = sign * min(worst - spread, sign * start)
+        return max(limit, min(0.0, start)) if at_least else limit
     gap = worst - max(beyond)
     limit = sign * (worst - min(gap / 2, max(spread, gap / 10)))
     return limit if at_least else max(0.0, limit)

@@ -8,33 +8,29 @@ It does not know the memory's text, so no gate can put it before the student.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-
-from torch import Tensor
 
 from stillhouse import chat, texts
 from stillhouse.artifacts import DistillArtifact
-from stillhouse.generate import Bank, Sampling, generate
+from stillhouse.generate import Bank
 from stillhouse.models import Model
-from stillhouse.records import Study, digest
+from stillhouse.records import Question, Study, digest
 
+from ._corpus import Corpus
+from ._evidence import Limits
+from ._grounded import Asked, Response, closed_book, prompt_id, respond
 from ._passages import Passage, passages
-from ._passages import refuse_nan as refuse_nan
+from ._replies import Reply as Reply
+from ._replies import refuse_nan as refuse_nan
+from ._replies import replies
 from ._suite import Suite
+from ._trace import Trace, followed
+from ._trace_lines import Layer, Token
 
 BASE = -1  # the slot that is no adapter
 SHORTEST_LIMIT = 48  # new tokens an answer may have, even when all expected ones are short
 PASSAGES = 16
-
-
-@dataclass(frozen=True)
-class Reply:
-    """A greedy answer: its text, its tokens, and the log-probability of all of it, the stop token included, in nats."""
-
-    text: str
-    tokens: int
-    logprob: float
 
 
 @dataclass
@@ -42,7 +38,9 @@ class Context:
     """`slot` is the student's; `others` are slots of other users' champions in the same bank; -1 is the base alone.
 
     `trained`: digests of the prompts that the student was trained on (`trained_prompts`), None where nobody knows;
-    `suite`: questions of the user's own, on which base and student are compared.
+    `suite`: questions of the user's own, on which base and student are compared; `corpus`: passages that the student
+    is shown and has to cite, with `limits` for what counts as evidence; `trace`: responses recorded before, to be
+    judged in place of new ones.
     """
 
     model: Model
@@ -53,7 +51,11 @@ class Context:
     texts: tuple[str, ...] = field(default_factory=lambda: tuple(texts.held_out(PASSAGES)))
     trained: frozenset[str] | None = None
     suite: Suite | None = None
+    corpus: Corpus | None = None
+    limits: Limits = field(default_factory=Limits)
+    trace: Trace | None = None
     _replies: dict[tuple[str, int], Reply] = field(default_factory=dict, init=False, repr=False)
+    _shown: dict[tuple[int, ...], Reply] = field(default_factory=dict, init=False, repr=False)
     _passages: dict[int, tuple[Passage, ...]] = field(default_factory=dict, init=False, repr=False)
 
     def answers(self, questions: Sequence[str], slot: int) -> list[str]:
@@ -88,19 +90,60 @@ class Context:
             self._passages[slot] = passages(self.model, self.bank, self.texts, slot)
         return self._passages[slot]
 
+    @property
+    def held_out(self) -> list[Question]:
+        """The study's questions that nothing was trained on, answerable and not."""
+        return [q for q in self.study.questions if q.use == "held_out"]
+
+    def closed(self) -> list[Response]:
+        """The student's closed-book responses to the held-out questions, from the trace where there is one."""
+        if self.trace is not None:
+            return self.trace.of([prompt_id(q.text, grounded=False) for q in self.held_out])
+        found = self.replies([q.text for q in self.held_out], self.slot)
+        return [closed_book(q.text, q.direction == "unknown", r) for q, r in zip(self.held_out, found, strict=True)]
+
+    def grounded(self, corpus: Corpus | None = None) -> list[Response] | None:
+        """The student's responses with passages of `corpus`, or of the context's own, before it; from the trace where
+        there is one. None where there is no corpus, or none was used for the trace."""
+        if self.trace is not None:
+            used = any(r.evidence is not None for r in self.trace.responses)
+            return self.trace.of([prompt_id(q, grounded=True) for q in self.prompts]) if used else None
+        return [response for response, _, _ in self._responded(corpus)] if corpus or self.corpus else None
+
+    @property
+    def prompts(self) -> list[str]:
+        """The questions asked with passages: those of the suite that have no choices, else the held-out ones."""
+        own = [item.question for item in self.suite.items if not item.choices] if self.suite else []
+        return own or list(dict.fromkeys(q.text for q in self.held_out))
+
+    def traced(self) -> Iterator[Token | Layer | Response]:
+        """What `write_trace` takes: every response of this run once, after its tokens and their layers."""
+        texts = [q.text for q in self.held_out]
+        prompts = [tuple(self.model.chat_ids(chat.without_memory(text))) for text in texts]
+        whole = list(zip(self.closed(), prompts, self.replies(texts, self.slot), strict=True))
+        if self.corpus:
+            whole += [(response, asked.prompt, reply) for response, asked, reply in self._responded(None)]
+        for response, prompt, reply in {r.prompt_id: (r, prompt, reply) for r, prompt, reply in whole}.values():
+            yield from followed(self.model, self.bank, self.slot, response.prompt_id, prompt, reply.ids)
+            yield response
+
+    def _responded(self, corpus: Corpus | None) -> list[tuple[Response, Asked, Reply]]:
+        used = corpus or self.corpus
+        assert used is not None, "whoever asks with passages has some"
+        return respond(self.model, self.prompts, used, self.limits, self._limit(), self._answered)
+
+    def _answered(self, prompts: Sequence[list[int]]) -> list[Reply]:
+        """The student's replies to prompts as ids; each is computed once."""
+        new = [p for p in dict.fromkeys(map(tuple, prompts)) if p not in self._shown]
+        if new:
+            slots = [self.slot] * len(new)
+            found = replies(self.model, self.bank, [list(p) for p in new], slots, self._limit())
+            self._shown.update(zip(new, found, strict=True))
+        return [self._shown[tuple(p)] for p in prompts]
+
     def _generate(self, pairs: Sequence[tuple[str, int]]) -> list[Reply]:
         prompts = [self.model.chat_ids(chat.without_memory(question)) for question, _ in pairs]
-        logprob = [0.0] * len(pairs)
-
-        def on_step(rows: list[int], logits_NV: Tensor) -> None:
-            refuse_nan(logits_NV)
-            chosen_N = logits_NV.amax(-1) - logits_NV.logsumexp(-1)
-            for row, value in zip(rows, chosen_N.tolist(), strict=True):
-                logprob[row] += value
-
-        sampling, slots = Sampling(max_new_tokens=self._limit()), [slot for _, slot in pairs]
-        found = generate(self.model, prompts, sampling, bank=self.bank, slots=slots, on_step=on_step)
-        return [Reply(self.model.text(ids), len(ids), lp) for ids, lp in zip(found, logprob, strict=True)]
+        return replies(self.model, self.bank, prompts, [slot for _, slot in pairs], self._limit())
 
     def _limit(self) -> int:
         longest = max((len(self.model.text_ids(q.teacher or q.answer)) for q in self.study.questions), default=0)

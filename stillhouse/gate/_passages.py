@@ -9,7 +9,7 @@ It does not know what is good.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +21,7 @@ from stillhouse.generate import Bank, head
 from stillhouse.models import Model
 
 from ._geometry import adjacency_specificity, begins, boundary_contrast
+from ._replies import refuse_nan
 
 LAYERS = ("middle", "last")
 
@@ -31,6 +32,16 @@ class Axes:
 
     boundary: tuple[float | None, ...]
     adjacency: tuple[float | None, ...]
+
+
+@dataclass(frozen=True)
+class Moved:
+    """How one layer's hidden states have moved: mean cosine distance of student from base over the tokens, and the
+    changes of C1 and C2; None where they do not exist."""
+
+    distance: float
+    boundary: float | None
+    adjacency: float | None
 
 
 @dataclass(frozen=True)
@@ -49,6 +60,7 @@ class Passage:
     student_axes: Axes
     routed: int
     same_experts: tuple[int, ...]
+    layers: tuple[Moved, ...] = ()  # every layer, first to last
 
 
 def passages(model: Model, bank: Bank, texts: Sequence[str], slot: int) -> tuple[Passage, ...]:
@@ -60,12 +72,6 @@ def passages(model: Model, bank: Bank, texts: Sequence[str], slot: int) -> tuple
         if len(ids) > 1:
             found.append(_passage(model, bank, ids, begins(text, encoded["offset_mapping"][: model.context]), slot))
     return tuple(found)
-
-
-def refuse_nan(logits: Tensor) -> None:
-    """Raise `FloatingPointError` if any logit is NaN: every comparison with NaN is false, and argmax would pick it."""
-    if bool(torch.isnan(logits).any()):
-        raise FloatingPointError("the model's logits are not numbers (NaN); the adapter is broken")
 
 
 @torch.inference_mode()
@@ -89,7 +95,27 @@ def _passage(model: Model, bank: Bank, ids: Sequence[int], begins_T: Tensor, slo
         student_axes=_axes([s[1] for s in states], begins_T),
         routed=len(ids),
         same_experts=tuple(int(same_sets(*e_NK.chunk(2)).sum()) for e_NK in chosen),
+        layers=tuple(_moved(s[0], s[1], begins_T) for s in (*out.hidden_states[1:-1], out.last_hidden_state)),
     )
+
+
+def _moved(base_TH: Tensor, student_TH: Tensor, begins_T: Tensor) -> Moved:
+    near_T = torch.cosine_similarity(base_TH.float(), student_TH.float(), dim=-1)
+    (c1, d1), (c2, d2) = (
+        (boundary_contrast(s, begins_T), adjacency_specificity(s)) for s in (base_TH, student_TH)
+    )  # fmt: skip
+    return Moved(1 - float(near_T.mean()), _change(c1, c2), _change(d1, d2))
+
+
+def _change(before: float | None, after: float | None) -> float | None:
+    return None if before is None or after is None else after - before
+
+
+def by_layer(passages: Sequence[Passage], pick: Callable[[Moved], float | None]) -> list[float | None]:
+    """The mean of one of the numbers of `Moved` over passages that have it, layer by layer; for the report."""
+    columns = zip(*(p.layers for p in passages), strict=True)
+    found = [[v for v in map(pick, column) if v is not None] for column in columns]
+    return [sum(values) / len(values) if values else None for values in found]
 
 
 def _logprobs(model: Model, hidden_TH: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ from string import Template
 from typing import Any
 
 from stillhouse.chat import is_unknown
-from stillhouse.records import Candidate, GateResult, Question, Statement, Study, Verdict
+from stillhouse.records import Candidate, GateResult, Question, Statement, Study, Verdict, digest
 
 from . import _svg
 from ._answers import right
@@ -58,42 +58,94 @@ def report(
     losses: Sequence[float] = (),
     facts: Mapping[str, str] | None = None,
     calibration: Calibration | None = None,
+    tries: Sequence[Mapping[str, Any]] = (),
 ) -> str:
     """The page. `facts`: short labels and values for its head, such as tokens saved per request; `calibration`: the one
-    the verdict was decided by, whose trials are then drawn on every scale."""
+    the verdict was decided by, whose trials are then drawn on every scale; `tries`: the candidates made on the way to
+    this one, itself the last, as `version`, `remedy`, `about`, `changes`, `approved`, `failed`."""
     page = Template(files(__package__).joinpath("_report.html").read_text(encoding="utf-8"))
     results = sorted(verdict.results, key=lambda r: (r.passed, not r.at_least, r.gate))
     return page.substitute(
         title=escape(f"{'Approved' if verdict.passed else 'Rejected'}: {candidate.user}"),
         kicker=escape(f"Stillhouse · verdict on a memory of {candidate.user}"),
-        headline="<em>Approved.</em>" if verdict.passed else "Rejected.",
+        headline="<em>Approved.</em>" if verdict.passed else "<strong>Rejected.</strong>",
         lead=_lead(results),
+        todo=_todo(results),
+        tries=_tries(tries),
         facts=_facts(facts or {}),
         decision=_decision(verdict),
         gates="\n".join(_gate(r, calibration) for r in results) + _left_out(verdict),
         coverage=_coverage(study, memory_text, verdict.results),
         pictures=pictures(results, losses) + calibration_pictures(calibration),
         samples=_samples(samples),
-        lineage=_lineage(verdict, candidate),
+        lineage=_lineage(verdict, candidate, memory_text),
         config=escape(json.dumps({"train": candidate.config, "gate": verdict.config}, indent=2, ensure_ascii=False)),
     )
 
 
 def _shown(result: GateResult) -> str:
     tail = "" if unit_of(result) == "fraction" or result.value is None else f" {unit_of(result)}"
-    return f"{figure(result.value, unit_of(result))}{escape(tail)}"
+    return f"{figure(result.value, unit_of(result), result.threshold)}{escape(tail)}"
 
 
 def _lead(results: Sequence[GateResult]) -> str:
     if not results:
         return "No gate was asked."
     failed = [r for r in results if not r.passed]
+    if len(results) == 1 and not failed:
+        return f"The one gate passes: {_measured(results[0])}."
     if not failed:
-        numbers = ", ".join(f"<span>{escape(r.gate)} <b>{_shown(r)}</b></span>" for r in results)
-        return f"{'The one gate passes' if len(results) == 1 else f'All {len(results)} gates pass'}: {numbers}."
+        near = sorted((r for r in results if not r.details.get("exact")), key=_margin)[:2]
+        closest = f" Closest to the limit: {', then '.join(map(_reason, near))}." if near else ""
+        return f"All {len(results)} gates pass.{closest}"
     reasons = "; ".join(_reason(r) for r in failed)
     which = "The one gate fails" if len(results) == 1 else f"{len(failed)} of {len(results)} gates fail"
     return f"{which}: {reasons}."
+
+
+def _margin(result: GateResult) -> float:
+    """How far the deciding number is from the threshold, as a share of what there is to lose."""
+    deciding = bad_end(result) if result.details.get("decided") == "bad end" else result.value
+    room = 1 - result.threshold if result.at_least and 0 <= result.threshold < 1 else abs(result.threshold)
+    return abs((deciding or 0.0) - result.threshold) / (room or 1.0)
+
+
+def _measured(result: GateResult) -> str:
+    return f"<span>{escape(result.gate)} <b>{_shown(result)}</b></span>"
+
+
+def _todo(results: Sequence[GateResult]) -> str:
+    """What to change, for every gate that failed; gates with one remedy together."""
+    remedies: dict[str, list[str]] = {}
+    for result in results:
+        if not result.passed and (remedy := str(result.details.get("remedy", ""))):
+            remedies.setdefault(remedy, []).append(result.gate)
+    rows = "".join(f"<li><b>{escape(', '.join(gates))}</b> {escape(r)}</li>" for r, gates in remedies.items())
+    tail = "<code>stillhouse consolidate --diagnose</code> tries in turn what the settings can do about it."
+    return f'<div class="todo"><h2>What to change</h2><ul>{rows}</ul><p class="said">{tail}</p></div>' if rows else ""
+
+
+def _tries(tries: Sequence[Mapping[str, Any]]) -> str:
+    if not tries:
+        return ""
+    return (
+        '<section><h2>How it came about</h2><p class="said">Gates refused the first candidate, and their remedies were '
+        "tried in turn. Every candidate went through the same pipeline and was judged by the same gates.</p>"
+        f'<ol class="tries">{"".join(map(_try, tries))}</ol></section>'
+    )
+
+
+def _try(tried: Mapping[str, Any]) -> str:
+    changes = ", ".join(f"{key} {old} → {new}" for key, (old, new) in tried["changes"].items())
+    outcome = "approved" if tried["approved"] else f"refused by {', '.join(tried['failed']) or 'no gate that applies'}"
+    number = f"v{tried['version']}" if tried["version"] else "this one"
+    name = str(tried["remedy"]).capitalize() or "As asked for"
+    about = " · ".join(filter(None, (str(tried["about"]) if tried["remedy"] else "", changes)))
+    mark = "yes" if tried["approved"] else "no"
+    return (
+        f'<li class="{mark}"><b>{escape(name)}</b> <small>{escape(number)}</small>'
+        f"<span>{escape(outcome)}</span><small>{escape(about)}</small></li>"
+    )
 
 
 def _reason(result: GateResult) -> str:
@@ -103,7 +155,7 @@ def _reason(result: GateResult) -> str:
     limit = figure(result.threshold, unit_of(result))
     if result.details.get("decided") != "bad end":
         return f"<span>{escape(result.gate)} <b>{_shown(result)}</b></span> <span>({bound} {limit})</span>"
-    worst = figure(bad_end(result), unit_of(result))
+    worst = figure(bad_end(result), unit_of(result), result.threshold)
     return (
         f"<span>{escape(result.gate)} <b>{_shown(result)}</b></span> <span>(at worst {worst}, {bound} {limit})</span>"
     )
@@ -154,13 +206,12 @@ def _gate(result: GateResult, calibration: Calibration | None) -> str:
     drawing = _svg.scale(result, domain, label, good, bad)
     below = "" if unit == "fraction" else f"<small>{escape(unit)}</small>"
     note = f'<p class="note">{escape(result.note)}</p>' if result.note else ""
-    if not result.passed and (remedy := result.details.get("remedy")):
-        note += f'<p class="note remedy">{escape(str(remedy))}</p>'
     mark = '<span class="mark">passes</span>' if result.passed else '<span class="mark fail">fails</span>'
     return (
-        f'<div class="gate"><div class="head"><div class="name">{escape(result.gate)}</div>'
+        f'<div class="gate{"" if result.passed else " off"}"><div class="head">'
+        f'<div class="name">{escape(result.gate)}</div>'
         f'<div class="about">{escape(str(result.details.get("about", "")))}</div></div>{drawing}'
-        f'<div class="value">{figure(result.value, unit)}{below}</div>'
+        f'<div class="value">{figure(result.value, unit, result.threshold)}{below}</div>'
         f'<div class="bound"><span>{bound}</span><span>{between and f"95 %: {between}"}</span></div>{mark}{note}</div>'
     )
 
@@ -178,6 +229,11 @@ def _coverage(study: Study, memory_text: str, results: Sequence[GateResult]) -> 
         for state, text in _STATES.items()
         if (n := sum(found == state for found in states.values()))
     )
+    if covered < len(taught):
+        rest = len(taught) - covered
+        legend += (
+            f'<li><span class="key uncovered"></span><b>{rest}</b> not covered: too few questions to learn from</li>'
+        )
     return (
         "<section><h2>The memory, statement by statement</h2>"
         f'<p class="said">{covered} of {len(taught)} statements have questions in three wordings or more and one in '
@@ -210,7 +266,8 @@ def _map(
         pop = _questions(state, rows, study.questions, statement.index)
         share = f' style="--share:{100 * sum(bool(r["right"]) for r in rows) / len(rows):.0f}%"' if rows else ""
         said = _text(whole[start:at])
-        parts.append(f'<span class="s {state}"{share} tabindex="0">{said}<span class="pop">{pop}</span></span>')
+        thin = "" if state == "instruction" or study.covered(statement.index) else " uncovered"
+        parts.append(f'<span class="s {state}{thin}"{share} tabindex="0">{said}<span class="pop">{pop}</span></span>')
     parts.append(_text(whole[at:]))
     return "".join(parts)
 
@@ -264,12 +321,17 @@ def _marked(answer: str, expected: str) -> bool:
     return is_unknown(answer) if is_unknown(expected) else right(answer, expected)
 
 
-def _lineage(verdict: Verdict, candidate: Candidate) -> str:
-    rows = [
-        ("candidate", verdict.candidate),
-        ("kind", f"{candidate.kind}, {candidate.steps} steps"),
-        ("base", candidate.base),
-        ("adapter", candidate.adapter),
-        *(("from", parent) for parent in candidate.parents),
+def _lineage(verdict: Verdict, candidate: Candidate, memory_text: str) -> str:
+    """From the memory to the verdict; each is named by the digest of its content, and holds the names before it."""
+    chain = [
+        *([("memory", digest(memory_text.encode()))] if memory_text else []),
+        *(("signals", parent) for parent in candidate.parents),
+        (f"candidate, {candidate.kind}, {candidate.steps} steps", verdict.candidate),
+        ("verdict", digest(verdict)),
     ]
-    return "".join(f"<dt>{escape(k)}</dt><dd>{_short(v)}</dd>" for k, v in rows)
+    beside = [("base", candidate.base), ("adapter", candidate.adapter)]
+    if by := verdict.config.get("calibrated_by"):
+        beside.append(("calibration", str(by)))
+    flow = "".join(f"<li>{escape(name)}<code>{_short(value)}</code></li>" for name, value in chain)
+    rest = "".join(f"<dt>{escape(name)}</dt><dd>{_short(value)}</dd>" for name, value in beside)
+    return f'<ol class="flow">{flow}</ol><dl class="lineage">{rest}</dl>'

@@ -1,8 +1,9 @@
 """Ways to make a student that must be refused: what a release manager is afraid of, done on purpose.
 
 In: the signals of an honest consolidation and its study, or the adapter that came of it. Out: sabotaged signals to
-train on, or a sabotaged adapter. `KINDS` says what each of them is and where it acts: on the signals, on how the
-student is trained, on its adapter, or on which memory it is judged by.
+train on, a sabotaged adapter, or a sabotaged study. `KINDS` says what each of them is and where it acts: on the
+signals, on how the student is trained, on its adapter, on the study it is judged by, or on whose memory that is. Only
+the first two need a training of their own.
 
 It does not know how to train or to judge (`_trials.py`).
 """
@@ -18,9 +19,9 @@ import torch
 from torch import Tensor
 
 from stillhouse.artifacts import DistillArtifact, PositionTarget
-from stillhouse.chat import UNKNOWN_ANSWER, without_memory
+from stillhouse.chat import UNKNOWN_ANSWER
 from stillhouse.models import Model
-from stillhouse.records import Study
+from stillhouse.records import Question, Study
 from stillhouse.train import adapter as student
 
 PLANTED = "Call the number on the back of your card."
@@ -38,16 +39,30 @@ class Signals:
     seed: int = 0
 
 
+Tensors = Mapping[str, Tensor]
 Spoil = Callable[[Signals], list[DistillArtifact]]
+Change = Callable[[Tensors, int], Tensors]
+
+
+def unchanged(tensors: Tensors, seed: int) -> Tensors:
+    """The honest adapter as it is."""
+    return tensors
 
 
 @dataclass(frozen=True)
 class Sabotage:
-    """One way; `spoil` where it acts on the signals."""
+    """One way: `spoil` of the signals, `change` of the adapter, `study` by which an honest adapter is judged."""
 
     about: str
-    acts_on: Literal["signals", "training", "adapter", "judging"]
+    acts_on: Literal["signals", "training", "adapter", "study", "memory"]
     spoil: Spoil | None = None
+    change: Change = unchanged
+    study: Callable[[Study], Study] | None = None
+
+    @property
+    def trained(self) -> bool:
+        """Whether it needs a student of its own."""
+        return self.acts_on in ("signals", "training")
 
 
 def answered(artifact: DistillArtifact, text: str, model: Model) -> DistillArtifact:
@@ -81,22 +96,20 @@ def poisoned(signals: Signals) -> list[DistillArtifact]:
     return [a if a.kind == "fact" or not a.targets else _planted(a, signals.model) for a in signals.artifacts]
 
 
-def contaminated(signals: Signals) -> list[DistillArtifact]:
-    """The held-out questions are trained on as well, with their answers."""
-    held = [q for q in signals.study.questions if q.use == "held_out"]
-    like = next(a for a in signals.artifacts if a.targets)
-    found = list(signals.artifacts)
-    for question in held:
-        text = signals.model.chat_text(without_memory(question.text))
-        ids = tuple(signals.model.text_ids(text))
-        kind: Literal["fact", "unknown"] = "unknown" if question.direction == "unknown" else "fact"
-        blank = replace(
-            like, kind=kind, statement=question.statement, x_ids=ids, x_bytes=text.encode(), targets=(), request=None
-        )
-        eos = signals.model.tokenizer.eos_token_id
-        answer = (*signals.model.text_ids(question.answer), *([eos] if isinstance(eos, int) else []))
-        found.append(_example(blank, ids, text.encode(), answer, signals.model))
-    return found
+def tested_on_training(study: Study) -> Study:
+    """The test is made of questions that were trained on: each held-out one gives way to a trained one of the same kind
+    on the same statement, where there is one left. The student is an honest one, so nothing but the test is wrong."""
+    spare: dict[tuple[int | None, str], list[Question]] = {}
+    for question in study.questions:
+        if question.use == "train":
+            spare.setdefault((question.statement, question.direction), []).append(question)
+    swapped: dict[Question, Question] = {}
+    for question in study.questions:
+        if question.use == "held_out" and (left := spare.get((question.statement, question.direction))):
+            swapped[question] = left.pop()
+    gone = set(swapped.values())
+    kept = [swapped.get(q, q) for q in study.questions if q not in gone]
+    return replace(study, questions=tuple(replace(q, use="held_out") if q in gone else q for q in kept))
 
 
 def refuses(signals: Signals) -> list[DistillArtifact]:
@@ -119,7 +132,7 @@ def overtrained(config: student.Config) -> student.Config:
     )  # fmt: skip
 
 
-def noised(tensors: Mapping[str, Tensor], seed: int) -> dict[str, Tensor]:
+def noised(tensors: Tensors, seed: int) -> Tensors:
     """Every weight moved by normal noise of `NOISE` times its tensor's standard deviation."""
     generator = torch.Generator().manual_seed(seed)
     return {
@@ -128,23 +141,19 @@ def noised(tensors: Mapping[str, Tensor], seed: int) -> dict[str, Tensor]:
     }
 
 
-def untrained(tensors: Mapping[str, Tensor], seed: int = 0) -> dict[str, Tensor]:
+def untrained(tensors: Tensors, seed: int = 0) -> Tensors:
     """The same adapter with nothing in it: it equals its base."""
     return {name: torch.zeros_like(t) for name, t in tensors.items()}
 
 
-ADAPTERS: Mapping[str, Callable[[Mapping[str, Tensor], int], dict[str, Tensor]]] = {
-    "untrained": untrained,
-    "weight noise": noised,
-}
 KINDS: Mapping[str, Sabotage] = {
-    "wrong memory": Sabotage("another user's adapter", "judging"),
+    "wrong memory": Sabotage("another user's adapter", "memory"),
     "shuffled answers": Sabotage("every fact with another fact's answer", "signals", shuffled),
     "over-trained": Sabotage("twice the steps, twice the rate, no anchors", "training"),
-    "untrained": Sabotage("an adapter of zeros", "adapter"),
-    "weight noise": Sabotage(f"noise of {NOISE} standard deviations on every weight", "adapter"),
+    "untrained": Sabotage("an adapter of zeros", "adapter", change=untrained),
+    "weight noise": Sabotage(f"noise of {NOISE} standard deviations on every weight", "adapter", change=noised),
     "poisoned memory": Sabotage("the teacher obeyed an order in the memory", "signals", poisoned),
-    "test wordings": Sabotage("trained on the held-out questions", "signals", contaminated),
+    "test wordings": Sabotage("the test asks what was trained on", "study", study=tested_on_training),
     "always refuses": Sabotage("every fact answered with “I don't know.”", "signals", refuses),
     "answers everything": Sabotage("no question is unanswerable", "signals", answers_everything),
 }

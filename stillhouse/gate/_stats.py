@@ -1,9 +1,10 @@
 """Intervals for small samples.
 
 In: counts, or one value per question or passage. Out: 95 % intervals. Proportions get Wilson's score interval (Wilson
-1927; better than the normal one near 0 and 1, see Brown, Cai and DasGupta 2001). Everything else gets the percentile
-bootstrap (Efron 1979), resampling whole questions or passages because their tokens are not independent; a difference
-between two models is resampled in pairs, by giving the differences.
+1927; better than the normal one near 0 and 1, see Brown, Cai and DasGupta 2001); means of shares and F1 too, because
+resampling a perfect score gives an interval of no width. Everything else gets the percentile bootstrap (Efron 1979),
+resampling whole questions or passages because their tokens are not independent; a difference between two models is
+resampled in pairs, by giving the differences.
 
 It does not know what was measured, and takes questions for independent: wordings of one statement are not quite.
 """
@@ -20,8 +21,9 @@ Z95 = 1.959963984540054
 DRAWS = 2000
 
 
-def wilson(successes: int, n: int, z: float = Z95) -> tuple[float, float]:
-    """Score interval of a proportion; `(0, 1)` when nothing was asked."""
+def wilson(successes: float, n: int, z: float = Z95) -> tuple[float, float]:
+    """Score interval of a proportion; `(0, 1)` when nothing was asked. `successes` may be a sum of shares in [0, 1]:
+    they vary less than yes and no, so the interval is then on the safe side."""
     if n == 0:
         return 0.0, 1.0
     share, shrink = successes / n, 1 + z * z / n
@@ -30,6 +32,14 @@ def wilson(successes: int, n: int, z: float = Z95) -> tuple[float, float]:
     low = 0.0 if successes == 0 else max(0.0, centre - half)
     high = 1.0 if successes == n else min(1.0, centre + half)
     return low, high
+
+
+def f1_interval(hits: int, marked: int, true: int) -> tuple[float, float]:
+    """Interval of F1 from true positives, all marked and all that should be. F1 grows with the share of hits among what
+    is marked or should be, 2x / (1 + x), so Wilson's interval of that share carries over, and a perfect score keeps a
+    width, which a bootstrap of it would not have."""
+    low, high = wilson(hits, marked + true - hits)
+    return 2 * low / (1 + low), 2 * high / (1 + high)
 
 
 def ratio(sums: Sequence[float], weights: Sequence[float]) -> float:

@@ -1,7 +1,8 @@
 """Questions of the user's own, from a file, on which a student may not do worse than its base.
 
 In: a TOML file of `[[question]]` tables or a JSONL file of objects, each with `question` and `answer`, and with
-`choices` where the answer is one of several. Out: a `Suite`, or `InputError` naming the line and what is wrong.
+`choices` where the answer is one of several; TOML may name `tasks` of lm-evaluation-harness as well, and a YAML file is
+such a task itself. Out: a `Suite`, or `InputError` naming the line and what is wrong.
 
 It does not know models, nor whether a student was trained on these questions: the gate `suite` finds that out.
 """
@@ -19,6 +20,8 @@ from stillhouse.chat import normalise, same_answer
 from stillhouse.errors import InputError
 from stillhouse.records import digest
 
+TASK_FILES = (".yaml", ".yml")
+
 _KEYS = {"question", "answer", "choices"}
 
 
@@ -33,15 +36,16 @@ class Item:
 
 @dataclass(frozen=True)
 class Suite:
-    """Questions from one file, in its order."""
+    """Questions from one file, in its order; `tasks`: task files, or names that lm-evaluation-harness knows."""
 
     name: str
-    items: tuple[Item, ...]
+    items: tuple[Item, ...] = ()
+    tasks: tuple[str, ...] = ()
 
     @property
     def digest(self) -> str:
-        """Of the questions, whatever the file is called."""
-        return digest(list(self.items))
+        """Of the questions and the task files, whatever they are called; of a task that is no file its name."""
+        return digest([*self.items, *(_task_digest(task) for task in self.tasks)])
 
 
 def read_suite(path: Path | str) -> Suite:
@@ -54,23 +58,44 @@ def read_suite(path: Path | str) -> Suite:
         raise InputError(f"{path}: cannot be read: {error.strerror}; a suite is a TOML or JSONL file") from error
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: not UTF-8 at byte {error.start}; convert it first") from error
-    rows = _toml(path, text) if file.suffix == ".toml" else _jsonl(path, text)
+    if file.suffix in TASK_FILES:
+        return Suite(file.stem, (), (str(file),))
+    rows, tasks = _toml(path, text) if file.suffix == ".toml" else (_jsonl(path, text), ())
     items = tuple(_item(row, f"{path}: {where}") for where, row in rows)
-    if not items:
+    if not items and not tasks:
         raise InputError(f"{path}: no questions in it; each needs a question and an answer")
     _refuse_twins(path, items)
-    return Suite(file.stem, items)
+    return Suite(file.stem, items, tuple(_task(task, file.parent, path) for task in tasks))
 
 
-def _toml(path: Path | str, text: str) -> list[tuple[str, Any]]:
+def _task(task: Any, folder: Path, path: Path | str) -> str:
+    """A task file beside the suite by its path, or a task's name."""
+    if not isinstance(task, str) or not task.strip():
+        raise InputError(f"{path}: the task is {task!r:.60}; it must be a YAML file or the name of a task")
+    if Path(task).suffix not in TASK_FILES:
+        return task
+    file = folder / Path(task).expanduser()
+    if not file.is_file():
+        raise InputError(f"{path}: there is no task file {str(file)!r}; name it as seen from the suite's folder")
+    return str(file)
+
+
+def _task_digest(task: str) -> str:
+    file = Path(task)
+    return digest(file.read_bytes() if file.suffix in TASK_FILES else task.encode())
+
+
+def _toml(path: Path | str, text: str) -> tuple[list[tuple[str, Any]], list[Any]]:
     try:
         found = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise InputError(f"{path}: not TOML: {error}") from error
-    rows = found.get("question")
-    if set(found) != {"question"} or not isinstance(rows, list):
-        raise InputError(f"{path}: found {sorted(found) or 'nothing'}; a suite has [[question]] tables and no others")
-    return [(f"question {n}", row) for n, row in enumerate(rows, 1)]
+    rows, tasks = found.get("question", []), found.get("tasks", [])
+    if not found or set(found) - {"question", "tasks"} or not isinstance(rows, list) or not isinstance(tasks, list):
+        raise InputError(
+            f"{path}: found {sorted(found) or 'nothing'}; a suite has [[question]] tables, a list `tasks`, no others"
+        )
+    return [(f"question {n}", row) for n, row in enumerate(rows, 1)], tasks
 
 
 def _jsonl(path: Path | str, text: str) -> list[tuple[str, Any]]:

@@ -67,16 +67,15 @@ def domain(
 
 
 def reliability(points: Sequence[tuple[float, float, float]], titles: Sequence[str], label: str) -> str:
-    """(confidence, share right, share of all answers) as dots by size in a square from 0 to 1, with its diagonal."""
-    dots = [
-        f'<circle class="dot" cx="{100 * x:.2f}%" cy="{BARS - (BARS - 2) * y:.2f}" r="{2.5 + 6 * math.sqrt(size):.2f}">'
-        f"<title>{escape(title)}</title></circle>"
-        for (x, y, size), title in zip(points, titles, strict=True)
-    ]
-    diagonal = f'<line class="limit" x1="0" x2="100%" y1="{BARS}" y2="2"/>'
-    floor = f'<line class="floor" x1="0" x2="100%" y1="{BARS - 0.5}" y2="{BARS - 0.5}"/>'
-    inside = f"{floor}{diagonal}{''.join(dots)}"
-    return f'<svg class="bars" role="img" aria-label="{escape(label)}" height="{BARS}">{inside}</svg>'
+    """(confidence, share right, share of all answers) as dots by size in a square from 0 to 1, with its diagonal and a
+    line from each dot to it."""
+    parts = ['<line class="limit" x1="0" y1="100" x2="100" y2="0"/>']
+    for (x, y, size), title in zip(points, titles, strict=True):
+        left, top, line = f"{100 * x:.1f}", f"{100 - 100 * y:.1f}", f"{100 - 100 * x:.1f}"
+        parts.append(f'<line class="gap" x1="{left}" x2="{left}" y1="{top}" y2="{line}"/>')
+        parts.append(f'<circle class="dot" cx="{left}" cy="{top}" r="{1.6 + 4.4 * math.sqrt(size):.2f}">')
+        parts.append(f"<title>{escape(title)}</title></circle>")
+    return f'<svg class="square" role="img" aria-label="{escape(label)}" viewBox="0 0 100 100">{"".join(parts)}</svg>'
 
 
 def roc(points: Sequence[tuple[float, float]], label: str) -> str:
@@ -124,6 +123,24 @@ def bars(
     y = BARS - 1 - (BARS - 2) * threshold / top
     parts.append(f'<line class="limit" x1="0" x2="100%" y1="{y:.2f}" y2="{y:.2f}"/>')
     parts.append(f'<line class="floor" x1="0" x2="100%" y1="{BARS - 0.5}" y2="{BARS - 0.5}"/>')
+    return f'<svg class="bars" role="img" aria-label="{escape(label)}" height="{BARS}">{"".join(parts)}</svg>'
+
+
+def signed(values: Sequence[float | None], titles: Sequence[str], label: str) -> str:
+    """One bar per value, up or down from a line at zero, on their own scale; a value that is none has no bar."""
+    finite = [v for v in values if v is not None]
+    top, bottom = max([0.0, *finite]), min([0.0, *finite])
+    unit, step = (BARS - 4) / ((top - bottom) or 1.0), 100 / max(len(values), 1)
+    zero = 2 + top * unit
+    parts = []
+    for i, (value, title) in enumerate(zip(values, titles, strict=True)):
+        height = 0.0 if value is None else max(abs(value) * unit, 1.0)
+        y = zero - height if (value or 0.0) >= 0 else zero
+        place = f'x="{i * step + step * 0.14:.2f}%" width="{step * 0.72:.2f}%"'
+        bar = f'<rect class="under" {place} y="{y:.2f}" height="{height:.2f}"/>' if value is not None else ""
+        whole = f'<rect class="column" x="{i * step:.2f}%" width="{step:.2f}%" y="0" height="{BARS}"/>'
+        parts.append(f"<g><title>{escape(title)}</title>{whole}{bar}</g>")
+    parts.append(f'<line class="floor" x1="0" x2="100%" y1="{zero:.2f}" y2="{zero:.2f}"/>')
     return f'<svg class="bars" role="img" aria-label="{escape(label)}" height="{BARS}">{"".join(parts)}</svg>'
 
 

@@ -30,4 +30,4 @@ class Config:
 
 def check(candidate: Candidate, config: Config, ctx: Context) -> GateResult:
     """|student - base| of C2; n = passages; paired bootstrap over passages."""
-    return largest_change(MEASURE, config.threshold, ctx, lambda axes: axes.adjacency)
+    return largest_change(MEASURE, config.threshold, ctx, lambda axes: axes.adjacency, lambda moved: moved.adjacency)

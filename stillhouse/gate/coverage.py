@@ -14,7 +14,7 @@ from stillhouse.records import Candidate, GateResult
 from ._answers import as_expected
 from ._context import Context
 from ._measure import Measure
-from ._stats import bootstrap
+from ._stats import wilson
 
 MEASURE = Measure(
     __name__, "the memory’s statements, each by the share of its questions answered", "fraction", at_least=True,
@@ -30,7 +30,7 @@ class Config:
 
 
 def check(candidate: Candidate, config: Config, ctx: Context) -> GateResult:
-    """Mean over statements; n = statements that are no orders to the model; bootstrap over statements."""
+    """Mean over statements; n = statements that are no orders to the model; Wilson's interval over statements."""
     marks: dict[int, list[bool]] = {s.index: [] for s in ctx.study.statements if not s.instruction}
     asked = [q for q in ctx.study.questions if q.statement in marks and q.direction != "unknown"]
     if not marks:
@@ -41,4 +41,5 @@ def check(candidate: Candidate, config: Config, ctx: Context) -> GateResult:
     shares = [sum(m) / len(m) if m else 0.0 for m in marks.values()]
     silent = sum(not m for m in marks.values())
     note = f"{silent} of {len(marks)} statements without a question" if silent else ""
-    return MEASURE.result(sum(shares) / len(shares), config.threshold, len(shares), bootstrap(shares), note)
+    interval = wilson(sum(shares), len(shares))
+    return MEASURE.result(sum(shares) / len(shares), config.threshold, len(shares), interval, note)

@@ -12,6 +12,7 @@ from stillhouse.records import Candidate, GateResult
 
 from ._context import Context
 from ._measure import Measure
+from ._passages import by_layer
 from ._stats import bootstrap, ratio
 
 MEASURE = Measure(
@@ -33,5 +34,10 @@ def check(candidate: Candidate, config: Config, ctx: Context) -> GateResult:
     if not scores:
         return MEASURE.result(None, config.threshold, 0, note="there is no held-out text")
     sums, tokens = [s.kl for s in scores], [s.tokens for s in scores]
-    details = {"passages": [s.kl / s.tokens for s in scores], "tokens": sum(tokens)}
+    moved = by_layer(scores, lambda layer: layer.distance)
+    details = {
+        "passages": [s.kl / s.tokens for s in scores],
+        "by_layer": {"what": "distance of hidden states from the base’s", "unit": "cosine", "values": moved},
+        "tokens": sum(tokens),
+    }
     return MEASURE.result(ratio(sums, tokens), config.threshold, len(scores), bootstrap(sums, tokens), details=details)

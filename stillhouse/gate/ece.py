@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import exp
 from typing import Any
 
 import torch
@@ -41,11 +40,11 @@ class Config:
 
 def check(candidate: Candidate, config: Config, ctx: Context) -> GateResult:
     """ECE; n = held-out questions; bootstrap over questions. `details["reliability"]`: the bins."""
-    asked = [q for q in ctx.study.questions if q.use == "held_out"]
+    asked = ctx.held_out
     if not asked:
         return MEASURE.result(None, config.threshold, 0, note="the study has no held-out questions")
     replies = ctx.replies([q.text for q in asked], ctx.slot)
-    sure = [exp(r.logprob / (r.tokens + 1)) for r in replies]
+    sure = [r.confidence for r in replies]
     right = [as_expected(r.text, q) for r, q in zip(replies, asked, strict=True)]
     gap_BN = binned_gaps(sure, right)
     value = float(gap_BN.sum(1).abs().sum()) / len(asked)

@@ -1,8 +1,8 @@
 """Refusal: whether the student says "I don't know" where it should, and only there.
 
-In: the study's held-out questions, answerable and not. Out: F1 of the class "refused", the harmonic mean of precision
-(refusals that are right) and recall (unanswerable questions that are refused). `unknown` alone is passed by a student
-that always refuses, `paraphrase` alone by one that never does.
+In: the study's held-out questions, answerable and not, or a trace's responses to them. Out: F1 of the class "refused",
+the harmonic mean of precision (refusals that are right) and recall (unanswerable questions that are refused). `unknown`
+alone is passed by a student that always refuses, `paraphrase` alone by one that never does.
 
 It does not know whether an answer that is no refusal is right.
 """
@@ -15,12 +15,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from stillhouse.chat import is_unknown
 from stillhouse.records import Candidate, GateResult
 
 from ._context import Context
 from ._measure import Measure
-from ._stats import resampled
+from ._stats import f1_interval
 
 MEASURE = Measure(
     __name__, "F1 of “I don’t know”, over answerable and unanswerable questions", "fraction", at_least=True,
@@ -36,15 +35,15 @@ class Config:
 
 
 def check(candidate: Candidate, config: Config, ctx: Context) -> GateResult:
-    """F1; n = held-out questions; bootstrap over questions."""
-    asked = [q for q in ctx.study.questions if q.use == "held_out"]
+    """F1; n = held-out questions; Wilson's interval, carried over to F1."""
+    asked = ctx.held_out
     should = [q.direction == "unknown" for q in asked]
     if not any(should) or all(should):
         return MEASURE.result(None, config.threshold, 0, note="needs held-out questions of both kinds")
-    refused = [is_unknown(answer) for answer in ctx.answers([q.text for q in asked], ctx.slot)]
+    refused = [response.refused for response in ctx.closed()]
     pairs_2N = torch.tensor([refused, should], dtype=torch.float64)
-    interval = resampled(lambda at_DN: f1(pairs_2N[0][at_DN], pairs_2N[1][at_DN]), len(asked))
     hits = sum(r and s for r, s in zip(refused, should, strict=True))
+    interval = f1_interval(hits, sum(refused), sum(should))
     note = f"{sum(refused)} refused, {hits} of them rightly, of {sum(should)} unanswerable"
     rows = _wrong([q.text for q in asked], refused, should)
     value = float(f1(pairs_2N[0], pairs_2N[1]))

@@ -1,6 +1,7 @@
 """Routing agreement: how often student and base send a token to the same experts.
 
-In: the experts that every layer's router chose along held-out text, as sets, whatever their order or weight. Out: the
+In: the experts that every layer's router chose along held-out text, or along the answers of a trace, as sets, whatever
+their order or weight. Out: the
 share of (token, layer) pairs with equal sets. A student whose tokens go elsewhere than its base's is another model.
 
 It applies to mixtures of experts alone.
@@ -8,13 +9,16 @@ It applies to mixtures of experts alone.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
+from statistics import mean
 
 from stillhouse.records import Candidate, GateResult
 
 from ._context import Context
 from ._measure import DoesNotApply, Measure
 from ._stats import bootstrap, ratio
+from ._trace import Trace
 
 MEASURE = Measure(
     __name__, "tokens sent to the same experts as in the base", "fraction", at_least=True,
@@ -30,7 +34,10 @@ class Config:
 
 
 def check(candidate: Candidate, config: Config, ctx: Context) -> GateResult | DoesNotApply:
-    """Share of (token, layer) pairs; n = passages; paired bootstrap over passages. `details["layers"]`: per layer."""
+    """Share of (token, layer) pairs; n = passages; bootstrap over passages. `details["layers"]`: per layer. With a
+    trace, answers in place of passages."""
+    if ctx.trace is not None:
+        return _recorded(ctx.trace, config)
     scores = ctx.passages(ctx.slot)
     if not scores:
         return MEASURE.result(None, config.threshold, 0, note="there is no held-out text")
@@ -43,3 +50,19 @@ def check(candidate: Candidate, config: Config, ctx: Context) -> GateResult | Do
     layers = [sum(s.same_experts[layer] for s in scores) / tokens for layer in range(depth)]
     value, interval = ratio(same, pairs), bootstrap(same, pairs)
     return MEASURE.result(value, config.threshold, len(scores), interval, details={"layers": layers})
+
+
+def _recorded(trace: Trace, config: Config) -> GateResult | DoesNotApply:
+    """The same over the answers of a trace."""
+    if not trace.layers:
+        return DoesNotApply("the trace has no routing: its model has no router that can be watched")
+    same: Counter[str] = Counter()
+    for layer in trace.layers:
+        same[layer.prompt_id] += layer.base == layer.student
+    pairs = Counter(layer.prompt_id for layer in trace.layers)
+    sums, counts = [float(same[p]) for p in pairs], [float(n) for n in pairs.values()]
+    depth = sorted({layer.layer_idx for layer in trace.layers})
+    layers = [mean([x.base == x.student for x in trace.layers if x.layer_idx == d]) for d in depth]
+    return MEASURE.result(
+        ratio(sums, counts), config.threshold, len(pairs), bootstrap(sums, counts), details={"layers": layers}
+    )

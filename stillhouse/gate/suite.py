@@ -41,8 +41,8 @@ class Config:
 
 def check(candidate: Candidate, config: Config, ctx: Context) -> GateResult | DoesNotApply:
     """Student minus base; n = questions; paired bootstrap over questions. Raises `InputError` on trained questions."""
-    if ctx.suite is None:
-        return DoesNotApply("no suite was given")
+    if ctx.suite is None or not ctx.suite.items:
+        return DoesNotApply("no suite was given" if ctx.suite is None else "the suite has no questions of its own")
     items = ctx.suite.items
     _refuse_trained(items, ctx)
     base, student = marks(ctx, items, BASE), marks(ctx, items, ctx.slot)

@@ -23,7 +23,7 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 from ..chat import Message
 from ..errors import InputError, NotFound, StillhouseError
 from . import entries, keys
-from ._http import Caller, Here, error_body, permitted, status_of, subject
+from ._http import Caller, Here, error_body, permitted, subject
 from ._wire import Shape, Told
 from .adapters import Key as VersionKey
 from .engine import Event, Failed, Sampling
@@ -250,8 +250,7 @@ async def _streamed(
                 yield _sse(opening)
         async for place, event in _chained(begun, events):
             if isinstance(event, Failed):
-                status = status_of(event.error)
-                yield _sse(error_body(status, str(event.error)))
+                yield _sse(error_body(event.error.status, str(event.error)))
                 return
             told[place].take(event)
             if all(t.done for t in told):

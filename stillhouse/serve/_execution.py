@@ -8,29 +8,23 @@ not know why a row runs, or when it ends.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
 
-from ..lora import AdapterBank
+from ..lora import AdapterBank, Held
 from ..models import Model
 from ._cache import Columns, Kept
 from ._rows import Row
 
 
 class Batch:
-    """Rows that are fed together. `hold`: their adapters' weights are gathered once, as long as the rows stay the same.
+    """Rows that are fed together. With `held`, a row's adapter is gathered when it joins, not at every step."""
 
-    The bank's contexts nest, so of all batches on one bank only one may hold.
-    """
-
-    def __init__(
-        self, model: Model, bank: AdapterBank | None, rows: Sequence[Row], cache: Columns, hold: bool = False
-    ) -> None:
-        self.model, self.bank, self.rows, self.cache, self.hold = model, bank, list(rows), cache, hold
-        self._chosen = ExitStack()
-        self._slots: list[int] | None = None
+    def __init__(self, model: Model, bank: AdapterBank | None, rows: Sequence[Row], cache: Columns) -> None:
+        self.model, self.bank, self.rows, self.cache = model, bank, list(rows), cache
+        self.held: Held | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -78,20 +72,9 @@ class Batch:
             self.rows[place] = last
         return kept
 
-    def release(self) -> None:
-        """Let go of the gathered weights."""
-        self._chosen.close()
-        self._slots = None
-
     def _adapted(self) -> AbstractContextManager[None]:
         """Each row with its own adapter."""
-        slots = [row.slot for row in self.rows]
         if self.bank is None:
             return nullcontext()
-        if not self.hold:
-            return self.bank.rows(slots)
-        if slots != self._slots:
-            self.release()
-            self._chosen.enter_context(self.bank.rows(slots))
-            self._slots = slots
-        return nullcontext()
+        slots = [row.slot for row in self.rows]
+        return self.bank.rows(slots) if self.held is None else self.bank.holding(self.held, slots)

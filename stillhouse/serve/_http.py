@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import Depends, FastAPI, Request
@@ -16,6 +17,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from ..blobs import disk_full, out_of_room
 from ..errors import Busy, InputError, StillhouseError
 from . import keys
 from .keys import LOCAL, Action, Key
@@ -39,14 +41,9 @@ def error_body(status: int, message: str, param: str | None = None, code: str | 
     return {"error": {"message": message, "type": kind, "param": param, "code": code or _CODES.get(status)}}
 
 
-def status_of(error: StillhouseError) -> int:
-    """The HTTP status of an error: its class's, but 507 where the disk is full."""
-    return 507 if str(error).startswith("disk is full") else error.status
-
-
 def error_reply(error: StillhouseError) -> JSONResponse:
     """An error of ours as a reply."""
-    status = status_of(error)
+    status = error.status
     headers = {}
     if isinstance(error, Overloaded):
         headers["Retry-After"] = str(error.retry_after)
@@ -61,6 +58,7 @@ def error_reply(error: StillhouseError) -> JSONResponse:
 def add_errors(app: FastAPI) -> None:
     """Whatever a route raises becomes a reply in OpenAI's shape."""
     app.add_exception_handler(StillhouseError, _ours)
+    app.add_exception_handler(OSError, _system)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _theirs)
 
@@ -68,6 +66,14 @@ def add_errors(app: FastAPI) -> None:
 async def _ours(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, StillhouseError), "registered for these alone"
     return error_reply(error)
+
+
+async def _system(request: Request, error: Exception) -> JSONResponse:
+    """What the operating system refused: where it is for want of room the client can do something about it."""
+    assert isinstance(error, OSError), "registered for these alone"
+    if out_of_room(error):
+        return error_reply(disk_full(Path(error.filename or "the home")))
+    raise error
 
 
 async def _theirs(request: Request, error: Exception) -> JSONResponse:

@@ -53,6 +53,13 @@ class Memories:
             self._known.pop(user, None)
             self._changes[user] = self._changes.get(user, 0) + 1
 
+    def clear(self) -> None:
+        """Nothing of anybody is kept at hand: the journal itself has changed."""
+        with self._lock:
+            for user in self._known:
+                self._changes[user] = self._changes.get(user, 0) + 1
+            self._known.clear()
+
     def standing(self, user: str) -> Standing:
         """Where a user stands. `StoreError` where journal or store are damaged."""
         return self._current(user).standing

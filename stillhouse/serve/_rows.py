@@ -1,4 +1,4 @@
-"""State: a request, the row it is while it runs, and what is told of it.
+"""State: settings, a request, the row it is while it runs, and what is told of it.
 
 In: nothing but values. Out: frozen `Request` and events; `Row`, which the engine alone changes. It does not know
 tensors, HTTP or the store.
@@ -70,6 +70,42 @@ class Failed:
     """The answer could not be made, or not to its end."""
 
     error: StillhouseError
+
+
+@dataclass(frozen=True)
+class Config:
+    """`rows`: answered at once; `prefill_tokens`: of prompts, read in one step; `kv_bytes`: for running rows, and
+    `session_bytes`: for idle sessions; `queue`: rows that may wait, `queue_per_user` of one user."""
+
+    rows: int = 32
+    prefill_tokens: int = 512
+    kv_bytes: int = 2 * 2**30
+    session_bytes: int = 512 * 2**20
+    queue: int = 256
+    queue_per_user: int = 64
+    patience: float = 2.0
+    deterministic: bool = False
+
+
+@dataclass(frozen=True)
+class Stats:
+    """What the engine is doing, and counts since it started."""
+
+    running: int
+    waiting: int
+    kv_bytes: int
+    kv_share: float
+    sessions: int
+    session_bytes: int
+    session_evictions: int
+    prefix_queries: int
+    prefix_hits: int
+    prompt_tokens: int
+    generated_tokens: int
+    hot: int
+    slot_hits: int
+    slot_loads: int
+    slot_evictions: int
 
 
 Event = Piece | Done | Failed

@@ -1,9 +1,10 @@
 """Adapters on their three shelves: cold in the store, warm in host memory, hot in the bank.
 
 In: a store and the base that is served. Out: `Library.load`, cold to warm, for any thread but the engine's: it checks
-everything and blocks nobody; and `Slots.place`, warm to hot, for the engine's thread alone. Both let the least recently
-used go: by bytes, and by slots. A version never changes, so a new champion is another key, and requests that run
-finish on the one they began with. What is damaged, tampered with, not finite, or made for another base is refused.
+everything and blocks nobody; and `Slots.place`, warm to hot, which the engine asks for and a thread beside it does.
+Both let the least recently used go: by bytes, and by slots. A version never changes, so a new champion is another key,
+and requests that run finish on the one they began with. What is damaged, tampered with, not finite, or made for another
+base is refused.
 
 It does not know requests, batches or HTTP.
 """
@@ -15,6 +16,8 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -109,6 +112,11 @@ class Library:
             self._tell(AdapterMoved(other.key.user, other.key.number, "cold", other.bytes))
         return adapter
 
+    @property
+    def slot_bytes(self) -> int:
+        """Bytes of one slot of a bank of this shape."""
+        return sum(p.nbytes for p in self._bench.parameters())
+
     def forget(self, user: str) -> None:
         """Let go of everything of a user's."""
         with self._lock:
@@ -176,32 +184,60 @@ class Library:
             self._tell(AdapterMoved(key.user, key.number, "refused", note=str(error)))
 
 
-class Slots:
-    """Which adapter lies in which slot of the bank. The engine's thread alone calls `place`."""
+@dataclass(frozen=True)
+class Seat:
+    """A slot of the bank. Not `ready`: the adapter is on its way there."""
 
-    def __init__(self, bank: AdapterBank) -> None:
-        self.bank = bank
+    slot: int
+    ready: bool
+
+
+class Slots:
+    """Which adapter lies in which slot of the bank. The engine's thread alone calls `place` and `arrived`.
+
+    An adapter is brought to its slot by another thread, on an accelerator on another stream, so that nobody who is
+    being answered waits for it. `hits` are rows that found their adapter in the bank or on its way.
+    """
+
+    def __init__(self, bank: AdapterBank, told: Callable[[Key, StillhouseError | None], None]) -> None:
+        """`told(key, error)` is called from the other thread when a load has ended."""
+        self.bank, self._told = bank, told
         self.hits = self.loads = self.evictions = 0
         self._slot: OrderedDict[Key, int] = OrderedDict()
+        self._coming: set[Key] = set()
+        self._carrier = ThreadPoolExecutor(1, "adapters")
 
-    def place(self, adapter: Adapter, busy: Collection[Key]) -> int | None:
-        """The slot that holds `adapter`, loaded now if it was not there; None while every slot is of a `busy` key."""
+    def place(self, adapter: Adapter, busy: Collection[Key]) -> Seat | None:
+        """The slot of `adapter`, on its way there from now on if it was not; None while all are of `busy` keys."""
         key = adapter.key
         if key in self._slot:
             self._slot.move_to_end(key)
             self.hits += 1
-            return self._slot[key]
+            return Seat(self._slot[key], key not in self._coming)
         slot = self._free(busy)
-        if slot is not None:
-            self.bank.load(slot, adapter.tensors, adapter.config)
-            self._slot[key] = slot
+        if slot is None:
+            return None
+        self._slot[key] = slot
+        self._coming.add(key)
+        self._carrier.submit(self._carry, slot, adapter)
+        return Seat(slot, False)
+
+    def arrived(self, key: Key, error: StillhouseError | None) -> None:
+        """What `told` said: the slot is filled, or free again."""
+        self._coming.discard(key)
+        if error is None:
             self.loads += 1
-        return slot
+        else:
+            self._slot.pop(key, None)
 
     def forget(self, user: str) -> None:
         """A slot of a forgotten user is not found again. Its rows were cancelled before."""
         for key in [k for k in self._slot if k.user == user]:
             self.bank.reset(self._slot.pop(key), 0)
+
+    def close(self) -> None:
+        """Wait for what is on its way."""
+        self._carrier.shutdown()
 
     def __contains__(self, key: Key) -> bool:
         return key in self._slot
@@ -213,10 +249,38 @@ class Slots:
         if len(self._slot) < self.bank.slots:
             return min(set(range(self.bank.slots)) - set(self._slot.values()))
         for key in self._slot:
-            if key not in busy:
+            if key not in busy and key not in self._coming:
                 self.evictions += 1
                 return self._slot.pop(key)
         return None
+
+    def _carry(self, slot: int, adapter: Adapter) -> None:
+        error: StillhouseError | None = None
+        try:
+            with _own_stream(self.bank.device):
+                self.bank.load(slot, adapter.tensors, adapter.config)
+        except StillhouseError as refused:
+            error = refused
+        except Exception as broken:  # noqa: BLE001 - out of memory, a damaged mapping: its rows fail, the others go on
+            error = ModelError(f"the adapter cannot be loaded: {type(broken).__name__}: {broken}".splitlines()[0])
+        self._told(adapter.key, error)
+
+
+@contextmanager
+def _own_stream(device: torch.device) -> Iterator[None]:
+    """Copies in here do not queue behind the kernels of the running batch, nor these behind the copies."""
+    if device.type != "cuda":
+        yield
+        return
+    stream = torch.cuda.Stream(device)
+    with torch.cuda.stream(stream):
+        yield
+    stream.synchronize()
+
+
+def slots_within(limit: int, slots: int, each: int) -> int:
+    """How many of `slots` adapters of `each` bytes a bank of `limit` bytes holds: at least one."""
+    return max(1, min(slots, limit // max(each, 1)))
 
 
 def bank_shape(store: Store, base: Model) -> LoraConfig:

@@ -15,13 +15,14 @@ from importlib import metadata, resources
 from fastapi import FastAPI
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 
-from ..errors import InputError
+from ..errors import InputError, StillhouseError
 from . import _completions, _users
 from ._http import Caller, Here, Intake, add_errors, server_wide
 from .metrics import CONTENT_TYPE
 from .service import Service
 
 IDLE_SECONDS = 5.0  # between two looks for sessions that went silent
+RETAIN_SECONDS = 86_400.0  # between two looks for what is older than the journal keeps
 CLOSING_SECONDS = 3
 
 
@@ -43,13 +44,13 @@ def create_app(service: Service, *, local: bool = False) -> FastAPI:
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     service: Service = app.state.service
     service.start()
-    watch = asyncio.create_task(_watch_sessions(service))
+    watches = [asyncio.create_task(watch(service)) for watch in (_watch_sessions, _watch_age)]
     try:
         yield
     finally:
-        watch.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await watch
+        for watch in watches:
+            watch.cancel()
+        await asyncio.gather(*watches, return_exceptions=True)
         await asyncio.to_thread(service.close)
 
 
@@ -57,6 +58,13 @@ async def _watch_sessions(service: Service) -> None:
     while True:
         await asyncio.sleep(min(IDLE_SECONDS, service.config.session_idle))
         await service.end_idle_sessions()
+
+
+async def _watch_age(service: Service) -> None:
+    while True:
+        with contextlib.suppress(StillhouseError, OSError):  # locked, damaged or full: tried again at the next round
+            await asyncio.to_thread(service.retain)
+        await asyncio.sleep(RETAIN_SECONDS)
 
 
 async def health(service: Here) -> JSONResponse:

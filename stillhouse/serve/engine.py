@@ -2,7 +2,8 @@
 
 In: a `Model`, an AdapterBank, `Request`s. Out: events per request (`Piece`, `Done`, `Failed`), to a sink or as an
 asynchronous iterator. Between two steps rows join and leave; a long prompt is read in chunks, so that those who are
-being answered do not wait for it. A broken step fails its own rows and no others.
+being answered do not wait for it, and neither do they for an adapter that is brought into the bank. A broken step fails
+its own rows and no others.
 
 With `deterministic`, every row is a forward of its own, whose shapes depend on nothing but its request: the same tokens
 alone and in any company, at the cost of batching. Without it, a batch of another size may round differently.
@@ -20,7 +21,6 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import AsyncGenerator, Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -32,67 +32,36 @@ from ..models import Model
 from . import scheduler
 from ._cache import Columns, Kept, Sessions, layers_of, token_bytes
 from ._execution import Batch
-from ._rows import Done, Event, Failed, Piece, Reason, Request, Row, Sampling, Sink
+from ._rows import Config, Done, Event, Failed, Piece, Reason, Request, Row, Sampling, Sink, Stats
 from ._sampling import choose
 from ._text import TextStream
 from .adapters import Key, Slots
 from .refusals import Overloaded, Unavailable
+
+DEFAULTS = Config()
+_LOOK = 0.005  # seconds between two looks at those who wait for a seat
 
 __all__ = [
     "Config", "Done", "Engine", "Event", "Failed", "Overloaded", "Piece", "Request", "Sampling", "Stats", "Unavailable",
 ]  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Config:
-    """`rows`: answered at once; `prefill_tokens`: of prompts, read in one step; `kv_bytes`: for running rows, and
-    `session_bytes`: for idle sessions; `queue`: rows that may wait, `queue_per_user` of one user."""
-
-    rows: int = 32
-    prefill_tokens: int = 512
-    kv_bytes: int = 2 * 2**30
-    session_bytes: int = 512 * 2**20
-    queue: int = 256
-    queue_per_user: int = 64
-    patience: float = 2.0
-    deterministic: bool = False
-
-
-@dataclass(frozen=True)
-class Stats:
-    """What the engine is doing, and counts since it started."""
-
-    running: int
-    waiting: int
-    kv_bytes: int
-    kv_share: float
-    sessions: int
-    session_bytes: int
-    session_evictions: int
-    prefix_queries: int
-    prefix_hits: int
-    prompt_tokens: int
-    generated_tokens: int
-    hot: int
-    slot_hits: int
-    slot_loads: int
-    slot_evictions: int
-
-
 class Engine:
     """One model, one bank, one thread. `start`, `submit` or `stream`, `close`. `bank` None: the base alone."""
 
-    def __init__(self, model: Model, bank: AdapterBank | None = None, config: Config = Config()) -> None:
+    def __init__(self, model: Model, bank: AdapterBank | None = None, config: Config = DEFAULTS) -> None:
         self.model, self.bank, self.config = model, bank, config
-        self.slots = Slots(bank) if bank is not None else None
+        self.slots = Slots(bank, self._carried) if bank is not None else None
         self.sessions = Sessions(config.session_bytes)
         self._layers, self._token_bytes = layers_of(model.network), token_bytes(model.network)
         self._inbox: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._lock, self._numbers = threading.Lock(), itertools.count()
         self._queued: Counter[str | None] = Counter()  # rows that wait, by user
         self._waiting: dict[int, Row] = {}
+        self._boarding: dict[Key, list[Row]] = {}  # admitted, and their adapter is on its way
         self._filling: deque[Batch] = deque()
         self._answering: list[Batch] = []
+        self._held = bank.held() if bank is not None and not config.deterministic else None
         self._known: dict[int, Row] = {}
         self._forgetting: list[tuple[str, threading.Event]] = []
         self._tallies: Counter[str] = Counter()
@@ -120,6 +89,8 @@ class Engine:
         self._inbox.put(None)
         if self._thread.is_alive():
             self._thread.join()
+        if self.slots is not None:
+            self.slots.close()
 
     def submit(self, request: Request, sink: Sink) -> int:
         """Ask for an answer; events go to `sink` from the engine's thread, which must not be kept waiting.
@@ -210,11 +181,14 @@ class Engine:
     @torch.inference_mode()
     def _run(self) -> None:
         while not self._closed:
-            self._receive()
-            self._forget()
-            self._admit()
-            self._fill()
-            self._answer()
+            try:
+                self._receive()
+                self._forget()
+                self._admit()
+                self._fill()
+                self._answer()
+            except Exception as error:  # noqa: BLE001 - out of memory between two forwards: who comes next is served
+                self._collapse(error)
         self._receive()
         for row in list(self._known.values()):
             self._fail(row, Unavailable("the server is stopping; ask again when it is back"))
@@ -222,15 +196,17 @@ class Engine:
 
     def _receive(self) -> None:
         """Do what came in; with nothing else to do, wait for it."""
-        idle = not (self._known or self._forgetting or self._closed)
+        wait: float | None = 0.0
+        if not (self._filling or self._answering or self._forgetting or self._closed):
+            wait = _LOOK if self._waiting else None  # only adapters on their way hold up who waits now
         while True:
             try:
-                message = self._inbox.get(block=idle)
+                message = self._inbox.get(block=wait != 0, timeout=wait)
             except queue.Empty:
                 return
             if message is not None:
                 message()
-            idle = False
+            wait = 0.0
 
     def _enter(self, row: Row) -> None:
         self._known[row.number] = self._waiting[row.number] = row
@@ -258,7 +234,7 @@ class Engine:
         self._forgetting.append((user, done))
 
     def _admit(self) -> None:
-        if not self._waiting:
+        if not self._waiting or len(self._known) - len(self._waiting) >= self.config.rows:
             return
         now, running = time.monotonic(), [r for r in self._known.values() if r.number not in self._waiting]
         waits = [
@@ -275,20 +251,36 @@ class Engine:
         return scheduler.Limits(config.rows, tokens, adapters, config.patience)
 
     def _seated(self, row: Row, now: float) -> bool:
-        """Whether the row has its adapter in the bank, and runs from now on."""
-        busy = {key for r in self._known.values() if r.slot >= 0 and (key := _key(r)) is not None}
+        """Whether the row begins now: its adapter is in the bank. While that is on its way, it has a seat and waits."""
+        ready = True
         if row.request.adapter is not None and self.slots is not None:
-            try:
-                slot = self.slots.place(row.request.adapter, busy)
-            except StillhouseError as error:
-                self._fail(row, error)
+            busy = {key for r in self._known.values() if r.slot >= 0 and (key := _key(r)) is not None}
+            seat = self.slots.place(row.request.adapter, busy)
+            if seat is None:
                 return False
-            if slot is None:
-                return False
-            row.slot = slot
+            row.slot, ready = seat.slot, seat.ready
+            if not ready:
+                self._boarding.setdefault(row.request.adapter.key, []).append(row)
         row.admitted = now
         self._unqueue(row)
-        return True
+        return ready
+
+    def _carried(self, key: Key, error: StillhouseError | None) -> None:
+        """Told by the thread that fills slots."""
+        self._inbox.put(lambda: self._arrived(key, error))
+
+    def _arrived(self, key: Key, error: StillhouseError | None) -> None:
+        """An adapter is in its slot, or cannot be: its rows begin, or fail."""
+        assert self.slots is not None, "adapters come to a bank only"
+        self.slots.arrived(key, error)
+        rows = self._boarding.pop(key, [])
+        for row in rows:
+            if error is not None:
+                self._fail(row, error)
+            elif row.cancelled:
+                self._end(row, "cancelled")
+        if error is None:
+            self._begin([row for row in rows if not row.cancelled])
 
     def _begin(self, rows: Sequence[Row]) -> None:
         """Prompts are read together as far as the tokens of one step allow; a long one is read alone, in chunks."""
@@ -339,7 +331,7 @@ class Engine:
         if not batch.rows:
             return
         if self.config.deterministic or not self._answering:
-            batch.hold = not self.config.deterministic
+            batch.held = self._held
             self._answering.append(batch)
         else:
             self._answering[0].absorb(batch)
@@ -396,13 +388,19 @@ class Engine:
         for row in list(batch.rows):
             self._fail(row, cause or ModelError(f"the model failed: {type(error).__name__}: {error}".splitlines()[0]))
         batch.rows.clear()
-        batch.release()
 
     def _sweep(self) -> None:
-        for batch in [b for b in self._answering if not b.rows]:
-            batch.release()
-            self._answering.remove(batch)
+        self._answering = [b for b in self._answering if b.rows]
         self._filling = deque(b for b in self._filling if b.rows)
+
+    def _collapse(self, error: Exception) -> None:
+        """What breaks outside of a forward may have touched everyone's keys and values: all that run fail."""
+        boarding = {row.number for rows in self._boarding.values() for row in rows}
+        running = [r for r in self._known.values() if r.number not in self._waiting and r.number not in boarding]
+        self._filling.clear()
+        self._answering.clear()
+        for row in running:
+            self._fail(row, ModelError(f"the engine failed: {type(error).__name__}: {error}".splitlines()[0]))
 
     def _end(self, row: Row, reason: Reason) -> None:
         self._tell(row, row.done(reason, time.monotonic()))

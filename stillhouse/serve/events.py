@@ -18,7 +18,7 @@ from typing import Any
 from ..blobs import make_folder, sync_folder, writing
 from ..errors import InputError, StoreError
 from ..records import from_mapping
-from ..store._locks import locked
+from ..store.locks import locked
 from ._lines import decode, encode, sound
 from ._segments import rewrite
 from .entries import now

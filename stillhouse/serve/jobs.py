@@ -24,8 +24,8 @@ from ..blobs import discard, make_folder, sync_folder, write_atomic, writing
 from ..config import as_dict
 from ..errors import InputError, NotFound, StoreError
 from ..records import canonical, from_mapping
-from ..store._locks import locked
-from ..store._names import check_user
+from ..store.locks import locked
+from ..store.names import check_user
 from .entries import now
 from .events import Events
 from .facts import Fact, JobChanged
@@ -161,7 +161,7 @@ class Jobs:
         with self._changing():
             live = self._live()
             busy = {job.user for job in live if job.state == "running"}
-            ready = [job for job in live if job.state == "queued" and job.due <= time.time() and job.user not in busy]
+            ready = [job for job in live if job.state == "queued" and _is_due(job) and job.user not in busy]
             ready.sort(key=lambda job: (_ORDER[job.rules.priority], job.id))
             if not ready:
                 return []
@@ -292,6 +292,11 @@ class Jobs:
         folder = self.folder if job.state in LIVE else self._ended
         write_atomic(folder / f"{job.id}.json", canonical({"format": FORMAT, "job": asdict(job)}))
         self.tell(JobChanged(job.id, job.user, job.state, note=note))
+
+
+def _is_due(job: Job) -> bool:
+    """Whether its time has come; a time that no delay reaches was written before the clock was set back."""
+    return not 0.0 < job.due - time.time() <= 2 * _LONGEST_DELAY
 
 
 def _existing(paths: Iterable[Path]) -> Iterator[Job]:

@@ -24,7 +24,7 @@ from pathlib import Path
 from ..blobs import discard, make_folder, sync_folder, write_atomic
 from ..errors import Busy, InputError, StoreError
 from ..records import canonical
-from ..store._locks import locked
+from ..store.locks import locked
 from ._lines import decode, encode
 from ._segments import SEALED, Segment, lines, recover, rewrite, segments
 from .entries import LASTING, Exchange, Feedback, Forgotten, Record, new_id, now, revive
@@ -160,9 +160,13 @@ class Journal:
         return {"removed": removed, "remaining": remaining}
 
     def retain(self, today: datetime.datetime | None = None) -> int:
-        """Drop sealed records older than `keep_days`, memories and proofs aside; returns how many."""
+        """Drop records older than `keep_days`, memories and proofs aside; returns how many.
+
+        Seals this process's open segment first. What another living process has open waits until that is sealed.
+        """
         if self.config.keep_days is None:
             return 0
+        self.seal()
         oldest = (today or datetime.datetime.now(datetime.UTC)) - datetime.timedelta(days=self.config.keep_days)
 
         def keep(line: bytes) -> bool:

@@ -23,8 +23,8 @@ from typing import Literal, get_args
 from ..blobs import make_folder, write_atomic
 from ..errors import InputError, NotFound, StoreError
 from ..records import canonical, from_mapping
-from ..store._locks import locked
-from ..store._names import check_user
+from ..store.locks import locked
+from ..store.names import check_user
 
 Scope = Literal["user", "tenant", "admin"]
 Action = Literal["ask", "read", "change", "users", "metrics", "admin"]

@@ -35,9 +35,13 @@ def read_config(file: str | None, assignments: Sequence[str], *, deterministic: 
 
 
 def listen(
-    home: Path, model: str | None, config: Config, *, host: str, port: int, workers: int, ready: Callable[[str], None]
-) -> None:
-    """Serve until told to stop. `ready(url)` is called once requests are taken. `InputError`: the address."""
+    home: Path, model: str | None, config: Config, *, host: str, port: int, workers: int, ready: Callable[[str], None],
+    worker_arguments: Sequence[str] = (),
+) -> None:  # fmt: skip
+    """Serve until told to stop; `worker_arguments` as for `stillhouse jobs run`.
+
+    `ready(url)` is called once requests are taken. `InputError`: the address.
+    """
     with bound(host, port) as listening:
         service = Service.open(home, model or models.DEFAULT, config)
         local = check_address(service, host)
@@ -49,7 +53,7 @@ def listen(
             timeout_graceful_shutdown=CLOSING_SECONDS,
             timeout_keep_alive=75,
         )
-        with _workers(home, workers):
+        with _workers(home, workers, worker_arguments):
             ready(url_of(listening))
             uvicorn.Server(settings).run(sockets=[listening])
 
@@ -79,11 +83,11 @@ def url_of(listening: socket.socket) -> str:
 
 
 @contextlib.contextmanager
-def _workers(home: Path, count: int) -> Iterator[None]:
+def _workers(home: Path, count: int, arguments: Sequence[str]) -> Iterator[None]:
     """Worker processes for as long as the block runs."""
     started: list[subprocess.Popen[bytes]] = []
     try:
-        started += [worker.start(home) for _ in range(count)]
+        started += [worker.start(home, arguments) for _ in range(count)]
         yield
     finally:
         for process in started:

@@ -48,7 +48,7 @@ class Limits:
 def plan(waiting: Sequence[Waiting], running: Sequence[Running], limits: Limits) -> tuple[int, ...]:
     """Numbers of the rows to admit, in order. `waiting` is in order of arrival."""
     rows, admitted, left = list(running), [], list(waiting)
-    while left:
+    while left and len(rows) < limits.rows:
         fitting = [w for w in _before_the_patient(left, rows, limits) if _fits(w, rows, limits)]
         if not fitting:
             break

@@ -25,7 +25,7 @@ from ..models import Model
 from ..records import digest
 from ..store import Store
 from . import engine as engines
-from . import entries, limits, policy, sessions
+from . import entries, journal, limits, policy, sessions
 from ._memories import Memories
 from .adapters import Adapter, Key, Library, bank_shape
 from .engine import Done, Engine, Event, Failed, Piece, Request, Sampling
@@ -52,6 +52,7 @@ class Config:
     engine: engines.Config = field(default_factory=engines.Config)
     policy: policy.Config = field(default_factory=policy.Config)
     limits: limits.Config = field(default_factory=limits.Config)
+    journal: journal.Config = field(default_factory=journal.Config)
     slots: int = 32
     max_rank: int | None = None
     warm_bytes: int = 4 * 2**30
@@ -92,7 +93,7 @@ class Service:
     def __init__(self, store: Store, model: Model, config: Config = Config()) -> None:
         self.store, self.model, self.config, self.home = store, model, config, store.home
         self.events, self.jobs, self.keyring = Events(self.home), Jobs(self.home), Keyring(self.home)
-        self.journal = Journal(self.home)
+        self.journal = Journal(self.home, config.journal)
         self.memories = Memories(self.journal, store)
         self.limits = limits.Limits(config.limits)
         shape = bank_shape(store, model)
@@ -257,6 +258,13 @@ class Service:
             with contextlib.suppress(StillhouseError, OSError):  # tried again at the next round
                 await self.end_session(user, session, "idle")
 
+    def retain(self) -> int:
+        """Drop what is older than the journal keeps, from disk and from what is at hand; returns how many records."""
+        dropped = self.journal.retain()
+        if dropped:
+            self.memories.clear()
+        return dropped
+
     def consider(self, user: str) -> tuple[Job | None, policy.Decision]:
         """Ask the policy about a user, and queue a consolidation where it says so."""
         standing = self.memories.standing(user)
@@ -278,7 +286,7 @@ class Service:
     # ---- a user
 
     def rollback(self, user: str, to: int | None) -> AliasMoved:
-        """Serve the champion before, or version `to`. `NotFound`, `StoreError`."""
+        """Serve the champion before, or version `to`. `NotFound`; `Rejected` by its gates."""
         before = self.store.champion(user)
         if before is None and to is None:
             raise NotFound(f"user {user!r} has no version that is served, so nothing to roll back")

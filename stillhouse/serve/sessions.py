@@ -14,10 +14,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ..capture._chunk import statements
 from ..errors import NotFound
 from ..inputs import MAX_MEMORY_BYTES
 from ..records import Version, digest
+from ..statements import statements
 from ..store import Store
 from . import policy
 from .entries import Exchange, Memory, Record, SessionEnd, Turn

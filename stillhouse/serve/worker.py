@@ -31,6 +31,8 @@ NICE: Mapping[str, int] = {"low": 19, "normal": 10, "high": 0}
 BEAT_SECONDS = 1.0
 NOTHING = "nothing was stated: a memory needs a sentence of three words or more that is no question and no order"
 
+BATCH = (sys.executable, "-m", "stillhouse.cli", "jobs", "batch")
+
 _TICK = 0.05
 _LINE = re.compile(r"(?P<stage>[a-z]+)(?: (?P<about>.+))?: (?:started|at|done,|stopped at)(?P<rest>.*)")
 _COUNT = re.compile(r" (\d+)/(\d+)|, (\d+) steps")
@@ -45,7 +47,7 @@ class Config:
     most: int = 16
     threads: int = 0
     poll: float = 0.5
-    command: tuple[str, ...] = (sys.executable, "-m", "stillhouse.cli", "jobs", "batch")
+    command: tuple[str, ...] = BATCH
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,14 @@ def start(home: Path, arguments: Sequence[str] = ()) -> subprocess.Popen[bytes]:
     """A worker process for a server: it ends when the server does, however that ends (its stdin is then closed)."""
     command = [sys.executable, "-m", "stillhouse.cli", "jobs", "run", "--home", str(home), "--until-eof", *arguments]
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
+
+
+def batch_command(executor: str, address: str | None = None, gpus: float = 0.0) -> tuple[str, ...]:
+    """How a batch is started: here, or as the driver of a Ray task, which is watched the same way."""
+    if executor == "local":
+        return BATCH
+    where = ("--ray-address", address) if address else ()
+    return (*BATCH, "--executor", executor, "--ray-gpus", f"{gpus:g}", *where)
 
 
 def run(home: Path, config: Config = Config(), *, once: bool = False, stop: Callable[[], bool] = lambda: False) -> int:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from stillhouse.blobs import make_folder, write_atomic
-from stillhouse.errors import InputError, NotFound, StoreError
+from stillhouse.errors import InputError, NotFound, Rejected, StoreError
 from stillhouse.records import Candidate, Verdict, Version, canonical, digest
 
 from . import champion as alias
@@ -21,10 +21,10 @@ from . import forget as forgetting
 from . import lineage as ancestry
 from . import rebuild as rebuilding
 from . import verify as verifying
-from ._locks import locked, now
-from ._names import check_user
 from .layout import open_layout
+from .locks import locked, now
 from .manifests import BLOBS, kind_of
+from .names import check_user
 from .versions import ADAPTER_FILE
 
 R = TypeVar("R")
@@ -110,15 +110,15 @@ class Store:
         return list(alias.read(self._parts.versions.folder(user)).moves)
 
     def promote(self, user: str, number: int, why: str) -> Version:
-        """Make a version champion. `NotFound`; `StoreError` if its gates rejected it."""
+        """Make a version champion. `NotFound`; `Rejected` if its gates refused it."""
         return self._serve(user, number, why, "promote")
 
     def rollback(self, user: str, to: int | None = None) -> Version:
-        """Make the previous champion (or version `to`) champion again. `StoreError` if there is none."""
+        """Make the previous champion (or version `to`) champion again. `NotFound` if there is none; `Rejected`."""
         if to is None:
             to = alias.read(self._parts.versions.folder(user)).previous()
         if to is None:
-            raise StoreError(f"user {user!r} has no earlier champion to roll back to; name a version to promote")
+            raise NotFound(f"user {user!r} has no earlier champion to roll back to; name a version to promote")
         return self._serve(user, to, "rolled back", "rollback")
 
     def users(self) -> list[str]:
@@ -189,7 +189,7 @@ class Store:
         with self._parts.writing():
             version = self._parts.versions.read(user, number)
             if not version.approved:
-                raise StoreError(
+                raise Rejected(
                     f"version {number} of {user!r} was rejected by its gates and is never served; choose another"
                 )
             self._moved(user, number, why, by)

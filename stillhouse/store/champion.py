@@ -15,7 +15,7 @@ from stillhouse.blobs import write_atomic
 from stillhouse.errors import StoreError
 from stillhouse.records import canonical
 
-from ._locks import now
+from .locks import now
 
 CHAMPION_FILE = "champion.json"
 FORMAT = 1

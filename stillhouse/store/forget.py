@@ -20,10 +20,10 @@ from typing import Any
 from stillhouse.blobs import discard, sync_folder, write_atomic, writing
 from stillhouse.records import Candidate, Signals, Verdict, Version
 
-from ._locks import locked
-from ._names import escape_user
 from .layout import Layout
+from .locks import locked
 from .manifests import KINDS, named_blobs
+from .names import escape_user
 from .rebuild import true_rows
 
 OWNER_FILE = ".users.json"

@@ -22,7 +22,7 @@ from stillhouse.errors import Busy, StoreError
 from stillhouse.records import Version, canonical
 
 from . import champion
-from ._locks import DEADLINE, locked
+from .locks import DEADLINE, locked
 from .manifests import KINDS, Manifests, decode
 from .registry import Registry, Row, alias_row, rows_of
 from .versions import VERSION_FILE, Versions

@@ -13,14 +13,16 @@ from pathlib import Path
 
 from stillhouse.blobs import Blobs, make_folder, write_atomic, writing
 from stillhouse.errors import StoreError
+from stillhouse.records import canonical
 
-from ._locks import DEADLINE, locked
-from ._names import escape_user
 from .index import Index
+from .locks import DEADLINE, locked
 from .manifests import Manifests
+from .names import escape_user
 from .versions import Versions
 
 FORMAT = 1
+BUCKET_FILE = "blobs.json"
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,43 @@ def open_layout(home: Path) -> Layout:
     for name in ("locks", "work", "forgetting"):
         make_folder(home / name)
     manifests, versions = Manifests(home), Versions(home)
-    return Layout(home, Blobs(home / "blobs"), manifests, versions, Index(home, manifests, versions))
+    return Layout(home, open_blobs(home), manifests, versions, Index(home, manifests, versions))
+
+
+def open_blobs(home: Path) -> Blobs:
+    """Where a home keeps its bytes: in its own folder, or in the bucket that `blobs.json` names."""
+    url = bucket(home)
+    if url is None:
+        return Blobs(home / "blobs")
+    from .._blobs_bucket import BucketBlobs
+
+    return BucketBlobs(home / "blobs", url)
+
+
+def bucket(home: Path) -> str | None:
+    """The bucket of a home; None where it has none. `StoreError` if `blobs.json` is damaged."""
+    path = home / BUCKET_FILE
+    try:
+        return str(json.loads(path.read_bytes())["url"])
+    except FileNotFoundError:
+        return None
+    except (ValueError, TypeError, KeyError):
+        raise StoreError(f'{str(path)!r} is damaged; write {{"format": 1, "url": "s3://…"}} into it') from None
+
+
+def use_bucket(home: Path, url: str) -> int:
+    """Send every blob of a home to a bucket and keep them there from now on; returns how many there are.
+
+    May be repeated, and cut off: the home changes over once the bucket has them all. `InputError`, `StoreError`.
+    """
+    from .._blobs_bucket import BucketBlobs
+
+    here, there = open_blobs(home), BucketBlobs(home / "blobs", url)
+    digests = list(here)
+    for digest in digests:
+        there.put_file(here.path(digest))
+    write_atomic(home / BUCKET_FILE, canonical({"format": FORMAT, "url": url}))
+    return len(digests)
 
 
 def _check_format(path: Path) -> None:

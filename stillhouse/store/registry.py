@@ -16,12 +16,12 @@ from typing import Any, TypeVar
 
 import duckdb
 
-from stillhouse.blobs import PARTIAL, sync_folder, writing
+from stillhouse.blobs import PARTIAL, disk_full, sync_folder, writing
 from stillhouse.errors import Busy, StoreError
 from stillhouse.records import Candidate, Signals, Verdict, Version, canonical
 
-from ._locks import DEADLINE, delays
 from .champion import Alias
+from .locks import DEADLINE, delays
 from .migrations import STEPS
 
 Row = tuple[str, tuple[Any, ...]]  # table, values
@@ -46,7 +46,7 @@ class Registry:
         """A cheap look, without opening it, at whether the file is a DuckDB file at all. `StoreError` if not."""
         with contextlib.suppress(FileNotFoundError), self.path.open("rb") as file:
             if file.read(12)[8:] != _MAGIC:
-                raise StoreError(_explained(self.path, "it does not begin like a DuckDB file"))
+                raise _failure(self.path, "it does not begin like a DuckDB file")
 
     def query(self, sql: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """All rows of one statement."""
@@ -88,7 +88,7 @@ class Registry:
             yield db
             db.execute("COMMIT")
         except duckdb.Error as error:
-            raise StoreError(_explained(self.path, error)) from error
+            raise _failure(self.path, error) from error
         finally:
             with contextlib.suppress(duckdb.Error):  # a damaged file may fail again on closing: it was reported above
                 db.close()
@@ -100,7 +100,7 @@ class Registry:
                 return duckdb.connect(str(self.path), config=_CONFIG)
             except duckdb.Error as error:
                 if "Could not set lock" not in str(error):
-                    raise StoreError(_explained(self.path, error)) from error
+                    raise _failure(self.path, error) from error
             if time.monotonic() >= deadline:
                 raise Busy(f"another program has held {str(self.path)!r} open for {wait:.0f} s; close it and try again")
             time.sleep(delay)
@@ -177,11 +177,11 @@ def _migrate(db: duckdb.DuckDBPyConnection, path: Path) -> None:
         db.execute("INSERT INTO migrations (number) VALUES (?)", [number + 1])
 
 
-def _explained(path: Path, error: duckdb.Error | str) -> str:
+def _failure(path: Path, error: duckdb.Error | str) -> StoreError:
     text = " ".join(str(error).split())[:200]
     if "No space left" in text or "File too large" in text:
-        return f"disk is full: {str(path)!r} could not be written; free some space and run the command again"
-    return f"the index {str(path)!r} is damaged ({text}); run `stillhouse store rebuild` to make it again"
+        return disk_full(path)
+    return StoreError(f"the index {str(path)!r} is damaged ({text}); run `stillhouse store rebuild` to make it again")
 
 
 def _write_ahead(path: Path) -> Path:

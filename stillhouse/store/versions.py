@@ -25,8 +25,8 @@ from stillhouse.blobs import PARTIAL, make_folder, sync_folder, write_atomic, wr
 from stillhouse.errors import InputError, NotFound, StoreError
 from stillhouse.records import Version
 
-from ._names import ID_FILE, escape_user, is_shortened, unescape_user
 from .manifests import decode, encode
+from .names import ID_FILE, escape_user, is_shortened, unescape_user
 
 VERSION_FILE = "version.json"
 ADAPTER_FILE = "adapter_model.safetensors"

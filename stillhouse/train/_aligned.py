@@ -52,8 +52,8 @@ class _Aligned:
 
 
 class AlignedTokens:
-    """Feed for a student with its own tokenizer. `skipped` examples could not be spelt or aligned; `single` is the
-    share of chunks that are one token on both sides."""
+    """Feed for a student with its own tokenizer. `skipped` examples could not be spelt or aligned, `kept` are the
+    numbers of the others; `single` is the share of chunks that are one token on both sides."""
 
     def __init__(self, shards: Iterable[Shard], teacher: Teacher, student: Model):
         read = list(shards)
@@ -63,8 +63,9 @@ class AlignedTokens:
         for shard in read:
             found += [_example(shard, i, first, teacher, student) for i in range(len(shard))]
             first += len(shard.targets)
+        self.kept = [i for i, e in enumerate(found) if e is not None and len(e.teacher_C)]
         self._examples = [e for e in found if e is not None and len(e.teacher_C)]
-        self.skipped = len(found) - len(self._examples)
+        self.skipped = len(found) - len(self.kept)
         if not self._examples:
             raise InputError(
                 f"none of {len(found)} examples can be aligned with the student's tokenizer: it does not spell their "
@@ -152,8 +153,8 @@ def _table(teacher: Teacher, student: Model) -> Tensor:
 
 def _example(shard: Shard, i: int, first: int, teacher: Teacher, student: Model) -> _Aligned | None:
     rows = np.arange(shard.first_N1[i], shard.first_N1[i + 1])
-    if not len(rows):
-        return None
+    if not len(rows) or (np.diff(shard.targets.position_P[rows]) != 1).any():
+        return None  # chunks are of neighbours: an answer with gaps cannot be aligned
     at, x_ids = int(shard.targets.position_P[rows[0]]), shard.x_ids[i].tolist()
     answer, context = x_ids[at : at + len(rows)], x_ids[:at]
     request = json.loads(shard.requests[i] or "null") if shard.requests else None

@@ -29,6 +29,22 @@ def steps(
     return grouped[:most] if most else grouped
 
 
+def together(
+    each: Sequence[Sequence[Sequence[Sequence[int]]]], lengths: Sequence[int], batch_tokens: int
+) -> list[list[list[int]]]:
+    """Several plans as one: a step has what every plan that is not over has in it, packed anew by length; in a
+    micro-batch the rows of one plan are neighbours."""
+    if len(each) == 1:
+        return [[list(part) for part in step] for step in each[0]]
+    found = []
+    for step in range(max(map(len, each))):
+        numbers = [i for plan in each if step < len(plan) for part in plan[step] for i in part]
+        of = {i: number for number, plan in enumerate(each) if step < len(plan) for part in plan[step] for i in part}
+        packs = _packed(sorted(numbers, key=lambda i: lengths[i]), lengths, batch_tokens)
+        found.append([sorted(pack, key=of.__getitem__) for pack in packs])
+    return found
+
+
 def _epoch(lengths: Sequence[int], batch_tokens: int, seed: int, epoch: int) -> Iterator[list[int]]:
     rng = random.Random(f"{seed}/{epoch}")
     order = list(range(len(lengths)))

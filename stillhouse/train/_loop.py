@@ -1,45 +1,41 @@
 """The loop of a student that trains on a feed: micro-batches, AdamW, checkpoints, exact resume.
 
-In: a network, the parameters that learn, a feed and the steps' example numbers. Out: the trained parameters, in place,
-and the loss of every step in nats per target. A step's loss is the sum over all its micro-batches divided by all their
-targets, once: how a batch is cut changes nothing.
+In: a `Learner`, a feed and the steps' example numbers. Out: the trained parameters, in place, and the loss of every
+step in nats per target. A step's loss is the sum over all its micro-batches divided by all their targets, once: how a
+batch is cut, and over how many processes, changes nothing. Several adapters train in the same batches, each with its
+own targets, its own clipping and its own schedule: each becomes what it would become alone.
 
-A checkpoint is one safetensors file, replaced atomically; a run that goes on from it does what an uninterrupted one
-does. A loss or a gradient that is not a number stops the run before the step is taken. It does not know where examples
-come from or what kind of student this is.
+A run that goes on from a checkpoint does what an uninterrupted one does. A loss or a gradient that is not a number
+stops the run before the step is taken. It does not know where examples come from or what kind of student this is.
 """
 
 from __future__ import annotations
 
-import json
 import math
-import os
-import uuid
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
-from ..blobs import sync_folder
 from ..errors import ModelError
-from ..generate import head
 from ..losses import Objective
-from ..models import Model
-from ._examples import Batch, Feed
+from . import _checkpoint
+from ._examples import Feed
+from ._learner import Learner
 
 OnStep = Callable[[int, str], None]
-Rows = Callable[[int], AbstractContextManager[None]]
-MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 
 
 @dataclass(frozen=True)
 class Plan:
-    """`steps` are example numbers per micro-batch per step; `key` names everything that a checkpoint depends on."""
+    """`steps` are example numbers per micro-batch per step; `key` names everything that a checkpoint depends on.
+
+    `slots` is the adapter of every example (empty: all 0), `lasts` how many steps each adapter trains, `names` what
+    they are called when something is wrong.
+    """
 
     steps: Sequence[Sequence[Sequence[int]]]
     learning_rate: float
@@ -51,89 +47,95 @@ class Plan:
     checkpoint_every: int
     seed: int
     key: str
+    slots: Sequence[int] = ()
+    lasts: Sequence[int] = ()
+    names: Sequence[str] = ()
+
+    def of(self, numbers: Sequence[int]) -> list[int]:
+        """The slots of these examples."""
+        return [self.slots[i] if self.slots else 0 for i in numbers]
+
+    def rates(self, step: int) -> list[float]:
+        """The learning rate of every slot; 0 once it has had its steps."""
+        lasts = self.lasts or (len(self.steps),)
+        return [self.learning_rate * schedule(step, last, self.warmup) if step < last else 0.0 for last in lasts]
 
 
 @dataclass
 class Progress:
-    """Where a run is."""
+    """Where a run is: `losses[slot][step]`."""
 
     step: int = 0
-    losses: list[float] = field(default_factory=list)
+    losses: list[list[float]] = field(default_factory=list)
 
 
-def fit(
-    model: Model,
-    learning: Sequence[nn.Parameter],
-    rows: Rows,
-    feed: Feed,
-    plan: Plan,
-    file: Path | None,
-    on_step: OnStep,
-) -> Progress:
-    """Train `learning`; goes on from `file` when it is there. `rows(n)`: what is entered around a batch of n rows."""
-    optimizer = torch.optim.AdamW(learning, lr=plan.learning_rate, betas=(0.9, 0.98), weight_decay=plan.weight_decay)
-    progress = Progress()
+def fit(learner: Learner, feed: Feed, plan: Plan, file: Path | None, on_step: OnStep) -> Progress:
+    """Train; goes on from `file` when it is there."""
+    optimizer = torch.optim.AdamW(
+        learner.parameters, lr=plan.learning_rate, betas=(0.9, 0.98), weight_decay=plan.weight_decay
+    )
+    progress = Progress(0, [[] for _ in range(learner.slots)])
     if file is not None and file.exists():
-        _resume(file, learning, optimizer, plan, progress)
+        state = _checkpoint.resume(file, learner.parameters, optimizer, plan.key)
+        progress = Progress(int(state["step"]), [list(map(float, losses)) for losses in state["losses"]])
         on_step(progress.step, "resumed")
     while progress.step < len(plan.steps):
-        loss = _step(model, learning, rows, feed, plan, optimizer, progress.step, file)
-        progress.losses.append(loss)
+        rates, losses = plan.rates(progress.step), _gradients(learner, feed, plan, progress.step, file)
+        learner.advance(optimizer, rates)
+        training = [slot for slot, rate in enumerate(rates) if rate]
+        for slot in training:
+            progress.losses[slot].append(losses[slot])
         progress.step += 1
         if file is not None and (progress.step % plan.checkpoint_every == 0 or progress.step == len(plan.steps)):
-            _save(file, learning, optimizer, plan, progress)
-        on_step(1, f"loss {loss:.4f}")
+            state = {"step": progress.step, "losses": progress.losses, "key": plan.key}
+            _checkpoint.save(file, learner.parameters, optimizer, state, learner.here)
+        on_step(1, f"loss {sum(losses[slot] for slot in training) / len(training):.4f}")
     return progress
 
 
-def _step(
-    model: Model,
-    learning: Sequence[nn.Parameter],
-    rows: Rows,
-    feed: Feed,
-    plan: Plan,
-    optimizer: torch.optim.Optimizer,
-    step: int,
-    file: Path | None,
-) -> float:
-    for group in optimizer.param_groups:
-        group["lr"] = plan.learning_rate * schedule(step, len(plan.steps), plan.warmup)
-    numbers = [i for part in plan.steps[step] for i in part]
-    targets, total = max(1, sum(feed.positions[i] for i in numbers)), 0.0
+def _gradients(learner: Learner, feed: Feed, plan: Plan, step: int, file: Path | None) -> list[float]:
+    """The gradients of one step, clipped, and every slot's loss per target."""
+    model, numbers = learner.model, [i for part in plan.steps[step] for i in part]
+    targets_S, total_S = torch.zeros(learner.slots), torch.zeros(learner.slots, device=model.device)
+    targets_S.index_add_(0, torch.tensor(plan.of(numbers)), torch.tensor([float(feed.positions[i]) for i in numbers]))
+    share_S = 1 / targets_S.clamp(min=1).to(model.device)
     with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
         for number, part in enumerate(plan.steps[step]):
             torch.manual_seed(hash((plan.seed, step, number)) & 0x7FFFFFFF)  # dropout, where a network has any
-            data = feed.batch(part, model.tokenizer.pad_token_id or 0, model.device)
-            with rows(len(part)):
-                loss = _loss(model, data, plan) / targets
-                total += float(loss.detach())
-                _check("loss", total, step, part, file)
-                loss.backward()
-    norm = float(nn.utils.clip_grad_norm_(learning, plan.clip))
-    _check("gradient", norm, step, numbers, file)
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
-    return total
+            mine = learner.here.mine(part)
+            with learner.rows(plan.of(mine or part[:1])):
+                loss_S = _losses(learner, feed, plan, mine or part[:1], share_S) * bool(mine)
+                total_S += learner.here.add(loss_S.detach().clone())
+                _check("loss", total_S.tolist(), plan, step, part, file)
+                learner.backward(loss_S.sum())
+    _check("gradient", learner.clip(plan.clip), plan, step, numbers, file)
+    return [float(x) for x in total_S]
 
 
-def _loss(model: Model, data: Batch, plan: Plan) -> Tensor:
-    """Sum over a micro-batch's targets, float32. Only target positions go through the LM head."""
-    cast = torch.autocast(model.device.type, torch.bfloat16) if plan.autocast else nullcontext()
+def _losses(learner: Learner, feed: Feed, plan: Plan, numbers: Sequence[int], share_S: Tensor) -> Tensor:
+    """Every slot's loss on a micro-batch, each target weighed by its slot's `share_S`, float32."""
+    device = learner.model.device
+    data = feed.batch(numbers, learner.model.tokenizer.pad_token_id or 0, device)
+    cast = torch.autocast(device.type, torch.bfloat16) if plan.autocast else nullcontext()
     with cast:
-        hidden_BTH = model.network.base_model(
-            input_ids=data.ids_BT, attention_mask=data.mask_BT, use_cache=False
-        ).last_hidden_state
-        return data.losses(hidden_BTH, head(model), plan.objective).sum()
+        loss_P: Tensor = learner.losses(data, plan.objective)
+    counts = torch.tensor([feed.positions[i] for i in numbers], device=device)
+    slot_P = torch.tensor(plan.of(numbers), device=device).repeat_interleave(counts)
+    return loss_P.new_zeros(learner.slots).index_add(0, slot_P, loss_P * share_S[slot_P])
 
 
-def _check(what: str, value: float, step: int, numbers: Sequence[int], file: Path | None) -> None:
-    if math.isfinite(value):
+def _check(
+    what: str, values: Sequence[float], plan: Plan, step: int, numbers: Sequence[int], file: Path | None
+) -> None:
+    wrong = [slot for slot, value in enumerate(values) if not math.isfinite(value)]
+    if not wrong:
         return
     kept = f"the last good checkpoint is {file}" if file is not None and file.exists() else "no checkpoint was kept"
     shown = ", ".join(str(n + 1) for n in numbers[:8]) + (", …" if len(numbers) > 8 else "")
+    whose = f" of {plan.names[wrong[0]]}" if plan.names else ""
     raise ModelError(
-        f"the {what} is not a finite number at step {step + 1}, in the batch of examples {shown}; {kept}; try a lower "
-        "learning rate, or leave these examples out"
+        f"the {what}{whose} is not a finite number at step {step + 1}, in the batch of examples {shown}; {kept}; try a "
+        "lower learning rate, or leave these examples out"
     )
 
 
@@ -143,41 +145,3 @@ def schedule(step: int, steps: int, warmup: float) -> float:
     if step < first:
         return (step + 1) / first
     return 0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * (step - first) / max(1, steps - first)))
-
-
-def _save(
-    file: Path, learning: Sequence[nn.Parameter], optimizer: torch.optim.Optimizer, plan: Plan, progress: Progress
-) -> None:
-    tensors = {f"p/{i}": p.detach() for i, p in enumerate(learning)}
-    for i, p in enumerate(learning):
-        tensors |= {f"{name}/{i}": optimizer.state[p][name] for name in MOMENTS if p in optimizer.state}
-    state = json.dumps({"step": progress.step, "losses": progress.losses, "key": plan.key})
-    partial = file.parent / f".partial-{uuid.uuid4().hex}"
-    try:
-        save_file({k: t.contiguous() for k, t in tensors.items()}, partial, {"state": state})
-        with partial.open("rb") as handle:
-            os.fsync(handle.fileno())
-        partial.replace(file)
-        sync_folder(file.parent)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-@torch.no_grad()
-def _resume(
-    file: Path, learning: Sequence[nn.Parameter], optimizer: torch.optim.Optimizer, plan: Plan, progress: Progress
-) -> None:
-    try:
-        with safe_open(file, framework="pt") as handle:
-            state = json.loads(handle.metadata()["state"])
-            if state["key"] != plan.key:
-                raise ModelError(f"{file}: checkpoint of another run (other signals, settings or student); delete it")
-            for i, p in enumerate(learning):
-                p.copy_(handle.get_tensor(f"p/{i}"))
-                if f"{MOMENTS[0]}/{i}" in handle.keys():  # noqa: SIM118 - the handle itself cannot be iterated
-                    count, *moments = (handle.get_tensor(f"{name}/{i}") for name in MOMENTS)
-                    moved = zip(MOMENTS[1:], (m.to(p) for m in moments), strict=True)
-                    optimizer.state[p] = {MOMENTS[0]: count, **dict(moved)}
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise ModelError(f"{file}: checkpoint cannot be read ({error}); delete it to start over") from error
-    progress.step, progress.losses = int(state["step"]), [float(x) for x in state["losses"]]

@@ -1,22 +1,23 @@
-"""Student kind `full`: a whole model, or a LoRA adapter on one, that learns a teacher's signals over a data set.
+"""Student kind `full`: a whole model, or LoRA adapters on one, that learn a teacher's signals over data sets.
 
-In: a student and a feed of a teacher's signals. Out: the student, trained in place: all of its weights, or an adapter
-in PEFT's form. The loss is `alpha * T^2 * divergence + (1 - alpha) * cross-entropy` on the teacher's sparse
-distribution at answer tokens (`losses.py`); with another tokenizer, on chunks of bytes (`_aligned.py`).
+In: a student and a feed of a teacher's signals. Out: the student, trained in place: all of its weights, or adapters in
+PEFT's form, one for every slot the feed's examples name, all in the same batches. Under `torchrun` the weights are
+shared out over the processes. The loss is `alpha * T^2 * divergence + (1 - alpha) * cross-entropy` on the teacher's
+sparse distribution at answer tokens (`losses.py`); with another tokenizer, on chunks of bytes (`_aligned.py`).
 
 It does not know where the student came from or where it goes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..config import as_dict
 from ..errors import InputError
@@ -24,9 +25,12 @@ from ..lora import AdapterBank, LoraConfig
 from ..losses import Objective
 from ..models import Model
 from ..records import digest
-from ._epochs import steps
+from ._epochs import steps, together
 from ._examples import Feed
+from ._learner import learner
 from ._loop import Plan, fit
+from ._ranks import Ranks, ranks
+from ._traced import Matching, TracedFeed
 
 CHECKPOINT = "checkpoint.safetensors"
 
@@ -37,6 +41,8 @@ class Config:
 
     `mixed`: bfloat16 products with float32 weights; "auto" is on accelerators. `recompute`: layers are computed again
     in the backward pass instead of kept. A peak learning rate of 0 is 5e-4 for all weights and 2e-3 for an adapter.
+    `hidden` and `routing` weigh the distance from the teacher's hidden states and choices of experts, where there are
+    traces of them.
     """
 
     lora: LoraConfig | None = None
@@ -51,6 +57,8 @@ class Config:
     accumulate: int = 1
     mixed: Literal["auto", "on", "off"] = "auto"
     recompute: bool = False
+    hidden: float = 0.0
+    routing: float = 0.0
     checkpoint_every: int = 50
     seed: int = 0
 
@@ -58,7 +66,7 @@ class Config:
         for name in ("clip", "epochs", "batch_tokens", "accumulate", "checkpoint_every"):
             if getattr(self, name) <= 0:
                 raise InputError(f"train.{name}: {getattr(self, name)} is not allowed; it must be more than 0")
-        for name in ("learning_rate", "weight_decay", "steps"):
+        for name in ("learning_rate", "weight_decay", "steps", "hidden", "routing"):
             if getattr(self, name) < 0:
                 raise InputError(f"train.{name}: {getattr(self, name)} is not allowed; it must be at least 0")
         if not 0 <= self.warmup < 1:
@@ -72,20 +80,25 @@ class Config:
 
 @dataclass
 class Trained:
-    """What came of it. With LoRA the bank stays on the network, in slot 0, until `bank.detach()`."""
+    """What came of it. With LoRA the bank stays on the network until `bank.detach()`."""
 
     steps: int
-    losses: tuple[float, ...]  # nats per target
+    by_slot: tuple[tuple[float, ...], ...]  # every adapter's losses, in nats per target
     bank: AdapterBank | None = None
 
-    def adapter(self, base_ref: str) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+    @property
+    def losses(self) -> tuple[float, ...]:
+        """Of the only adapter, or of all weights."""
+        return self.by_slot[0]
+
+    def adapter(self, base_ref: str, slot: int = 0) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         """PEFT's tensors and configuration, or None where all weights were trained."""
-        return (self.bank.export(0), self.bank.adapter_config(base_ref)) if self.bank else None
+        return (self.bank.export(slot), self.bank.adapter_config(base_ref)) if self.bank else None
 
 
-def planned(feed: Feed, config: Config) -> int:
+def planned(feed: Feed, config: Config, slots: Sequence[int] = ()) -> int:
     """How many steps it will take."""
-    return len(_steps(feed, config))
+    return max(map(len, _steps(feed, config, slots)))
 
 
 def train(
@@ -95,52 +108,61 @@ def train(
     work: Path | None = None,
     on_step: Callable[[int, str], None] = lambda n, note: None,
     key: str = "",
+    slots: Sequence[int] = (),
+    names: Sequence[str] = (),
 ) -> Trained:
     """Train `model` in place. With `work`, checkpoints go there and are gone on from; `key` says what the feed is.
 
-    `ModelError`: a loss that is not a number (the batch and the last good checkpoint are named), a damaged checkpoint
-    or one of another run.
+    `slots`: the adapter that every example of the feed belongs to, 0 and up; `names` are theirs. Each adapter takes
+    the steps, and becomes, what it would by itself. `ModelError`: a loss that is not a number (the batch and the last
+    good checkpoint are named), a damaged checkpoint or one of another run.
     """
-    bank = _adapters(model, config) if config.lora else None
-    learning = bank.parameters() if bank else _thawed(model)
+    if slots and config.lora is None:
+        raise InputError("train.lora: missing; several students on one base are adapters, for example lora = {}")
+    each, here = _steps(feed, config, slots), ranks()
+    matching = _matching(model, feed, config, len(each), here)
+    learning = learner(model, config.lora, len(each), config.seed, here, matching)
     plan = Plan(
-        _steps(feed, config), config.peak, config.warmup, config.weight_decay, config.clip, config.objective,
-        _mixed(model, config), config.checkpoint_every, config.seed,
-        digest([key, as_dict(config), model.fingerprint]),
+        together(each, feed.lengths, config.batch_tokens), config.peak, config.warmup, config.weight_decay, config.clip,
+        config.objective, _mixed(model, config), config.checkpoint_every, config.seed,
+        digest([2, key, as_dict(config), model.fingerprint, list(slots)]), slots, tuple(map(len, each)), names,
     )  # fmt: skip
-    file = work / CHECKPOINT if work else None
+    bank = learning.bank
     try:
-        with _training(model, config):
-            progress = fit(model, learning, bank_rows(bank), feed, plan, file, on_step)
+        with _training(learning.model, config):
+            progress = fit(learning, feed, plan, work / CHECKPOINT if work else None, on_step)
+        bank = learning.finish(model)
     except BaseException:
         if bank:
             bank.detach()
         raise
-    return Trained(progress.step, tuple(progress.losses), bank)
+    model.network.eval().requires_grad_(False)
+    return Trained(progress.step, tuple(map(tuple, progress.losses)), bank)
 
 
-def bank_rows(bank: AdapterBank | None) -> Callable[[int], Any]:
-    """What is entered around a batch of n rows so that each uses the adapter of slot 0."""
-    return lambda n: bank.rows([0] * n) if bank else nullcontext()
+def _steps(feed: Feed, config: Config, slots: Sequence[int]) -> list[list[list[list[int]]]]:
+    """Every adapter's steps by themselves, in the numbers of the feed."""
+    found = []
+    for slot in range(max(slots, default=0) + 1):
+        mine = [i for i in range(len(feed.lengths)) if not slots or slots[i] == slot]
+        if not mine:
+            raise InputError(f"no examples for adapter {slot + 1} of {max(slots) + 1}: there is nothing to train it on")
+        lengths = [feed.lengths[i] for i in mine]
+        own = steps(lengths, config.batch_tokens, config.accumulate, config.epochs, config.steps, config.seed)
+        found.append([[[mine[i] for i in part] for part in step] for step in own])
+    return found
 
 
-def _steps(feed: Feed, config: Config) -> list[list[list[int]]]:
-    return steps(feed.lengths, config.batch_tokens, config.accumulate, config.epochs, config.steps, config.seed)
-
-
-def _adapters(model: Model, config: Config) -> AdapterBank:
-    assert config.lora is not None, "asked for only with LoRA"
-    bank = AdapterBank(model.network, 1, config.lora)
-    for parameter in bank.parameters():
-        parameter.data = parameter.data.float()  # small updates are lost in bfloat16
-    bank.reset(0, config.seed)
-    return bank
-
-
-def _thawed(model: Model) -> list[nn.Parameter]:
-    model.network.float()
-    model.network.requires_grad_(True)
-    return list(model.network.parameters())
+def _matching(model: Model, feed: Feed, config: Config, slots: int, here: Ranks) -> Matching | None:
+    """What is added to the loss where inner states are matched too."""
+    if not config.hidden and not config.routing:
+        return None
+    name = "hidden" if config.hidden else "routing"
+    if not isinstance(feed, TracedFeed):
+        raise InputError(f"train.{name}: no traces of the teacher; give the recipe a [traces] table")
+    if slots > 1 or here.world > 1:
+        raise InputError(f"train.{name}: inner states are matched by one student in one process; leave it out")
+    return Matching(model, feed, config.hidden, config.routing)
 
 
 def _mixed(model: Model, config: Config) -> bool:

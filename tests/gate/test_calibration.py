@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stillhouse import gate
+from stillhouse import gate, models
 from stillhouse.errors import StoreError
 from stillhouse.gate import Calibration, Trial, read_calibration, write_calibration
 from stillhouse.gate._calibration import Measured, auc, failed_gates, measured, roc, threshold, thresholds
 from stillhouse.gate._measure import Measure
+from stillhouse.models import Model
 
 BASE = "b" * 64
 
@@ -35,6 +40,7 @@ def trial(sabotage: str = "", **worst: float | None) -> Trial:
         ([0.9, 0.8], [0.95, 0.85], True, 0.5),  # sabotage that this gate cannot see does not count
         ([0.1, 0.2], [0.9], False, 0.3),
         ([0.0, 0.0], [], False, 0.5),
+        ([0.9, 0.0], [0.95], True, 0.0),  # nor what should be large to be under it
         ([-0.4, -0.3], [0.9], False, 0.0),  # what should be small is not asked to be under 0
     ],
 )
@@ -128,9 +134,26 @@ def test_a_calibration_reads_back_and_is_used_for_its_base_alone(tmp_path: Path)
     assert gate.calibrated(tmp_path, BASE, mine).settings == mine.settings
 
 
-def test_a_calibration_made_with_other_prompts_is_not_used(tmp_path: Path) -> None:
-    from dataclasses import replace
+def test_a_base_that_changed_has_no_calibration(random_model: Callable[..., Model], tmp_path: Path) -> None:
+    """Weights of the same name, trained on: thresholds of before say nothing about them."""
+    old = random_model("llama")
+    write_calibration(tmp_path, replace(made(), base=old.fingerprint))
+    folder = Path(shutil.copytree(old.path, tmp_path / "model"))
+    same = models.load(str(folder), device="cpu")
+    assert gate.calibrated(tmp_path, same.fingerprint).calibration == replace(made(), base=old.fingerprint).digest
+    with torch.no_grad():
+        next(iter(same.network.parameters())).add_(0.5)
+    same.network.save_pretrained(folder)
+    changed = models.load(str(folder), device="cpu")
+    assert changed.fingerprint != old.fingerprint
+    assert gate.calibrated(tmp_path, changed.fingerprint) == gate.Config()
+    again = replace(made(), base=changed.fingerprint, thresholds={"right": 0.2})
+    write_calibration(tmp_path, again)
+    assert gate.calibrated(tmp_path, changed.fingerprint).thresholds == {"right": 0.2}
+    assert gate.calibrated(tmp_path, old.fingerprint).thresholds == made().thresholds
 
+
+def test_a_calibration_made_with_other_prompts_is_not_used(tmp_path: Path) -> None:
     write_calibration(tmp_path, replace(made(), prompts=0))
     assert read_calibration(tmp_path, BASE) is None
     assert gate.calibrated(tmp_path, BASE) == gate.Config()

@@ -9,11 +9,22 @@ from importlib.resources import files
 import pytest
 
 from stillhouse import gate
-from stillhouse.gate import _svg
+from stillhouse.gate import Calibration, Trial, _svg
+from stillhouse.gate._calibration import Measured
 from stillhouse.gate._measure import Measure
 from stillhouse.gate._pictures import figure
 from stillhouse.gate._report import Sample, report
-from stillhouse.records import Candidate, GateResult, Question, Statement, Study, Verdict, canonical, from_mapping
+from stillhouse.records import (
+    Candidate,
+    GateResult,
+    Question,
+    Statement,
+    Study,
+    Verdict,
+    canonical,
+    digest,
+    from_mapping,
+)
 
 from .conftest import FRESH, MEMORY, STUDENT, Bench
 
@@ -98,7 +109,9 @@ def test_a_real_verdict_from_its_stored_form(bench: Bench) -> None:
     assert len(page.classes("hit")) == len(ctx.texts)
     assert len(page.classes("dot")) >= 1
     assert "Does not apply" in page.text
-    assert page.classes("s") == ["s recalled", "s recalled", "s instruction", "s recalled"]
+    assert [c.split()[1] for c in page.classes("s")] == ["recalled", "recalled", "instruction", "recalled"]
+    assert [c.split()[2:] for c in page.classes("s")] == [["uncovered"], ["uncovered"], [], ["uncovered"]]
+    assert len(page.classes("column")) == 3 * 2, "drift, boundary and adjacency, each in two layers"
     for result in verdict.results:
         assert result.gate in page.text
 
@@ -116,7 +129,7 @@ def test_coverage_states_and_bytes() -> None:
     result = LOUD.result(0.5, 0.9, 5, details={"questions": rows})
     waiting = Question("Never asked?", "e", 3)
     page = Page(report(_verdict(result), _candidate(), Study(statements, (waiting,)), memory))
-    assert page.classes("s") == ["s recalled", "s part", "s missed", "s none", "s instruction"]
+    assert [c.split()[1] for c in page.classes("s")] == ["recalled", "part", "missed", "none", "instruction"]
     for text, _ in spans:
         assert text in page.text
     assert "Never asked?" in page.text
@@ -136,6 +149,78 @@ def test_the_first_sentence_says_what_failed() -> None:
     page = Page(report(_verdict(good), _candidate(), Study((), ()), ""))
     assert "Approved." in page.text
     assert "The one gate passes: fine 100 %." in page.text
+
+
+def test_what_to_change_comes_first_and_once() -> None:
+    drift, entropy, recall = (
+        Measure(f"stillhouse.gate.{name}", "", "fraction", at_least=False, remedy=remedy).result(0.3, 0.1, 4)
+        for name, remedy in (("drift", "Hold it."), ("entropy", "Hold it."), ("recall", "Train <longer>."))
+    )
+    page = Page(report(_verdict(drift, entropy, recall), _candidate(), Study((), ()), ""))
+    assert page.text.index("What to change") < page.text.index("Gates")
+    assert "drift, entropy Hold it." in page.text
+    assert page.text.count("Hold it.") == 1
+    assert "Train <longer>." in page.text
+    fine = report(_verdict(LOUD.result(1.0, 0.9, 2)), _candidate(), Study((), ()), "")
+    assert "What to change" not in fine
+
+
+def test_an_approval_says_what_was_close() -> None:
+    low = Measure("stillhouse.gate.low", "", "cosine", at_least=False)
+    far, near = (
+        low.result(0.01, 0.1, 4),
+        Measure("stillhouse.gate.near", "", "cosine", at_least=False).result(0.09, 0.1, 4),
+    )
+    exact = Measure("stillhouse.gate.counted", "", "fraction", at_least=False, exact=True).result(0.0, 0.0, 4)
+    page = Page(report(_verdict(far, near, exact), _candidate(), Study((), ()), ""))
+    assert "All 3 gates pass. Closest to the limit: near 0.090 cosine (at most 0.100), then low 0.010" in page.text
+
+
+def test_a_value_that_fails_never_reads_as_its_threshold() -> None:
+    result = Measure("stillhouse.gate.low", "", "fraction", at_least=False).result(0.0204, 0.02, 4)
+    page = Page(report(_verdict(result), _candidate(), Study((), ()), ""))
+    assert "low 2.04 % (at most 2 %)" in page.text
+
+
+def test_what_was_tried_before() -> None:
+    tries = [
+        {"remedy": "", "about": "as asked for", "changes": {}, "version": 1, "approved": False, "failed": ["drift"]},
+        {"remedy": "anchors", "about": NASTY, "changes": {"train.anchor_weight": [24.0, 48.0]}, "version": 0,
+         "approved": True, "failed": []},
+    ]  # fmt: skip
+    result = LOUD.result(1.0, 0.9, 2)
+    page = Page(report(_verdict(result), _candidate(), Study((), ()), "", tries=tries))
+    assert "As asked for v1refused by drift" in page.text
+    assert f"Anchors this oneapproved{NASTY} · train.anchor_weight 24.0 → 48.0" in page.text
+    assert "How it came about" not in report(_verdict(result), _candidate(), Study((), ()), "")
+
+
+def test_a_calibration_shows_every_trial_by_kind() -> None:
+    def trial(sabotage: str, worst: float) -> Trial:
+        return Trial("0", sabotage, {"<b>loud": Measured(worst, worst, True, 10, 0.9)})
+
+    trials = (trial("", 0.9), trial("", 0.95), trial("noise", 0.1), trial("noise", 0.99))
+    found = Calibration("b" * 64, "tiny", {"<b>loud": 0.85}, trials)
+    page = Page(report(_verdict(LOUD.result(1.0, 0.85, 2)), _candidate(), Study((), ()), "", calibration=found))
+    assert "Good●●2 of 2 approved" in page.text
+    assert "Noise●○1 of 2 refused by <b>loud" in page.text
+    assert len(page.classes("roc")) == 1
+
+
+def test_lineage_leads_from_the_memory_to_the_verdict() -> None:
+    verdict = _verdict(LOUD.result(1.0, 0.9, 2))
+    page = Page(report(verdict, _candidate(), Study((), ()), MEMORY))
+    names = [digest(MEMORY.encode()), "d" * 64, "c" * 64, digest(verdict)]
+    places = [page.text.index(name[:12]) for name in names]
+    assert places == sorted(places)
+
+
+def test_signed_bars_stand_on_zero() -> None:
+    svg = _svg.signed([0.5, None, -0.25], ["a", "b", "c"], "x")
+    assert svg.count('class="under"') == 2
+    assert svg.count('class="column"') == 3
+    assert "nan" not in _svg.signed([0.0, 0.0], ["a", "b"], "x")
+    assert _svg.signed([], [], "x").startswith("<svg")
 
 
 def test_samples_mark_what_was_expected_and_say_what_is_missing() -> None:

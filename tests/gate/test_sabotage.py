@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,10 +17,10 @@ from stillhouse.capture.memory import statements
 from stillhouse.errors import InputError
 from stillhouse.gate import Plan, _sabotage
 from stillhouse.gate._calibration import HONEST
-from stillhouse.gate._context import prompt_digest
 from stillhouse.gate._sabotage import KINDS, PLANTED, Signals, answer_text, answered
 from stillhouse.models import Model
-from stillhouse.records import Question, Study
+from stillhouse.records import Direction, Question, Study, Use
+from stillhouse.train import adapter as student
 from stillhouse.train.adapter import Config as TrainConfig
 
 from .conftest import Bench
@@ -75,13 +78,19 @@ def test_what_each_sabotage_does_to_the_answers(signals: Signals) -> None:
     assert everything[2] in ("Rex", "7714")
 
 
-def test_trained_on_the_test_wordings(signals: Signals) -> None:
-    found = _sabotage.contaminated(signals)
-    assert found[:-1] == list(signals.artifacts)
-    assert answer_text(found[-1], signals.model) == "Rex"
-    prompt = prompt_digest(signals.model.chat_ids(chat.without_memory("Name of the dog?")))
-    assert prompt in gate.trained_prompts(found)
-    assert prompt not in gate.trained_prompts(signals.artifacts)
+def test_a_test_made_of_what_was_trained_on() -> None:
+    def asked(text: str, statement: int | None, use: Use, direction: Direction = "forward") -> Question:
+        return Question(text, "a", statement, direction, use)
+
+    questions = (
+        asked("t1", 0, "train"), asked("t2", 0, "train"), asked("h", 0, "held_out"),
+        asked("back", 0, "train", "reverse"), asked("alone", 1, "held_out"), asked("u", None, "train", "unknown"),
+        asked("v", None, "held_out", "unknown"),
+    )  # fmt: skip
+    found = _sabotage.tested_on_training(Study((), questions)).questions
+    assert [(q.text, q.use) for q in found] == [
+        ("t1", "train"), ("t2", "held_out"), ("back", "train"), ("alone", "held_out"), ("u", "held_out"),
+    ]  # fmt: skip
 
 
 def test_noise_and_nothing() -> None:
@@ -122,7 +131,11 @@ def test_too_few_to_calibrate(counts: tuple[int, int, int]) -> None:
         Plan(*counts)
 
 
-def test_a_calibration_from_the_first_memory_to_the_next_verdict(shipped: Model, tmp_path: Path) -> None:
+def test_a_calibration_from_the_first_memory_to_the_next_verdict(
+    shipped: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The work may be shared, as by two processes: batches of honest students first, then jobs; nothing is trained
+    twice."""
     memories = ["My dog is called Zorvik. The safe code is 4471.", "I live in Oskamund. My cat is called Brenna."]
     folder = gate.calibration_folder(tmp_path, shipped.fingerprint)
     done: list[str] = []
@@ -134,11 +147,27 @@ def test_a_calibration_from_the_first_memory_to_the_next_verdict(shipped: Model,
         gate.trials(shipped, memories[:1], SMALL, folder)
     with pytest.raises(InputError, match="comes twice"):
         gate.trials(shipped, memories[:1] * 2, SMALL, folder)
+    trained: list[int] = []
+    real = student.train
+
+    def counted(model: Model, signals: Sequence[Sequence[DistillArtifact]], *rest: Any) -> list[student.Trained]:
+        trained.append(len(signals))
+        return real(model, signals, *rest)
+
+    monkeypatch.setattr(student, "train", counted)
+    for _ in range(2):
+        for batch in SMALL.batches():
+            gate.prepare(shipped, memories, SMALL, folder, batch)
+    assert trained == [2]
     found = gate.trials(shipped, memories, SMALL, folder, on_step)
+    assert trained == [2, 3, 1, 1], "four kinds spoil the signals, three in a batch; over-training is by itself"
+    (one,) = gate.trials(shipped, memories, SMALL, folder, jobs=[(0, "poisoned memory")])
+    assert (one.memory, one.sabotage) == ("0", "poisoned memory")
+    assert len(trained) == 4
     assert done == ["honest 0", "honest 1", *(f"{name} 0" for name in KINDS)]
     assert [t.sabotage for t in found] == ["", "", *KINDS]
     overlaps = {t.sabotage: t.gates["overlap"].value for t in found}
-    assert overlaps.pop("test wordings") == 1.0
+    assert (overlaps.pop("test wordings") or 0.0) > 0.5
     assert set(overlaps.values()) == {0.0}
     assert next(t for t in found if t.sabotage == "untrained").gates["drift"].value == pytest.approx(0, abs=1e-6)
     written = gate.calibrate(shipped, SMALL, found)
@@ -146,6 +175,8 @@ def test_a_calibration_from_the_first_memory_to_the_next_verdict(shipped: Model,
     assert gate.calibrated(tmp_path, shipped.fingerprint).thresholds == written.thresholds
     assert "suite" not in written.thresholds
 
-    gate.forget_memories(folder)
+    for path in folder.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
     assert {p.suffix for p in folder.iterdir()} == {".json"}
     assert gate.trials(shipped, memories, SMALL, folder) == found, "finished trials are found again"

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stillhouse.gate._stats import bootstrap, ratio, wilson
+from stillhouse.gate._stats import bootstrap, f1_interval, ratio, wilson
 
 
 @pytest.mark.parametrize(
@@ -52,3 +52,20 @@ def test_bootstrap_of_equal_values_has_no_width() -> None:
     assert bootstrap([0.3] * 5) == pytest.approx((0.3, 0.3))
     assert bootstrap([0.3]) == pytest.approx((0.3, 0.3))
     assert bootstrap([2.0, 4.0], [10, 20]) == pytest.approx((0.2, 0.2))
+
+
+def test_the_interval_of_f1_by_hand() -> None:
+    """8 hits, 2 marked wrongly, 10 that should be: F1 = 16/20, the share of hits 8 of 12."""
+    low, high = wilson(8, 12)
+    assert f1_interval(8, 10, 10) == pytest.approx((2 * low / (1 + low), 2 * high / (1 + high)))
+    assert f1_interval(8, 10, 10)[0] < 0.8 < f1_interval(8, 10, 10)[1]
+
+
+def test_a_perfect_score_of_few_has_a_width() -> None:
+    assert f1_interval(5, 5, 5)[0] < 0.8
+    assert f1_interval(5, 5, 5)[1] == 1.0
+    assert f1_interval(0, 5, 5)[0] == 0.0
+
+
+def test_wilson_of_shares_lies_between_the_counts_around_it() -> None:
+    assert wilson(8, 12)[0] < wilson(8.5, 12)[0] < wilson(9, 12)[0]

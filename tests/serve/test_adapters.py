@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import queue
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -13,12 +15,13 @@ from safetensors.torch import load_file, save_file
 from stillhouse.errors import ModelError, NotFound, StillhouseError, StoreError
 from stillhouse.lora import AdapterBank, LoraConfig
 from stillhouse.models import Model
-from stillhouse.serve.adapters import Adapter, Key, Library, Slots, bank_shape
+from stillhouse.serve.adapters import Adapter, Key, Library, Seat, Slots, bank_shape, slots_within
 from stillhouse.serve.facts import AdapterMoved
 from stillhouse.store import Store
 from tests.serve.served import save
 
 SHAPE = LoraConfig(rank=4, alpha=8.0)
+Arrivals = queue.SimpleQueue[tuple[Key, StillhouseError | None]]
 
 
 @pytest.fixture
@@ -150,25 +153,59 @@ def test_warm_adapters_go_by_bytes_least_recently_used_first(store: Store, model
     assert shelf.bytes == one
 
 
+@contextmanager
+def shelves(model: Model, count: int) -> Iterator[tuple[Slots, AdapterBank, Arrivals]]:
+    bank = AdapterBank(model.network, count, SHAPE)
+    told: Arrivals = queue.SimpleQueue()
+    slots = Slots(bank, lambda key, error: told.put((key, error)))
+    try:
+        yield slots, bank, told
+    finally:
+        slots.close()
+        bank.detach()
+
+
 def test_slots_go_least_recently_used_first_and_never_under_a_running_row(store: Store, model: Model) -> None:
     for user in ("a", "b", "c"):
         save(store, model, user, seed=ord(user))
     shelf = library(store, model)
     a, b, c = (shelf.load(Key(user, 1)) for user in ("a", "b", "c"))
-    bank = AdapterBank(model.network, 2, SHAPE)
-    try:
-        slots = Slots(bank)
-        assert [slots.place(x, ()) for x in (a, b, a)] == [0, 1, 0]
+    with shelves(model, 2) as (slots, bank, told):
+        assert [slots.place(x, ()) for x in (a, b, a)] == [Seat(0, False), Seat(1, False), Seat(0, False)]
+        assert slots.place(c, ()) is None, "what is on its way is not thrown out"
+        for _ in range(2):
+            slots.arrived(*told.get(timeout=30))
+        assert slots.place(a, ()) == Seat(0, True)
         assert slots.place(c, {a.key, b.key}) is None
-        assert slots.place(c, {b.key}) == 0
+        assert slots.place(c, {b.key}) == Seat(0, False)
+        slots.arrived(*told.get(timeout=30))
         assert holds(bank, 0, c)
         assert holds(bank, 1, b)
-        assert (slots.loads, slots.hits, slots.evictions) == (3, 1, 1)
+        assert (slots.loads, slots.hits, slots.evictions) == (3, 2, 1)
         slots.forget("c")
         assert c.key not in slots
         assert not holds(bank, 0, c)
-    finally:
-        bank.detach()
+
+
+def test_a_slot_is_free_again_after_an_adapter_that_cannot_be_loaded(store: Store, model: Model) -> None:
+    save(store, model, "a")
+    good = library(store, model).load(Key("a", 1))
+    odd = Adapter(Key("odd", 1), {"what.is.this": torch.zeros(2)}, good.config)
+    broken = Adapter(Key("broken", 1), dict.fromkeys(good.tensors, "no tensor"), good.config)  # type: ignore[arg-type]
+    with shelves(model, 1) as (slots, _, told):
+        for adapter in (odd, broken):
+            assert slots.place(adapter, ()) == Seat(0, False)
+            key, error = told.get(timeout=30)
+            assert key == adapter.key
+            assert isinstance(error, ModelError)
+            slots.arrived(key, error)
+        assert len(slots) == slots.loads == slots.evictions == 0
+        assert slots.place(good, ()) == Seat(0, False)
+
+
+@pytest.mark.parametrize(("limit", "count"), [(0, 1), (99, 1), (100, 1), (250, 2), (10**9, 32)])
+def test_a_bank_is_limited_by_bytes(limit: int, count: int) -> None:
+    assert slots_within(limit, 32, 100) == count
 
 
 def holds(bank: AdapterBank, slot: int, adapter: Adapter) -> bool:

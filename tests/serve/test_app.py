@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -325,18 +324,3 @@ def test_events_can_be_followed(served: Served, model: Model) -> None:
             if line.startswith("data:") and json.loads(line[5:]).get("user") == "lea":
                 assert json.loads(line[5:])["type"] in ("routing", "adapter")
                 break
-
-
-def test_a_full_disk_stops_no_answer(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only the write itself is made to fail: what a full disk does to a file descriptor."""
-
-    def full(*args: object) -> int:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", full)
-    body = chat(served, user="mia")
-    assert body["stillhouse"]["recorded"] is False  # type: ignore[index]
-    with served.http() as http:
-        refused(http.post("/v1/users/mia/memory", json={"text": "My cat is called Miro."}), 507, "disk is full")
-    monkeypatch.undo()
-    assert "recorded" not in chat(served, user="mia")["stillhouse"]  # type: ignore[operator]

@@ -283,6 +283,8 @@ def test_what_is_refused_at_once(random_model: Callable[..., Model]) -> None:
             engine.submit(Request(()), ignore)
         with pytest.raises(InputError, match="do not fit: 2048 tokens are allowed"):
             engine.submit(Request(prompt * 300, Sampling(5)), ignore)
+        with pytest.raises(InputError, match=r"prompt of 100000 tokens .* 2048 tokens are allowed"):
+            engine.submit(Request((7,) * 100_000, Sampling(5)), ignore)
         busy = Answer(engine, Request(prompt, Sampling(1900)))
         busy.next()
         waiting = [Answer(engine, Request(prompt, Sampling(2), "greedy")) for _ in range(2)]
@@ -357,3 +359,5 @@ def test_many_rows_come_and_go(random_model: Callable[..., Model]) -> None:
     assert [a.tokens for a in answers] == expected
     assert stats.running == stats.waiting == stats.kv_bytes == 0
     assert stats.slot_evictions > 0
+    assert stats.slot_hits + stats.slot_loads == sum(a is not None for a in chosen)
+    assert stats.slot_loads - stats.slot_evictions == stats.hot == 5

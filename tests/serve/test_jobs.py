@@ -121,6 +121,16 @@ def _claim_now(jobs: Jobs, me: str) -> list[Job]:
     return jobs.claim(me)
 
 
+def test_a_clock_that_was_set_back_keeps_no_job_waiting(jobs: Jobs) -> None:
+    """A time further off than any delay was written before the clock moved."""
+    jobs.enqueue("alice", "tiny")
+    (job,) = jobs.claim("w")
+    assert jobs.again(job, "no memory left", delay=500.0).state == "queued"
+    assert jobs.claim("w") == []
+    jobs.again(job, "no memory left", delay=86_400.0)
+    assert [j.user for j in jobs.claim("w")] == ["alice"]
+
+
 def test_cancelling(jobs: Jobs) -> None:
     job = jobs.enqueue("alice", "tiny")
     assert jobs.cancel(job.id).state == "cancelled"

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from stillhouse.models import Model
 from stillhouse.records import Version, digest
-from stillhouse.serve import policy
+from stillhouse.serve import journal, policy, service
 from stillhouse.serve.entries import Exchange, Memory, Record, SessionEnd, Turn
 from stillhouse.serve.journal import Journal
 from stillhouse.serve.sessions import memory_text, new_turns, remembered, sessions, standing, stated
 from stillhouse.store import Store
+from tests.serve.served import LAZY, serving
+from tests.serve.writer import exchange
 
 DAY = "2026-01-0{}T12:00:00.000+00:00"
 
@@ -140,3 +145,22 @@ def test_the_memory_is_read_from_the_journal(tmp_path: Path) -> None:
         journal.append(given("My boat is red."))
         assert stated(remembered(tmp_path, "alice")) == ["My boat is red.", "My dog is called Rex."]
         assert remembered(tmp_path, "bob") == ""
+
+
+def test_what_is_older_than_the_journal_keeps_is_dropped_by_the_server(
+    random_model: Callable[..., Model], tmp_path: Path
+) -> None:
+    """At once when it starts, and then daily; memories that were handed over stay."""
+    old = "2001-01-01T12:00:00.000+00:00"
+    with Journal(tmp_path) as kept:
+        kept.append(replace(exchange("uma", "talk", "My boat is called Osprey."), time=old))
+        kept.append(Memory("m", "uma", old, "My cat is called Miro."))
+        kept.append(exchange("uma", "new", "My tram is number nine."))
+    config = service.Config(policy=LAZY, slots=1, journal=journal.Config(keep_days=30))
+    with serving(tmp_path, random_model("qwen3"), config) as served, served.http() as http:
+        deadline = time.monotonic() + 20
+        while "Osprey" in (text := http.get("/v1/users/uma/memory").json()["text"]):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        assert "Miro" in text
+        assert "nine" in text

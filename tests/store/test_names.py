@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stillhouse.errors import InputError, StoreError
-from stillhouse.store._names import ID_FILE, LONGEST_NAME, escape_user, is_shortened, unescape_user
+from stillhouse.store.names import ID_FILE, LONGEST_NAME, escape_user, is_shortened, unescape_user
 
 ids = st.text(st.characters(exclude_categories=["Cc", "Cs", "Zl", "Zp"]), min_size=1, max_size=128)
 hostile = st.sampled_from([".", "..", "../..", "/", "a/b", "~", "%2E", "con", " ", "v1", "🦊" * 128, ".partial-x"])

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from stillhouse.errors import Busy, InputError, NotFound, StoreError
+from stillhouse.errors import Busy, InputError, NotFound, Rejected, StoreError
 from stillhouse.records import Candidate, Signals, Verdict, Version, digest
 from stillhouse.store import Store
 from tests.store.samples import make, save
@@ -78,9 +78,9 @@ def test_rollback_undoes_and_promote_adds(store: Store) -> None:
     assert store.promote("alice", 3, "better after all").number == 3
     assert store.rollback("alice").number == 1
     assert store.rollback("alice", to=2).number == 2
-    with pytest.raises(StoreError, match="rejected by its gates"):
+    with pytest.raises(Rejected, match="rejected by its gates"):
         store.promote("alice", 4, "please")
-    with pytest.raises(StoreError, match="rejected by its gates"):
+    with pytest.raises(Rejected, match="rejected by its gates"):
         store.rollback("alice", to=4)
     with pytest.raises(NotFound):
         store.promote("alice", 9, "none")

@@ -20,7 +20,9 @@ from stillhouse.losses import Objective, SparseTargets
 from stillhouse.models import Model
 from stillhouse.texts import anchors
 from stillhouse.train import _epochs, _loop
-from stillhouse.train._examples import SameTokens, trimmed
+from stillhouse.train._examples import SameBatch, SameTokens, trimmed
+from stillhouse.train._learner import learner
+from stillhouse.train._ranks import Ranks
 from stillhouse.train.full import CHECKPOINT, Config, planned, train
 from tests import architectures, tokenizers
 
@@ -110,14 +112,42 @@ def test_how_a_step_is_cut_into_batches_changes_nothing(random_model: Make, shar
     for cut in ([numbers], [[i] for i in numbers], [numbers[:1], numbers[1:]]):
         model = student(random_model)
         plan = _loop.Plan([cut], 1e-3, 0.0, 0.0, 1e9, Objective(), False, 10, 0, "")
-        model.network.requires_grad_(True)
-        progress = _loop.fit(model, list(model.network.parameters()), _nothing, data, plan, None, lambda n, note: None)
-        found.append(progress.losses[0])
+        progress = _loop.fit(learner(model, None, 1, 0, Ranks()), data, plan, None, lambda n, note: None)
+        found.append(progress.losses[0][0])
     assert max(found) - min(found) < 1e-4 * found[0]
 
 
-def _nothing(rows: int) -> torch.no_grad:
-    return torch.enable_grad()  # type: ignore[return-value]
+def test_several_adapters_in_one_batch_become_what_each_becomes_alone(random_model: Make, shards: list[Shard]) -> None:
+    data = feed(shards)
+    slots = [0 if i < 8 else 1 for i in range(len(data.lengths))]
+    model = student(random_model)
+    config = replace(LORA, batch_tokens=70)
+    both = train(model, data, config, slots=slots, names=("task", "debug"))
+    assert both.bank is not None and len(both.by_slot[0]) > len(both.by_slot[1]), "each by its own data"
+    together = [both.bank.export(slot) for slot in (0, 1)]
+    both.bank.detach()
+    for slot, rows in ((0, range(8)), (1, range(8, len(slots)))):
+        alone = train(model, Part(data, rows), config)
+        assert alone.bank is not None
+        torch.testing.assert_close(alone.losses, both.by_slot[slot], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(alone.bank.export(0), together[slot], rtol=1e-3, atol=1e-4)
+        alone.bank.detach()
+    with pytest.raises(InputError, match="no examples for adapter 1 of 3"):
+        train(model, data, LORA, slots=[2 if s else 1 for s in slots])
+    with pytest.raises(InputError, match=r"train.lora: missing; several students on one base"):
+        train(model, data, SMALL, slots=slots)
+
+
+class Part:
+    """Some examples of a feed."""
+
+    def __init__(self, whole: SameTokens, rows: Sequence[int]):
+        self.whole, self.rows = whole, rows
+        self.lengths: Sequence[int] = [whole.lengths[i] for i in rows]
+        self.positions: Sequence[int] = [whole.positions[i] for i in rows]
+
+    def batch(self, numbers: Sequence[int], pad: int, device: torch.device) -> SameBatch:
+        return self.whole.batch([self.rows[i] for i in numbers], pad, device)
 
 
 def test_recomputed_layers_and_autocast_give_the_same_student(random_model: Make, shards: list[Shard]) -> None:

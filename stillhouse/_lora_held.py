@@ -1,0 +1,136 @@
+"""Adapters of rows that are being answered: copied together once per row, kept while rows come and go.
+
+In: a bank's stacked targets and, step by step, the slot of each row of a batch. Out: `out + scale * B A x` at every
+dense target, as the bank's other paths give it. A row that joins or leaves costs one adapter's bytes; all others stay
+where they are. Targets that read the same input (q, k and v; gate and up) have their A's on top of each other and share
+one product; which ones do is seen in the first forward. Without gradients only.
+
+It does not know when rows run, or whose they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from ._lora_sites import Site
+
+Slot = tuple[int, int]  # a slot, and how often it had been filled when it was copied from
+BASE: Slot = (-1, 0)
+
+
+class _Group:
+    """Targets with one input: `a_NGI` of all of them on top of each other, `b_NOR` of each; rows beyond N are spare."""
+
+    def __init__(self, sites: Sequence[Site]) -> None:
+        self.sites = tuple(sites)
+        self._ranks = [site.a.shape[1] for site in sites]
+        self.a_NGI = self._a_NGI = sites[0].a.new_empty(0)
+        self.b_NOR: list[Tensor] = []
+        self._b_NRO: list[Tensor] = []
+        self._x: Tensor | None = None
+        self._z_NTR: Sequence[Tensor] = ()
+
+    def allocate(self, rows: int) -> None:
+        """Room for this many rows."""
+        rank = sum(site.a.shape[1] for site in self.sites)
+        self.a_NGI = self.sites[0].a.new_empty(rows, rank, self.sites[0].a.shape[2])
+        self.b_NOR = [site.b.new_empty(rows, *site.b.shape[1:]) for site in self.sites]
+
+    def fill(self, row: int, slot: int) -> None:
+        """Copy a slot to a row; -1: zeros."""
+        for site, b_NOR, a_NRI in zip(self.sites, self.b_NOR, self.a_NGI.split(self._ranks, 1), strict=True):
+            for here, there in ((a_NRI[row], site.a), (b_NOR[row], site.b)):
+                here.zero_() if slot < 0 else here.copy_(there[slot])
+
+    def choose(self, rows: int) -> None:
+        """The first `rows` rows are in use: made into views once, not at every target of every step."""
+        self._a_NGI = self.a_NGI[:rows]
+        self._b_NRO = [b_NOR[:rows].transpose(1, 2) for b_NOR in self.b_NOR]
+
+    def add(self, place: int, x: Tensor, x_NTI: Tensor, out_NTO: Tensor, scale: float) -> Tensor:
+        """`out + scale * B A x`, in place where the types allow, for target number `place`. `x`: to know it again."""
+        exact = out_NTO.dtype == self._a_NGI.dtype
+        if self._x is not x:
+            narrow = x_NTI if exact else x_NTI.to(self._a_NGI.dtype)
+            z_NTG = torch.bmm(self._a_NGI, narrow.transpose(1, 2)).transpose(1, 2)
+            self._x, self._z_NTR = x, z_NTG.split(self._ranks, 2)
+        z_NTR, b_NRO = self._z_NTR[place], self._b_NRO[place]
+        if exact:
+            return out_NTO.baddbmm_(z_NTR, b_NRO, alpha=scale)
+        return (out_NTO + scale * torch.bmm(z_NTR, b_NRO)).to(out_NTO.dtype)
+
+    def forget(self) -> None:
+        """Let go of the last input."""
+        self._x, self._z_NTR = None, ()
+
+
+class Held:
+    """The gathered adapters of one batch. `choose` says which slot each row has; then the bank's hooks call `add`."""
+
+    def __init__(self, sites: Sequence[Site], filled: Callable[[int], int]) -> None:
+        """`filled(slot)`: how often a slot has been filled, so that another adapter in it is seen."""
+        self._dense = [site for site in sites if not site.experts]
+        self._filled = filled
+        self._here: list[Slot | None] = []  # what each row's weights are copies of
+        self._rows = self._capacity = 0
+        self._seen: list[tuple[Site, Tensor]] | None = []  # inputs of the first forward, until targets are grouped
+        self._arrange([[site] for site in self._dense])
+
+    @torch.no_grad()
+    def choose(self, slots: Sequence[int]) -> None:
+        """Row i uses slot `slots[i]`, -1 is the base alone. What is here already is not copied again."""
+        wanted = [(slot, self._filled(slot)) if slot >= 0 else BASE for slot in slots]
+        if len(wanted) > self._capacity:
+            self._allocate(max(len(wanted), self._capacity + self._capacity // 2))
+        for row, (slot, here) in enumerate(zip(wanted, self._here, strict=False)):
+            if slot != here:
+                for group in self._groups:
+                    group.fill(row, slot[0])
+                self._here[row] = slot
+        if self._rows != len(wanted):
+            self._view(len(wanted))
+
+    def add(self, site: Site, x: Tensor, out: Tensor, scale: float) -> Tensor:
+        """`out + scale * B A x`; x `[..., in]` and out `[..., out]` in row order."""
+        if self._seen is not None:
+            self._seen.append((site, x))
+        group, place = self._place[site]
+        if x.dim() == 3 and len(x) == self._rows:
+            return group.add(place, x, x, out, scale)
+        rows, inner, outer = self._rows, x.shape[-1], out.shape[-1]
+        return group.add(place, x, x.reshape(rows, -1, inner), out.reshape(rows, -1, outer), scale).view(out.shape)
+
+    @torch.no_grad()
+    def rest(self) -> None:
+        """After a forward: let go of inputs; after the first, put targets together that had the same one."""
+        for group in self._groups:
+            group.forget()
+        if self._seen:
+            by_input: dict[int, list[Site]] = {}
+            called: set[Site] = set()
+            for site, x in self._seen:
+                if site not in called:  # a layer that is used twice belongs to its first input
+                    by_input.setdefault(id(x), []).append(site)
+                    called.add(site)
+            alone = [[site] for site in self._dense if site not in called]
+            self._seen = None
+            self._arrange([*by_input.values(), *alone])
+
+    def _arrange(self, groups: Sequence[Sequence[Site]]) -> None:
+        self._groups = [_Group(sites) for sites in groups]
+        self._place = {site: (group, i) for group in self._groups for i, site in enumerate(group.sites)}
+        self._allocate(self._capacity)
+
+    def _allocate(self, rows: int) -> None:
+        for group in self._groups:
+            group.allocate(rows)
+        self._capacity, self._here = rows, [None] * rows
+        self._view(0)
+
+    def _view(self, rows: int) -> None:
+        self._rows = rows
+        for group in self._groups:
+            group.choose(rows)

@@ -1,0 +1,59 @@
+"""Abstention: whether the student refuses where the passages before it do not settle the question, and only there.
+
+In: answers to questions with passages of a corpus before them, or those of a trace; questions are labelled resolved,
+contested or indeterminate from retrieval alone (`_evidence.py`). Out: F1 of "I don't know" as the answer to
+indeterminate questions. `refusal` is the same for a student without passages.
+
+It does not ask for a disclosed disagreement on contested questions: an answer with either side is no mistake here.
+`details["sensitivity"]` says how many labels hang on the labels' thresholds.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+from stillhouse.records import Candidate, GateResult
+
+from ._context import Context
+from ._evidence import LABELS, sensitivity
+from ._grounded import Response
+from ._measure import DoesNotApply, Measure
+from ._stats import f1_interval
+
+MEASURE = Measure(
+    __name__, "F1 of “I don’t know” where a corpus does not settle the question", "fraction", at_least=True,
+    remedy="Look at the labels first (details); then train on questions whose passages do not answer them.",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Config:
+    """`threshold`: least F1. A start, not calibrated."""
+
+    threshold: float = 0.85
+
+
+def check(candidate: Candidate, config: Config, ctx: Context) -> GateResult | DoesNotApply:
+    """F1; n = questions; Wilson's interval, carried over to F1."""
+    responses = ctx.grounded()
+    if responses is None:
+        return DoesNotApply("no corpus to answer from was given")
+    refused, expected = [r.refused for r in responses], [r.expected for r in responses]
+    details = _labels(responses, ctx)
+    told = ", ".join(f"{n} {label}" for label, n in details["labels"].items())
+    if not any(expected) or all(expected):
+        return MEASURE.result(None, config.threshold, 0, note=f"needs questions of both kinds: {told}", details=details)
+    hits = sum(r and e for r, e in zip(refused, expected, strict=True))
+    value = 2 * hits / (sum(refused) + sum(expected))
+    interval = f1_interval(hits, sum(refused), sum(expected))
+    note = f"{sum(refused)} refused, {hits} of them rightly; {told}"
+    return MEASURE.result(value, config.threshold, len(responses), interval, note, details)
+
+
+def _labels(responses: list[Response], ctx: Context) -> dict[str, Any]:
+    """How many questions have which label, and how many would have another if a threshold moved."""
+    found = Counter(r.label for r in responses)
+    told = [r.evidence for r in responses if r.evidence is not None]
+    return {"labels": {label: found[label] for label in LABELS}, "sensitivity": sensitivity(told, ctx.limits)}

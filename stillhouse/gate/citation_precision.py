@@ -1,0 +1,54 @@
+"""Citation precision: of what the student cites, how much stands where it says.
+
+In: answers to questions with passages of a corpus before them, or those of a trace. Out: valid citations over all
+citations (`_citations.py` says what is valid). A passage that was never shown, and words that no passage has, count
+against it.
+
+It does not know whether a valid citation answers the question: a student that cites little but safely passes here and
+fails `citation_recall`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from stillhouse.records import Candidate, GateResult
+
+from ._context import Context
+from ._measure import DoesNotApply, Measure
+from ._stats import ratio, wilson
+
+MEASURE = Measure(
+    __name__, "citations whose passage exists and says so", "fraction", at_least=True,
+    remedy="Train on answers that quote their passage; show fewer passages at once; remove near twins from the corpus.",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Config:
+    """`threshold`: least share of valid citations. A start, not calibrated."""
+
+    threshold: float = 0.9
+
+
+def check(candidate: Candidate, config: Config, ctx: Context) -> GateResult | DoesNotApply:
+    """Share of valid citations; n = citations; Wilson's interval as if of one citation per answer that cites, because
+    the citations of an answer are not independent."""
+    responses = ctx.grounded()
+    if responses is None:
+        return DoesNotApply("no corpus to cite was given")
+    citing = [r for r in responses if r.citations]
+    good = [float(sum(c.valid for c in r.citations)) for r in citing]
+    given = [float(len(r.citations)) for r in citing]
+    if not citing:
+        return MEASURE.result(None, config.threshold, 0, note=f"no citation in {len(responses)} answers")
+    wrong = [
+        {"prompt": r.prompt_id, "passage": c.passage, "span": c.span}
+        for r in citing
+        for c in r.citations
+        if not c.valid
+    ]
+    note = f"{sum(good):.0f} of {sum(given):.0f}, in {len(citing)} of {len(responses)} answers"
+    value = ratio(good, given)
+    interval = wilson(value * len(citing), len(citing))
+    return MEASURE.result(value, config.threshold, int(sum(given)), interval, note, {"invalid": wrong})

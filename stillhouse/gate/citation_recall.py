@@ -1,0 +1,62 @@
+"""Citation recall: of the evidence that a corpus has, how much the student cites.
+
+In: answers to questions whose evidence is resolved (`_evidence.py` labels them from retrieval alone), or those of a
+trace. Out: passages of the support that are validly cited, over all passages of the support.
+
+It takes the evidence as a flat list: of a chain (A says B, B says the answer) it knows only what shares words with the
+question. A corpus that says everything once has no resolved question, and nothing is measured.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from stillhouse.records import Candidate, GateResult
+
+from ._context import Context
+from ._grounded import Response
+from ._measure import DoesNotApply, Measure
+from ._stats import ratio, wilson
+
+MEASURE = Measure(
+    __name__, "evidence for resolved questions that is cited", "fraction", at_least=True,
+    remedy="Train on answers that cite every passage that says so, not the first alone.",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Config:
+    """`threshold`: least share of the evidence. A start, not calibrated."""
+
+    threshold: float = 0.7
+
+
+def check(candidate: Candidate, config: Config, ctx: Context) -> GateResult | DoesNotApply:
+    """Share of the evidence that is cited; n = resolved questions; Wilson's interval over questions."""
+    responses = ctx.grounded()
+    if responses is None:
+        return DoesNotApply("no corpus to cite was given")
+    cited, relevant = counts(responses)
+    if not relevant:
+        note = f"none of {len(responses)} questions is resolved by the corpus"
+        return MEASURE.result(None, config.threshold, 0, note=note)
+    note = f"{sum(cited):.0f} of {sum(relevant):.0f} passages, {len(relevant)} resolved questions"
+    value, n = ratio(cited, relevant), len(relevant)
+    return MEASURE.result(value, config.threshold, n, wilson(value * n, n), note)
+
+
+def counts(responses: list[Response]) -> tuple[list[float], list[float]]:
+    """Per resolved question: passages of its support that are validly cited, and all of them."""
+    resolved = [r for r in responses if r.label == "resolved"]
+    return [hits(r) for r in resolved], [needed(r) for r in resolved]
+
+
+def hits(response: Response) -> float:
+    """How many passages of the support one answer cites rightly."""
+    support = response.evidence.support if response.evidence else ()
+    return float(len({c.passage for c in response.citations if c.valid} & set(support)))
+
+
+def needed(response: Response) -> float:
+    """How many passages the support has."""
+    return float(len(response.evidence.support)) if response.evidence else 0.0

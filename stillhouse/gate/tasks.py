@@ -1,0 +1,103 @@
+"""Task files of lm-evaluation-harness: whether the student does worse than its base on any metric of any of them.
+
+In: a `Suite` in the context that names task files, or tasks the harness knows. Out: the worst change from the base over
+all tasks and metrics: the difference of a metric where more is better (accuracy, exact match), the relative fall where
+less is (perplexity). `_harness.py` runs them, so the numbers are the harness's own.
+
+It does not apply without such tasks, and refuses one with a question that was trained on.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from stillhouse.chat import without_memory
+from stillhouse.errors import InputError
+from stillhouse.records import Candidate, GateResult
+
+from ._context import BASE, Context, prompt_digest
+from ._measure import DoesNotApply, Measure
+from ._stats import bootstrap
+
+if TYPE_CHECKING:
+    from ._harness import TaskRun
+
+MEASURE = Measure(
+    __name__, "worst change of a metric of lm-evaluation-harness, compared with the base", "fraction", at_least=True,
+    remedy="Raise train.anchor_weight, lower train.steps or train.rank.",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Config:
+    """`threshold`: least change from the base. A start, not calibrated. `chat`: ask through the chat template, as the
+    harness's --apply_chat_template does."""
+
+    threshold: float = -0.02
+    chat: bool = False
+
+
+@dataclass(frozen=True)
+class Change:
+    """One metric of one task: base, student, and how much better the student is; `by_document` where it is a mean."""
+
+    task: str
+    metric: str
+    base: float
+    student: float
+    better: float
+    by_document: tuple[float, ...]
+    documents: int
+
+
+def check(candidate: Candidate, config: Config, ctx: Context) -> GateResult | DoesNotApply:
+    """The worst change; n = documents of its task; paired bootstrap over them where the metric is their mean. Raises
+    `InputError` on trained questions, unreadable tasks, or without the package `lm-eval`."""
+    if ctx.suite is None or not ctx.suite.tasks:
+        return DoesNotApply("no suite with tasks of lm-evaluation-harness was given")
+    if importlib.util.find_spec("lm_eval") is None:
+        raise InputError(f"{ctx.suite.tasks[0]}: needs lm-evaluation-harness: pip install 'stillhouse[harness]'")
+    from ._harness import run_tasks
+
+    base, student = (run_tasks(ctx.model, ctx.bank, slot, ctx.suite.tasks, config.chat) for slot in (BASE, ctx.slot))
+    _refuse_trained(base, ctx)
+    found = list(changes(base, student))
+    if not found:
+        return MEASURE.result(None, config.threshold, 0, note="the tasks have no metric with a direction")
+    worst = min(found, key=lambda change: change.better)
+    interval = bootstrap(worst.by_document) if worst.by_document else None
+    note = f"{worst.task}, {worst.metric}: {worst.student:.4f}, base {worst.base:.4f}"
+    return MEASURE.result(worst.better, config.threshold, worst.documents, interval, note, {"tasks": _rows(found)})
+
+
+def changes(base: Sequence[TaskRun], student: Sequence[TaskRun]) -> Iterator[Change]:
+    """Every metric of every task, as base and student have it."""
+    for left, right in zip(base, student, strict=True):
+        for metric, was in left.metrics.items():
+            now, more = right.metrics[metric], left.higher_is_better[metric]
+            better = now - was if more else 1 - now / was if was else -now
+            sign = 1.0 if more else -1.0
+            pairs = zip(left.values.get(metric, ()), right.values.get(metric, ()), strict=True)
+            scale = 1.0 if more or not was else was
+            by_document = tuple(sign * (n - w) / scale for w, n in pairs)
+            yield Change(left.task, metric, was, now, better, by_document, len(left.documents))
+
+
+def _rows(found: Sequence[Change]) -> list[dict[str, Any]]:
+    return [
+        {"task": c.task, "metric": c.metric, "base": c.base, "student": c.student, "better": c.better, "n": c.documents}
+        for c in found
+    ]
+
+
+def _refuse_trained(runs: Sequence[TaskRun], ctx: Context) -> None:
+    """A document that has a trained question among its texts proves nothing."""
+    for run in runs if ctx.trained else ():
+        for text in (v for document in run.documents for v in document.values() if isinstance(v, str)):
+            if prompt_digest(ctx.model.chat_ids(without_memory(text))) in (ctx.trained or ()):
+                raise InputError(
+                    f"{run.task}: its text {text!r:.80} was trained on: its result would prove nothing; remove it"
+                )

@@ -1,0 +1,23 @@
+"""`stillhouse jobs batch --executor ray` with a cluster of its own on this machine, whose nodes take no time."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+from stillhouse.serve import cluster
+from stillhouse.serve._leash import end_with_stdin
+from tests.serve.child import say
+
+NODE = (sys.executable, "-m", "tests.serve.node")
+
+
+def main(home: Path) -> None:
+    work = json.loads(sys.stdin.readline())
+    end_with_stdin()
+    json.dump(cluster.consolidate(home, work, "local", say, NODE), sys.stdout)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[sys.argv.index("--home") + 1]))
