@@ -48,10 +48,11 @@ sizes: $(READY)  ## lines per file, lines per function, bytes of the shipped mod
 
 check: lint types sizes test  ## everything that has to hold before a commit
 
-bench: $(READY)  ## every benchmark, one after another
-	@for script in benchmarks/*.py; do \
+bench: $(READY)  ## every benchmark, one after another; says at the end which missed a bar
+	@missed=; for script in benchmarks/*.py; do \
 	  case "$$script" in */_*|*'*'*) continue;; esac; \
-	  echo "== $$script"; $(BIN)/python "$$script" || exit 1; done
+	  echo "== $$script"; $(BIN)/python "$$script" || missed="$$missed $$script"; done; \
+	  test -z "$$missed" || { echo "missed:$$missed" >&2; exit 1; }
 
 tiny: $(READY)  ## train the model that ships, into build/tiny
 	@$(BIN)/python -m tiny.train build/tiny

@@ -114,7 +114,10 @@ def _gate_lines(result: GateResult) -> list[str]:
 
 
 def samples(ctx: gate.Context, facts: int = 12, unknowns: int = 4) -> list[Sample]:
-    """Answers side by side: a question per statement that was never trained on, then some the memory cannot answer."""
+    """Answers side by side: a question per statement that was never trained on, then some the memory cannot answer.
+
+    None where the student's logits are not numbers: the verdict says so.
+    """
     by_statement: dict[int | None, list[Question]] = {}
     for q in ctx.study.questions:
         if q.direction in ("forward", "cloze"):
@@ -122,7 +125,10 @@ def samples(ctx: gate.Context, facts: int = 12, unknowns: int = 4) -> list[Sampl
     chosen = [min(qs, key=lambda q: q.use == "train") for qs in by_statement.values()][:facts]
     chosen += [q for q in ctx.study.questions if q.direction == "unknown" and q.use == "held_out"][:unknowns]
     texts = [q.text for q in chosen]
-    base, student = ctx.answers(texts, -1), ctx.answers(texts, ctx.slot)
+    try:
+        base, student = ctx.answers(texts, -1), ctx.answers(texts, ctx.slot)
+    except FloatingPointError:
+        return []
     return [Sample(q.text, b, q.teacher, s, q.answer) for q, b, s in zip(chosen, base, student, strict=True)]
 
 

@@ -27,6 +27,7 @@ from ._positions import marked
 from ._settings import Config
 from ._speech import Spoken
 
+BLOCK = 1 << 18  # logits normalised at once on a CPU
 CHUNK = 128  # positions at once: at a vocabulary of 152k some 80 MB in float32, a few times
 
 
@@ -102,12 +103,20 @@ def _mixed(mixture: Mixture, hidden: Sequence[Tensor]) -> Tensor:
 
 
 def _logprobs(model: Model, hidden_PH: Tensor, vocabulary: int) -> Tensor:
-    logprobs_PV = torch.log_softmax(head(model)(hidden_PH)[:, :vocabulary].float(), -1)
+    logprobs_PV = _normalised(head(model)(hidden_PH)[:, :vocabulary].float())
     if bool(torch.isnan(logprobs_PV[:, 0]).any()):
         raise ModelError(
             f"{model.ref}: its logits are not numbers (NaN); the weights are damaged or overflow {model.network.dtype}"
         )
     return logprobs_PV
+
+
+def _normalised(logits_PV: Tensor) -> Tensor:
+    """Log-softmax in place. On a CPU in blocks that stay in its cache, for a second buffer costs more than the sums."""
+    rows = max(1, BLOCK // logits_PV.shape[1]) if logits_PV.device.type == "cpu" else max(1, len(logits_PV))
+    for block_pV in logits_PV.split(rows):
+        block_pV -= block_pV.logsumexp(-1, keepdim=True)
+    return logits_PV
 
 
 def _entropy(logprobs_PV: Tensor) -> NDArray[np.float32]:

@@ -34,6 +34,7 @@ def run(args: argparse.Namespace) -> None:
     from dataclasses import asdict
 
     from .. import gate, models, pipeline
+    from .._pipeline_result import samples
     from ..blobs import write_atomic
     from ..progress import progress
     from ..records import digest
@@ -51,7 +52,7 @@ def run(args: argparse.Namespace) -> None:
         with progress(f"gate {judged.candidate.user}", len(gate.settings(config)), not args.json) as step:
             verdict = gate.run(judged.candidate, judged.digest, ctx, config, lambda name: step(1, name))
         _write_trace(args.trace, ctx)
-        side_by_side = _samples(ctx)
+        side_by_side = samples(ctx)
     made = store.put(verdict)
     report = store.work(digest(["report", made]), [judged.candidate.user]) / "report.html"
     write_atomic(report, page(store, judged, verdict, side_by_side).encode())
@@ -80,16 +81,6 @@ def _shown(args: argparse.Namespace) -> tuple[Any, Any, Any]:
             raise InputError(f"--corpus needs a retriever: pip install 'stillhouse[retrieve]' ({error})") from error
         corpus = gate.read_corpus(args.corpus, Index)
     return corpus, limits, gate.read_trace(args.replay) if args.replay else None
-
-
-def _samples(ctx: Any) -> list[Any]:
-    """Answers side by side for the page; none where the student's logits are not numbers."""
-    from .._pipeline_result import samples
-
-    try:
-        return samples(ctx)
-    except FloatingPointError:
-        return []
 
 
 def _write_trace(path: Path | None, ctx: Any) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import signal
 import sys
 import threading
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from ..errors import StillhouseError
@@ -98,6 +100,8 @@ def batch(args: argparse.Namespace) -> None:
     """`stillhouse jobs batch`: {"model", "settings", "memories", "nice"} in, {"rows"} or {"kind", "error"} out."""
     work = json.loads(sys.stdin.readline())
     os.nice(work["nice"])
+    with contextlib.suppress(OSError):  # where Linux shares out time by session, nice counts only within one
+        Path("/proc/self/autogroup").write_text(str(work["nice"]))
     from ..serve._leash import end_with_stdin
 
     end_with_stdin()

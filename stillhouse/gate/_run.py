@@ -82,6 +82,8 @@ def run(
         "prompts": PROMPTS_VERSION,
         "texts": digest_of(list(ctx.texts)),
         "suite_digest": ctx.suite.digest if ctx.suite else "",
+        "corpus": ctx.corpus.digest if ctx.corpus else "",
+        "trace": ctx.trace.name if ctx.trace else "",
     }
     passed = bool(results) and all(r.passed for r in results)
     return Verdict(digest, passed, tuple(results), recorded, parents=(digest,))

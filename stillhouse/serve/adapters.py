@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import ModelError, NotFound, StillhouseError, StoreError
+from ..errors import ModelError, NotFound, Rejected, StillhouseError, StoreError
 from ..export import peft
 from ..lora import AdapterBank, LoraConfig
 from ..models import Model
@@ -91,8 +91,8 @@ class Library:
         return None, refused
 
     def load(self, key: Key) -> Adapter:
-        """One version, checked. `NotFound`, `StoreError` (damaged, tampered with, rejected by its gates), `ModelError`
-        (another base, another shape, not finite)."""
+        """One version, checked. `NotFound`, `Rejected`, `StoreError` (damaged, tampered with), `ModelError` (another
+        base, another shape, not finite)."""
         with self._lock:
             if (found := self._warm.get(key)) is not None:
                 self._warm.move_to_end(key)
@@ -145,7 +145,7 @@ class Library:
     def _read(self, key: Key) -> Adapter:
         version = self._version(key)
         if not version.approved:
-            raise StoreError(f"v{key.number} of {key.user!r} was rejected by its gates and is never served")
+            raise Rejected(f"v{key.number} of {key.user!r} was rejected by its gates and is never served")
         check_base(version, self.base)
         folder = self.store.version_dir(key.user, key.number)
         candidate = self.store.get(Candidate, version.candidate)

@@ -27,7 +27,7 @@ from ..store import Store
 from . import engine as engines
 from . import entries, journal, limits, policy, sessions
 from ._memories import Memories
-from .adapters import Adapter, Key, Library, bank_shape
+from .adapters import Adapter, Key, Library, bank_shape, slots_within
 from .engine import Done, Engine, Event, Failed, Piece, Request, Sampling
 from .entries import Exchange, Memory, SessionEnd, Turn
 from .events import Events
@@ -45,15 +45,17 @@ Open = dict[tuple[str, str], float]
 
 @dataclass(frozen=True)
 class Config:
-    """`slots`: adapters in the bank; `max_rank`: of the bank (None: what the champions need); `warm_bytes`: adapters in
-    host memory; `default_tokens`: an answer's length where the request names none; `passage_tokens`: of retrieved
-    passages in a prompt; `session_idle`: seconds of silence that end a session."""
+    """`slots`: adapters in the bank, fewer where they would take more than `bank_bytes` of the device; `max_rank`: of
+    the bank (None: what the champions need); `warm_bytes`: adapters in host memory; `default_tokens`: an answer's length
+    where the request names none; `passage_tokens`: of retrieved passages in a prompt; `session_idle`: seconds of silence
+    that end a session."""
 
     engine: engines.Config = field(default_factory=engines.Config)
     policy: policy.Config = field(default_factory=policy.Config)
     limits: limits.Config = field(default_factory=limits.Config)
     journal: journal.Config = field(default_factory=journal.Config)
     slots: int = 32
+    bank_bytes: int = 4 * 2**30
     max_rank: int | None = None
     warm_bytes: int = 4 * 2**30
     default_tokens: int = 1024
@@ -101,7 +103,8 @@ class Service:
             shape = LoraConfig(rank=config.max_rank, alpha=2.0 * config.max_rank)
         self._told: queue.SimpleQueue[Fact | None] = queue.SimpleQueue()
         self.library = Library(store, model, shape, config.warm_bytes, self.tell)
-        self.bank = AdapterBank(model.network, config.slots, shape)
+        slots = slots_within(config.bank_bytes, config.slots, self.library.slot_bytes)
+        self.bank = AdapterBank(model.network, slots, shape)
         self.engine = Engine(model, self.bank, config.engine)
         self.metrics = Metrics(model.ref, self._measured)
         self.closing = False

@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from stillhouse.errors import ModelError, NotFound, StillhouseError, StoreError
+from stillhouse.errors import ModelError, NotFound, Rejected, StillhouseError
 from stillhouse.lora import AdapterBank, LoraConfig
 from stillhouse.models import Model
 from stillhouse.serve.adapters import Adapter, Key, Library, Seat, Slots, bank_shape, slots_within
@@ -115,7 +115,7 @@ def test_what_is_never_served(store: Store, model: Model) -> None:
     shelf = library(store, model)
     with pytest.raises(ModelError, match="was made for base"):
         shelf.load(Key("other", 1))
-    with pytest.raises(StoreError, match="rejected by its gates"):
+    with pytest.raises(Rejected, match="rejected by its gates"):
         shelf.load(Key("failed", 1))
     with pytest.raises(ModelError, match="rank 8"):
         shelf.load(Key("large", 1))
