@@ -46,9 +46,9 @@ Open = dict[tuple[str, str], float]
 @dataclass(frozen=True)
 class Config:
     """`slots`: adapters in the bank, fewer where they would take more than `bank_bytes` of the device; `max_rank`: of
-    the bank (None: what the champions need); `warm_bytes`: adapters in host memory; `default_tokens`: an answer's length
-    where the request names none; `passage_tokens`: of retrieved passages in a prompt; `session_idle`: seconds of silence
-    that end a session."""
+    the bank (None: what the champions need); `warm_bytes`: adapters in host memory; `default_tokens`: of an
+    answer where the request names none; `passage_tokens`: of retrieved passages in a prompt; `session_idle`: seconds of
+    silence that end a session."""
 
     engine: engines.Config = field(default_factory=engines.Config)
     policy: policy.Config = field(default_factory=policy.Config)
