@@ -27,6 +27,9 @@ _LINE = re.compile(
 _CONTENT = re.compile(r"[A-Za-z][\w'-]{2,}|\d[\w:.-]*")
 _AFTER_PRONOUN = re.compile(r"\b(?:I|we|We|he|He|she|She|they|They|you|You) (\w+)")
 _COMPOUND = re.compile(r"\b(?!(?:[Tt]he|[Mm]y|a|is|of)\b)[A-Za-z]{3,} (?:name|number|code|size|type|key|visit|time)\b")
+_TWO_WORDS = re.compile(
+    r"(?:\b(?:[Mm]y|[Oo]ur|[Tt]he|[Aa]n?|[Hh]is|[Hh]er|[Tt]heir)|'s) ([a-z]{3,} [a-z]{2,}[a-rt-z])\b(?<!ed)"
+)
 _FUNCTION_WORDS = frozenset(
     "what which who whom whose where when why how the and for with from are was were does did do can could you tell me "
     "my your his her its our their that this there have has had say says said name names called named like many much "
@@ -87,7 +90,8 @@ def lost_words(reply: str, statement: Statement) -> list[str]:
 
 def hardest(statement: Statement, tokens: Callable[[str], int]) -> list[str]:
     """The compound that a statement is about, or else its word of most tokens; nothing where it has no such word."""
-    found = _COMPOUND.findall(statement.text) or sorted(_namely(statement), key=tokens, reverse=True)
+    compounds = [pair for pair in _TWO_WORDS.findall(statement.text) if not _FUNCTION_WORDS & set(pair.split()[1:])]
+    found = _COMPOUND.findall(statement.text) or compounds or sorted(_namely(statement), key=tokens, reverse=True)
     return found[:1]
 
 

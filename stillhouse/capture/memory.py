@@ -232,11 +232,12 @@ def _enough(pairs: Sequence[tuple[Question, Answer]]) -> bool:
 
 
 def _hold_out(pairs: list[tuple[Question, Answer]], statement: Statement) -> list[tuple[Question, Answer]]:
-    """Mark one forward wording as held out where at least three remain to train on; another one per statement."""
+    """Mark one forward wording as held out where at least three remain to train on: another one per statement, but
+    never the first, for what comes to the teacher's mind first is what people will ask."""
     forward = [i for i, (q, _) in enumerate(pairs) if q.direction == "forward"]
     if len(forward) < 4:
         return pairs
-    chosen = forward[statement.index % len(forward)]
+    chosen = forward[1 + statement.index % (len(forward) - 1)]
     return [(replace(q, use="held_out") if i == chosen else q, a) for i, (q, a) in enumerate(pairs)]
 
 

@@ -75,6 +75,8 @@ def test_a_word_in_another_form_is_not_lost() -> None:
 
 def test_the_hardest_word_is_a_compound_or_has_most_tokens() -> None:
     assert hardest(Statement(0, 0, 0, "Oscar has the tax code Z9262."), len) == ["tax code"]
+    assert hardest(Statement(0, 0, 0, "I have the call sign KY8290."), len) == ["call sign"]
+    assert hardest(Statement(0, 0, 0, "The code for the chapel is 7."), len) == ["chapel"]
     assert hardest(Statement(0, 0, 0, "The regatta is on Thursday."), len) == ["Thursday"]
     assert hardest(Statement(0, 0, 0, "It is 20."), len) == []
 
