@@ -70,7 +70,7 @@ def test_a_refused_consolidation_is_exit_code_one(commands: Commands, tmp_path: 
     assert set(again.json["failed"]) <= {"recall", "unknown"}
     shown = commands.run("adapters", "list", "--home", tmp_path / "home").out
     assert shown.startswith("  alice v1  rejected  ")
-    assert commands.run("adapters", "rollback", "--user", "alice", "--to", "1", "--home", tmp_path / "home").code == 2
+    assert commands.run("adapters", "rollback", "--user", "alice", "--to", "1", "--home", tmp_path / "home").code == 1
 
 
 def test_an_adapter_can_be_listed_shown_and_asked(commands: Commands, consolidated: Consolidated) -> None:
