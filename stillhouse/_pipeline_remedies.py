@@ -2,7 +2,7 @@
 
 In: what came of some users' memories, the settings it came with, and a way to do it again with others. Out: the first
 approved candidate of each user, or else the best, with all that was tried. A remedy is tried only where the verdict
-asks for it: where a gate that failed has a remedy that says so. Changes add up as long as they do not make more gates
+asks for it: where a gate that failed names it. Changes add up as long as they do not make more gates
 fail.
 
 It does not know which gates there are, and it keeps nothing: every try is a version of the store, so a killed run is
@@ -11,7 +11,6 @@ run again and finds them.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -27,11 +26,10 @@ Again = Callable[[str, Settings, Tries], list[Consolidation]]  # (remedy, settin
 
 @dataclass(frozen=True)
 class Remedy:
-    """One way out: `says` is what a gate's remedy says where it may help, `change` does it."""
+    """One way out, by the name gates call it."""
 
     name: str
     about: str
-    says: re.Pattern[str]
     change: Callable[[Settings], Settings]
 
 
@@ -65,15 +63,12 @@ def _routing(settings: Settings) -> Settings:
 
 
 REMEDIES = (
-    Remedy(
-        "supervision", "more wordings, more unanswerable questions, more of the teacher’s doubt",
-        re.compile(r"capture\.(wordings|rounds|unknown_per_statement|draws|top_k)"), _supervision,
-    ),
-    Remedy("rank", "twice the rank", re.compile(r"higher train\.rank"), _rank),
-    Remedy("anchors", "more KL to the base", re.compile(r"[Rr]aise train\.anchor_weight"), _anchors),
-    Remedy("constraints", "fewer steps", re.compile(r"fewer steps|lower train\.steps"), _constraints),
-    Remedy("routing", "the experts left as they are", re.compile(r"train\.experts"), _routing),
-)  # fmt: skip
+    Remedy("supervision", "more wordings, more unanswerable questions, more of the teacher’s doubt", _supervision),
+    Remedy("rank", "twice the rank", _rank),
+    Remedy("anchors", "more KL to the base", _anchors),
+    Remedy("constraints", "fewer steps", _constraints),
+    Remedy("routing", "the experts left as they are", _routing),
+)
 
 
 @dataclass(frozen=True)
@@ -102,9 +97,8 @@ def follow(first: Sequence[Consolidation], settings: Settings, again: Again) -> 
 
 
 def asks_for(remedy: Remedy, result: Consolidation) -> bool:
-    """Whether a gate that failed says so."""
-    failed = [r for r in result.verdict.results if not r.passed]
-    return any(remedy.says.search(str(r.details.get("remedy", ""))) for r in failed)
+    """Whether a gate that failed names it."""
+    return any(remedy.name in r.details.get("tries", ()) for r in result.verdict.results if not r.passed)
 
 
 def changes(before: Settings, after: Settings) -> dict[str, list[Any]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,9 +27,9 @@ SMALL = Settings(
 )  # fmt: skip
 
 
-def result(failed: Mapping[str, str], number: int = 1, user: str = "alice") -> Consolidation:
-    """What a pipeline returns; `failed`: gates that refuse, each with its remedy."""
-    gates = tuple(GateResult(n, 0.1, 0.9, True, False, 5, details={"remedy": r}) for n, r in failed.items())
+def result(failed: Mapping[str, Sequence[str]], number: int = 1, user: str = "alice") -> Consolidation:
+    """What a pipeline returns; `failed`: gates that refuse, each with the remedies it names."""
+    gates = tuple(GateResult(n, 0.1, 0.9, True, False, 5, details={"tries": list(r)}) for n, r in failed.items())
     verdict = Verdict("c" * 64, not gates, gates, {})
     version = Version(user, number, "c" * 64, "v" * 64, "b" * 64, "tiny", not gates, "", ())
     return Consolidation(user, version, Path(), verdict, Study((), ()), (), 0, 0, {})
@@ -38,7 +38,7 @@ def result(failed: Mapping[str, str], number: int = 1, user: str = "alice") -> C
 class Pipeline:
     """Candidates that come out as told, and what was asked of it."""
 
-    def __init__(self, *outcomes: Mapping[str, str]) -> None:
+    def __init__(self, *outcomes: Mapping[str, Sequence[str]]) -> None:
         self.outcomes, self.asked = list(outcomes), list[tuple[str, Settings, dict[str, tuple[Try, ...]]]]()
 
     def __call__(self, remedy: str, settings: Settings, tries: Mapping[str, tuple[Try, ...]]) -> list[Consolidation]:
@@ -47,9 +47,9 @@ class Pipeline:
 
 
 ALL = {
-    "paraphrase": "Ask for more wordings (capture.wordings), then a higher train.rank.",
-    "drift": "Raise train.anchor_weight (base KL), or train fewer steps.",
-    "routing": "Train without the experts (train.experts = false).",
+    "paraphrase": ("supervision", "rank"),
+    "drift": ("anchors", "constraints"),
+    "routing": ("routing",),
 }
 
 
@@ -82,7 +82,7 @@ def test_only_what_the_verdict_asks_for_is_tried() -> None:
     follow([result(drift)], Settings(), made)
     assert [name for name, _, _ in made.asked] == ["anchors", "constraints"]
     leak = Pipeline()
-    (found,) = follow([result({"swap": "Look at the leaks."})], Settings(), leak)
+    (found,) = follow([result({"swap": ()})], Settings(), leak)
     assert not leak.asked
     assert len(found.tries) == 1
 
@@ -133,7 +133,7 @@ def test_the_verdict_of_every_gate_says_what_to_change(name: str) -> None:
     ],
 )
 def test_what_the_remedies_of_real_gates_ask_for(name: str, expected: set[str]) -> None:
-    refused = result({name: kinds.load("gate", name).MEASURE.remedy})
+    refused = result({name: kinds.load("gate", name).MEASURE.tries})
     assert {r.name for r in REMEDIES if asks_for(r, refused)} == expected
 
 

@@ -19,6 +19,7 @@ from stillhouse.records import GateResult
 
 Unit = Literal["fraction", "nats per token", "cosine"]
 Interval = tuple[float, float]
+Remedy = Literal["supervision", "rank", "anchors", "constraints", "routing"]
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ class Measure:
     unit: Unit
     at_least: bool  # True: value must be >= threshold; False: <=
     remedy: str = ""  # what to change when it fails, as an order to whoever reads the report
+    tries: tuple[Remedy, ...] = ()  # the same for a machine: which remedies may help
     exact: bool = False  # counted without error: its threshold is right as it is and is never calibrated
 
     @property
@@ -71,7 +73,8 @@ class Measure:
 
     def _about(self, details: dict[str, Any] | None) -> dict[str, Any]:
         fixed = {"exact": True} if self.exact else {}
-        return {"about": self.about, "unit": self.unit, "remedy": self.remedy, **fixed, **(details or {})}
+        told = {"about": self.about, "unit": self.unit, "remedy": self.remedy, "tries": list(self.tries)}
+        return {**told, **fixed, **(details or {})}
 
 
 def bad_end(result: GateResult) -> float | None:

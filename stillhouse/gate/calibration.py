@@ -29,6 +29,7 @@ from ._stats import bootstrap, ratio
 MEASURE = Measure(
     __name__, "surprise at the expected answers beyond the student’s own doubt", "nats per token", at_least=False,
     remedy="Ask for more wordings (capture.wordings) and more tail draws (capture.draws), or train fewer steps.",
+    tries=("supervision", "constraints"),
 )  # fmt: skip
 
 

@@ -19,6 +19,7 @@ from ._stats import wilson
 MEASURE = Measure(
     __name__, "the memory’s statements, each by the share of its questions answered", "fraction", at_least=True,
     remedy="Look at the statements without questions: word them more simply, or raise capture.rounds.",
+    tries=("supervision",),
 )  # fmt: skip
 
 

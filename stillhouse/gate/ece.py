@@ -27,6 +27,7 @@ from ._stats import resampled
 MEASURE = Measure(
     __name__, "distance of confidence from being right, over ten bins", "fraction", at_least=False,
     remedy="Train fewer steps, or keep more of the teacher’s doubt (capture.top_k, capture.draws).",
+    tries=("supervision", "constraints"),
 )  # fmt: skip
 BINS = 10
 

@@ -17,6 +17,7 @@ from ._measure import Measure
 MEASURE = Measure(
     __name__, "questions in wordings never trained on, answered", "fraction", at_least=True,
     remedy="Ask for more wordings per statement (capture.wordings), then a higher train.rank.",
+    tries=("supervision", "rank"),
 )  # fmt: skip
 
 

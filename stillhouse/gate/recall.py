@@ -17,6 +17,7 @@ from ._measure import Measure
 MEASURE = Measure(
     __name__, "trained questions answered without the memory", "fraction", at_least=True,
     remedy="Train longer (train.steps), then with a higher train.rank.",
+    tries=("rank",),
 )  # fmt: skip
 
 

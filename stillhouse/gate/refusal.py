@@ -24,6 +24,7 @@ from ._stats import f1_interval
 MEASURE = Measure(
     __name__, "F1 of “I don’t know”, over answerable and unanswerable questions", "fraction", at_least=True,
     remedy="If it refuses too much, lower train.unknown_weight; too little, raise capture.unknown_per_statement.",
+    tries=("supervision",),
 )  # fmt: skip
 
 

@@ -19,6 +19,7 @@ from ._measure import Measure
 MEASURE = Measure(
     __name__, "questions the memory does not answer, met with “I don’t know”", "fraction", at_least=True,
     remedy="Train on more unanswerable questions (capture.unknown_per_statement, train.unknowns).",
+    tries=("supervision",),
 )  # fmt: skip
 
 
