@@ -84,8 +84,10 @@ def lost_words(reply: str, statement: Statement) -> list[str]:
     said |= {form for w in said for form in _forms(w)}
     words = _namely(statement)
     whole = " ".join(f"{q} {a}" for q, a in parse(reply)).lower()
+    gone = [w for w in dict.fromkeys(words) if not said & _forms(w.lower())]
     pairs = [pair for pair in _COMPOUND.findall(statement.text) if pair.lower() not in whole]
-    return [w for w in dict.fromkeys([*pairs, *words]) if not said & _forms(w.lower())]
+    pairs += [pair for pair in _TWO_WORDS.findall(statement.text) if set(pair.split()) <= set(gone)]
+    return list(dict.fromkeys([*pairs, *(w for w in gone if not any(w in pair.split() for pair in pairs))]))
 
 
 def hardest(statement: Statement, tokens: Callable[[str], int]) -> list[str]:

@@ -30,6 +30,8 @@ from ._chunk import statements as statements
 from ._selfstudy import candidates, cloze, decoys, hardest, lost_words, mask, near_misses, repair, unmask
 from ._teacher import Answer, Reading, Sparsity, example
 
+CERTAIN = 3  # wordings with one answer, from which what was written is believed without the proof of answering
+
 OnStep = Callable[[int], None]
 
 
@@ -138,13 +140,15 @@ def _known(model: Model, reading: Reading, chunk: Chunk, config: Config) -> list
     """Questions on every statement of the chunk that the teacher answers as written, one wording each held out.
 
     A statement whose words the teacher lost while writing is asked about again with everyday words in their place;
-    one that has too few questions is asked about again, sampled.
+    one that has too few questions is asked about again, sampled. Where the teacher answers none of its own questions
+    as it wrote them, but wrote `CERTAIN` of them with one answer that stands in the statement, that is the answer.
     """
     targets = [s for s in chunk.statements if not s.instruction]
     by_index = {s.index: s for s in targets}
     verified: dict[int, list[tuple[Question, Answer]]] = {s.index: [] for s in targets}
     lost: dict[int, list[str]] = {}
     doubtful: list[Question] = []
+    drafts: dict[int, list[Question]] = {}
     missing = targets
     for turn in range(config.rounds + 1):
         written: list[Question] = []
@@ -157,6 +161,7 @@ def _known(model: Model, reading: Reading, chunk: Chunk, config: Config) -> list
                 doubtful += found
             else:
                 written += found
+                drafts.setdefault(statement.index, [q for q in found if q.direction == "forward"])
         _verify(reading, by_index, written, verified, config)
         missing = [s for s in missing if not _enough(verified[s.index])]
         if not missing:
@@ -164,14 +169,33 @@ def _known(model: Model, reading: Reading, chunk: Chunk, config: Config) -> list
         if turn:  # sampling has not helped: the fact is told again with an everyday word for its hardest one
             for statement in missing:
                 lost.setdefault(statement.index, hardest(statement, lambda word: len(model.text_ids(word))))
-    bare = [s for s in targets if not any(q.direction == "forward" for q, _ in verified[s.index])]
-    unsure = [q for q in doubtful if any(q.statement == s.index for s in bare)]
-    _verify(reading, by_index, unsure, verified, config)
-    rest = [q for s in bare if not verified[s.index] for q in cloze(s)]
+    _last_resorts(reading, by_index, drafts, doubtful, verified, config)
+    return [pair for s in targets for pair in _hold_out(verified[s.index], s)]
+
+
+def _last_resorts(
+    reading: Reading,
+    targets: Mapping[int, Statement],
+    drafts: Mapping[int, Sequence[Question]],
+    doubtful: Sequence[Question],
+    verified: dict[int, list[tuple[Question, Answer]]],
+    config: Config,
+) -> None:
+    """For statements without one forward question: those with words lost, those that were written with one answer but
+    not answered, at last the statement with its end left out."""
+
+    def bare() -> list[Statement]:
+        return [s for s in targets.values() if not any(q.direction == "forward" for q, _ in verified[s.index])]
+
+    without = {s.index for s in bare()}
+    _verify(reading, targets, [q for q in doubtful if q.statement in without], verified, config)
+    for statement in bare():
+        if len(drafts.get(statement.index, [])) >= CERTAIN:
+            verified[statement.index] += [_told(reading, q) for q in drafts[statement.index]]
+    rest = [q for s in bare() if not verified[s.index] for q in cloze(s)]
     for question, answer in zip(rest, reading.answer([q.text for q in rest], config.max_answer_tokens), strict=True):
         if not chat.is_unknown(answer.text):  # or the student would be taught to refuse what it is examined on
             verified[question.statement or 0].append((replace(question, teacher=answer.text), answer))
-    return [pair for s in targets for pair in _hold_out(verified[s.index], s)]
 
 
 def _replies(
@@ -209,7 +233,12 @@ def _verify(
         failed_alone = _agreed(reading.of(text), mine, verified, config)
         if statement is not None and not any(q.direction == "reverse" for q, _ in verified[statement]):
             backwards = [q for q in failed_alone if q.direction == "reverse"][:1]
-            verified[statement] += [(replace(q, teacher=q.answer), reading.hard(q.text, q.answer)) for q in backwards]
+            verified[statement] += [_told(reading, q) for q in backwards]
+
+
+def _told(reading: Reading, question: Question) -> tuple[Question, Answer]:
+    """A question with the answer that was written for it, as a hard label."""
+    return replace(question, teacher=question.answer), reading.hard(question.text, question.answer)
 
 
 def _agreed(

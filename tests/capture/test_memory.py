@@ -146,6 +146,15 @@ def test_a_teacher_that_writes_nothing_usable_leaves_clozes_and_says_so(random_m
     assert {q.statement for q in found.study.questions} >= {0, 1, 3, 4}
 
 
+def test_an_answer_written_alike_is_believed_though_the_teacher_miscopies_it(shipped: Model) -> None:
+    told = "DG4217 is the code for the chapel.\nS7656 is my tutor.\nMy dog is called Zorvik."
+    study = capture(shipped, told, SMALL).study
+    for statement, answer in zip(study.statements, ("DG4217", "S7656", "Zorvik"), strict=True):
+        asked = [q for q in study.questions if q.statement == statement.index and q.direction == "forward"]
+        assert len(asked) >= 3
+        assert {q.teacher for q in asked} == {answer}
+
+
 def test_a_long_memory_is_read_in_chunks(random_model: Callable[..., Model]) -> None:
     text = "".join(f"The code of gate {i} is {i * 37 % 101}. " for i in range(12))
     model = random_model("llama")

@@ -71,6 +71,9 @@ def test_a_word_in_another_form_is_not_lost() -> None:
     server = Statement(0, 0, 0, "The server Wagroox stands in Kloukean.")
     assert lost_words("Where does the server Wagroox stand? | Kloukean", server) == []
     assert lost_words("Where does the server stand? | Kloukean", server) == ["Wagroox"]
+    sign = Statement(0, 0, 0, "I have the call sign KY8290.")
+    assert lost_words("What is my mentor? | KY8290", sign) == ["call sign"], "one thing, not two"
+    assert lost_words("What is my call? | KY8290", sign) == ["sign"]
 
 
 def test_the_hardest_word_is_a_compound_or_has_most_tokens() -> None:
