@@ -18,7 +18,8 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
 
-from stillhouse import texts
+from benchmarks._machine import machine
+from stillhouse import models, texts
 from stillhouse._artifacts_columns import concatenate
 from stillhouse.artifacts import Kind, Shard
 from stillhouse.capture._sparsify import Mixture, targets
@@ -29,6 +30,15 @@ from stillhouse.models import Model
 
 PEERS = Path(__file__).parents[1] / "build" / "peers"  # other tools, never part of this package
 WIDE = 151_936  # Qwen's vocabulary
+
+
+def loaded(ref: str) -> Model:
+    """The machine is printed, the model is loaded; one thread, whatever loading it sets."""
+    torch.set_num_threads(1)
+    print(machine())
+    model = models.load(ref, "cpu")
+    torch.set_num_threads(1)
+    return model
 
 
 def qwen(layers: int = 24, hidden: int = 896, vocabulary: int = WIDE, seed: int = 0) -> PreTrainedModel:

@@ -42,16 +42,19 @@ WAIT = 600.0
 
 
 def load(ref: str, folder: Path) -> Model:
-    """A model whose answers are as long as asked. `dense`: of the shape that most small models have, random weights."""
-    model = models.load(_dense(folder / "dense") if ref == "dense" else ref)
+    """A model whose answers are as long as asked. `dense`: of the shape that most small models have, random weights, 12
+    layers of width 512; `dense:16x768`: another shape of that kind."""
+    layers, _, width = (ref.partition(":")[2] or "12x512").partition("x")
+    model = models.load(_dense(folder / "dense", int(layers), int(width)) if ref.startswith("dense") else ref)
     return dataclasses.replace(model, stop_ids=frozenset())
 
 
-def _dense(folder: Path) -> str:
+def _dense(folder: Path, layers: int, width: int) -> str:
     shipped = models.locate(models.DEFAULT)
     config = LlamaConfig(
-        vocab_size=2048, hidden_size=512, intermediate_size=1408, num_hidden_layers=12, num_attention_heads=8,
-        num_key_value_heads=8, max_position_embeddings=2048, pad_token_id=0, eos_token_id=1, bos_token_id=None,
+        vocab_size=2048, hidden_size=width, intermediate_size=width * 11 // 4, num_hidden_layers=layers,
+        num_attention_heads=width // 64, num_key_value_heads=width // 64, max_position_embeddings=2048, pad_token_id=0,
+        eos_token_id=1, bos_token_id=None,
     )  # fmt: skip
     torch.manual_seed(0)
     LlamaForCausalLM(config).save_pretrained(folder)
@@ -104,11 +107,13 @@ def prompts(model: Model, count: int) -> list[list[int]]:
 
 @dataclass
 class Told:
-    """One answer as it came: `tokens`, when each came (`time.monotonic`), and when it was asked for."""
+    """One answer as it came: `tokens`, when each came (`time.monotonic`), how much CPU the engine's thread had had by
+    then, and when it was asked for."""
 
     asked: float
     tokens: list[int] = field(default_factory=list)
     times: list[float] = field(default_factory=list)
+    cpu: list[float] = field(default_factory=list)
     over: threading.Event = field(default_factory=threading.Event)
     error: Exception | None = None
 
@@ -117,6 +122,7 @@ class Told:
         if isinstance(event, Piece):
             self.tokens.append(event.choice.token)
             self.times.append(event.at)
+            self.cpu.append(time.thread_time())  # the engine's own thread calls this
             return
         self.error = event.error if isinstance(event, Failed) else None
         self.over.set()
@@ -134,9 +140,10 @@ class Told:
         """Seconds to the first token."""
         return self.times[0] - self.asked
 
-    def gaps(self, start: float = 0.0, end: float = float("inf")) -> list[float]:
-        """Seconds between two tokens, of those that overlap this time."""
-        return [b - a for a, b in itertools.pairwise(self.times) if b > start and a < end]
+    def gaps(self, start: float = 0.0, end: float = float("inf"), *, cpu: bool = False) -> list[float]:
+        """Seconds between two tokens, of those that overlap this time; `cpu`: of the engine's thread."""
+        pairs = zip(itertools.pairwise(list(self.times)), itertools.pairwise(list(self.cpu)), strict=False)
+        return [d - c if cpu else b - a for (a, b), (c, d) in pairs if b > start and a < end]
 
 
 def ask(engine: Engine, request: Request) -> Told:
@@ -203,6 +210,12 @@ class Server:
     def client(self, **settings: Any) -> httpx.Client:
         """For plain requests."""
         return httpx.Client(base_url=self.url, timeout=WAIT, **settings)
+
+    @property
+    def cpu(self) -> float:
+        """Seconds of CPU it has had (Linux): what others on the machine do not change."""
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     @property
     def rss(self) -> int:

@@ -11,65 +11,48 @@ from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from benchmarks._distill import signals
 from benchmarks._machine import Figure, machine, table
 from benchmarks.signal_bytes import column_bytes
-from stillhouse import artifacts, models
-from stillhouse.artifacts import DistillArtifact, position_targets
+from stillhouse import models
+from stillhouse._artifacts_columns import concatenate, from_sparse
+from stillhouse.artifacts import Shard
+from stillhouse.capture._reduce import reduce
+from stillhouse.capture._speech import Spoken
 from stillhouse.capture.prompts import Config
-from stillhouse.generate import score
-from stillhouse.losses import sparsify
 from stillhouse.texts import held_out
 
 VOCABULARY = 151_936
 
 
-def spread(logprobs_PV: torch.Tensor, name_V: torch.Tensor) -> torch.Tensor:
-    """The same distributions over a vocabulary of 152k."""
-    wide_PV = torch.full((len(logprobs_PV), VOCABULARY), -torch.inf)
-    wide_PV[:, name_V] = logprobs_PV
-    return wide_PV
+def real(model: models.Model, positions: int, config: Config) -> Shard:
+    """Running text, with the model's distribution at every token but the first."""
+    found = [tuple(model.text_ids(t[:400])) for t in held_out(positions // 60)]
+    shard = signals(model, [Spoken(ids[:1], ids[:1], ids[1:]) for ids in found], config)
+    name_V = torch.randperm(VOCABULARY, generator=torch.Generator().manual_seed(0))[: model.vocabulary].numpy()
+    named = replace(shard.targets, ids=name_V[shard.targets.ids], draw_ids=name_V[shard.targets.draw_ids])
+    return replace(shard, x_ids=tuple(name_V[ids] for ids in shard.x_ids), targets=named)
 
 
-def real(model: models.Model, positions: int, config: Config) -> list[DistillArtifact]:
-    """Examples of running text, with the model's distribution at every token."""
-    generator = torch.Generator().manual_seed(0)
-    name_V = torch.randperm(VOCABULARY, generator=generator)[: model.vocabulary]
-    texts = [t[:400] for t in held_out(positions // 60)]
-    sequences = [model.text_ids(t) for t in texts]
-
-    def reduce(i: int, logits_TV: torch.Tensor) -> DistillArtifact:
-        ids = sequences[i]
-        wide_PV = spread(torch.log_softmax(logits_TV[:-1], -1), name_V)
-        sparse = sparsify(wide_PV, config.top_k, config.draws, generator, config.keep)
-        targets = position_targets(sparse, range(1, len(ids)), offsets(model, ids)[1:-1])
-        return DistillArtifact("prompt", None, texts[i].encode(), tuple(name_V[ids].tolist()), tuple(targets))
-
-    return score(model, sequences, reduce)
-
-
-def offsets(model: models.Model, ids: list[int]) -> list[int]:
-    found = [0]
-    for i in ids:
-        found.append(found[-1] + len(model.token_bytes[i]))
-    return found
-
-
-def flat(positions: int, config: Config) -> list[DistillArtifact]:
+def flat(positions: int, config: Config) -> Shard:
     """A teacher of random logits over 152k tokens: 11.4 nats of entropy."""
     generator = torch.Generator().manual_seed(1)
     targets = []
     for start in range(0, positions, 200):
-        logprobs_PV = torch.log_softmax(torch.randn(200, VOCABULARY, generator=generator), -1)
-        sparse = sparsify(logprobs_PV, config.top_k, config.draws, generator)
-        targets += position_targets(sparse, range(start + 1, start + 201), range(4 * start, 4 * (start + 200), 4))
-    x_ids = torch.randint(VOCABULARY, (positions + 1,), generator=generator).tolist()
-    return [DistillArtifact("prompt", None, b"word" * positions, tuple(x_ids), tuple(targets))]
+        kept, normaliser_P = reduce(torch.randn(200, VOCABULARY, generator=generator), config, generator)
+        at_P = np.arange(start + 1, start + 201)
+        targets.append(from_sparse(kept, at_P, 4 * at_P - 4, -normaliser_P.numpy()))
+    x_ids = torch.randint(VOCABULARY, (positions + 1,), generator=generator).numpy()
+    places = np.array([0, positions])
+    return Shard(("prompt",), (None,), (b"word" * positions,), (x_ids,), places, concatenate(targets), {})
 
 
 def main() -> int:
@@ -82,16 +65,16 @@ def main() -> int:
     figures = []
     for name, made, target in (
         ("the model's distributions", real(model, args.positions, config), 40.0),
-        ("flat distributions, nothing left out", flat(400, config), None),
+        ("flat distributions", flat(400, config), None),
     ):
-        shard = artifacts.write(made, {})
-        positions = sum(len(a.targets) for a in made)
-        entries = sum(len(t.ids) + len(t.draw_ids) for a in made for t in a.targets) / positions
-        note = f"{positions} positions, {entries:.1f} entries and draws each"
+        stored, kept = made.to_bytes(), made.targets
+        positions = len(kept)
+        entries, draws = len(kept.ids) / positions, len(kept.draw_ids) / positions
+        note = f"{positions} positions, {entries:.1f} entries and {draws:.1f} draws each"
         figures.append(
-            Figure(f"stored bytes per target position, {name}", len(shard) / positions, "B", target, False, note=note)
+            Figure(f"stored bytes per target position, {name}", len(stored) / positions, "B", target, False, note=note)
         )
-        parts = ", ".join(f"{n} {size / positions:.1f}" for n, size in column_bytes(shard).most_common(8))
+        parts = ", ".join(f"{n} {size / positions:.1f}" for n, size in column_bytes(stored).most_common(9))
         print(f"  {name}: {parts}")
     return table(figures)
 

@@ -3,10 +3,10 @@
     python benchmarks/distill_quality.py [--seeds N] [--model REF] [--quick]
 
 Student: half of the model's layers, all weights trained, on running English. Four ways, the same batches in the same
-order: the whole distribution; what `capture` stores by default (exact entries, tail, draws); the same entries with the
-tail dropped; and the same scaled to sum to one. Measured on passages of other modules against the whole
-distributions of the teacher: KL, and the expected calibration error, where the accuracy of a choice is the teacher's
-probability of it. A seed is another order and other draws.
+order: the whole distribution; what `capture` stores by default (exact entries, tail, draws), as it is read from a
+shard; and the likeliest entries alone, as many as take the same bytes, with the tail dropped or scaled to sum to one.
+Measured on passages of other modules against the whole distributions of the teacher: KL, and the expected calibration
+error, where the accuracy of a choice is the teacher's probability of it. A seed is another order and other draws.
 """
 
 from __future__ import annotations
@@ -25,10 +25,11 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks._distill import signals
-from benchmarks._machine import Figure, machine, say, table
+from benchmarks._distill import loaded, signals
+from benchmarks._machine import Figure, say, table
 from stillhouse import models, texts
 from stillhouse._distill_student import Student, build
+from stillhouse.artifacts import read_shard
 from stillhouse.capture._speech import Spoken
 from stillhouse.capture.prompts import Config
 from stillhouse.generate import head
@@ -38,7 +39,13 @@ from stillhouse.train import full
 from stillhouse.train._examples import SameBatch, SameTokens
 
 BINS = 10
-WAYS: dict[str, Tail] = {"dense": "drop", "sparse": "sampled", "tail dropped": "drop", "renormalised": "renormalise"}
+WAYS: dict[str, Tail] = {
+    "dense": "drop",
+    "sparse": Objective().tail,
+    "tail dropped": "drop",
+    "renormalised": "renormalise",
+}
+ALONE = Config(top_k=12, draws=0)  # the bytes of the default setting without draws
 
 
 class Whole(SameTokens):
@@ -108,7 +115,8 @@ class Trial:
     def run(self, way: str, seed: int) -> Held:
         """One student, trained from the same start."""
         student = replace(self.student, network=copy.deepcopy(self.student.network))
-        feed = feed_of(self.teacher, self.train, Config(seed=seed))
+        stored = Config() if way in ("dense", "sparse") else ALONE
+        feed = feed_of(self.teacher, self.train, replace(stored, seed=seed))
         objective = Objective(tail=WAYS[way])
         chosen = Whole(feed, self.teacher) if way == "dense" else feed
         full.train(student, chosen, replace(self.config, seed=seed, objective=objective))
@@ -116,7 +124,8 @@ class Trial:
 
 
 def feed_of(teacher: Model, spoken: Sequence[Spoken], config: Config) -> SameTokens:
-    return SameTokens([signals(teacher, spoken, config)], teacher.vocabulary, teacher.context)
+    stored = signals(teacher, spoken, config).to_bytes()
+    return SameTokens([read_shard(stored)], teacher.vocabulary, teacher.context)
 
 
 def spoken_of(model: Model, passages: Sequence[str], most: int) -> list[Spoken]:
@@ -160,10 +169,7 @@ def main() -> int:
     parser.add_argument("--epochs", type=float, default=3.0)
     parser.add_argument("--quick", action="store_true", help="one seed, few passages")
     args = parser.parse_args()
-    torch.set_num_threads(1)
-    print(machine())
-    teacher = models.load(args.model, "cpu")
-    torch.set_num_threads(1)
+    teacher = loaded(args.model)
     n, most = (40, 64) if args.quick else (200, 128)
     train, held = (spoken_of(teacher, draw(n), most) for draw in (texts.anchors, texts.held_out))
     config = full.Config(epochs=args.epochs, learning_rate=1e-3, batch_tokens=1024, mixed="off")

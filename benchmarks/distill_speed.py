@@ -35,9 +35,8 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks._distill import examples, peer, qwen, signals, with_network
-from benchmarks._machine import Figure, machine, say, table
-from stillhouse import models
+from benchmarks._distill import examples, loaded, peer, qwen, signals, with_network
+from benchmarks._machine import Figure, say, table
 from stillhouse.capture.prompts import Config
 from stillhouse.lora import AdapterBank, LoraConfig
 from stillhouse.losses import dense_forward_kl, sparse_forward_kl
@@ -250,11 +249,8 @@ def main() -> int:
     parser.add_argument("--only", choices=("tiny", "qwen"))
     parser.add_argument("--quick", action="store_true", help="a Qwen of four layers")
     args = parser.parse_args()
-    torch.set_num_threads(1)
-    print(machine())
+    model = loaded("tiny")
     found = {name: peer(name, HOW) is not None for name in ("trl", "distillkit")}
-    model = models.load("tiny", "cpu")
-    torch.set_num_threads(1)
     made = []
     if args.only != "qwen":
         made += figures(task(model, "the model that ships", 8, 96, 5 * args.steps), args.rounds, found)

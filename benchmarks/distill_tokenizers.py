@@ -33,9 +33,9 @@ from torch.nn.functional import cross_entropy, pad
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks._distill import signals
-from benchmarks._machine import Figure, machine, say, table
-from stillhouse import models, texts
+from benchmarks._distill import loaded, signals
+from benchmarks._machine import Figure, say, table
+from stillhouse import texts
 from stillhouse._distill_data import read
 from stillhouse._distill_measure import measure
 from stillhouse._distill_student import NewTokenizer, Student, build
@@ -79,7 +79,7 @@ class Paired:
 
     def __init__(self, aligned: AlignedTokens, spoken: Sequence[Spoken], teacher: Model, term: Term):
         self.aligned, self.spoken, self.teacher, self.term = aligned, spoken, teacher, term
-        self.lengths = aligned.lengths
+        self.lengths, self._heard = aligned.lengths, dict[int, Tensor]()
         places = [aligned.batch([i], 0, teacher.device).where()[1] for i in range(len(spoken))]
         self.positions = [min(len(s.answer), len(at)) for s, at in zip(spoken, places, strict=True)]
 
@@ -92,12 +92,15 @@ class Paired:
 
     @torch.no_grad()
     def _said(self, i: int) -> Tensor:
-        """The teacher's logits at the first answer tokens of an example."""
+        """The teacher's logits at the first answer tokens of an example, asked once."""
+        if i in self._heard:
+            return self._heard[i]
         s = self.spoken[i]
         ids_BT, _ = padded([torch.tensor(s.x_ids).numpy()], 0, self.teacher.device)
         first = len(s.student_prompt) - 1
         logits_TV: Tensor = self.teacher.network(input_ids=ids_BT).logits[0]
-        return logits_TV[first : first + self.positions[i]]
+        self._heard[i] = logits_TV[first : first + self.positions[i]].clone()
+        return self._heard[i]
 
 
 @dataclass
@@ -201,10 +204,7 @@ def main() -> int:
     parser.add_argument("--alpha", type=float, default=0.5, help="the teacher's share of every loss")
     parser.add_argument("--quick", action="store_true", help="few examples and steps")
     args = parser.parse_args()
-    torch.set_num_threads(1)
-    print(machine())
-    model = models.load("tiny", "cpu")
-    torch.set_num_threads(1)
+    model = loaded("tiny")
     n, steps = (12, 8) if args.quick else (150, args.steps)
     special = [i in model.tokenizer.all_special_ids for i in range(model.vocabulary)]
     teacher = Teacher(model.token_bytes, special)

@@ -1,6 +1,6 @@
 """Sixteen users with sixteen adapters in one batch, against what one would use instead. Exit code 1 on a miss.
 
-    python benchmarks/serve_mixed.py [--model dense|REF] [--rows 16] [--tokens 32] [--rounds 5] [--rank 16] [--quick]
+    python benchmarks/serve_mixed.py [--model dense|dense:16x768|REF] [--rows 16] [--tokens 32] [--rounds 5] [--quick]
 
 The default model is dense: 12 layers of width 512, random weights, the shipped tokenizer, for PEFT cannot mix adapters
 on stacked experts (`--model tiny` leaves (a) out and says so). Adapters are random, in PEFT's format. Compared in turns
@@ -46,6 +46,7 @@ class Trial:
 
     def __init__(self, model: Model, engine: Engine, made: Sequence[Adapter], theirs: Any, tokens: int) -> None:
         self.model, self.engine, self.theirs, self.tokens = model, engine, theirs, tokens
+        self.plain = models.load(model.ref).network  # the engine packs the weights of its own
         self.batch = prompts(model, len(made))
         self.names = [str(i) for i in range(len(made))]
         draw = Sampling(tokens)
@@ -59,7 +60,7 @@ class Trial:
         return answers(self.engine, self._plain)
 
     def their_base(self) -> list[list[int]]:
-        return generated(self.model.network, self.model, self.batch, self.tokens)
+        return generated(self.plain, self.model, self.batch, self.tokens)
 
     def mixed(self) -> list[list[int]]:
         return generated(self.theirs, self.model, self.batch, self.tokens, adapter_names=self.names)

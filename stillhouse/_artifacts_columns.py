@@ -99,13 +99,17 @@ def nats(steps: Steps, quantum: float) -> Floats:
 
 def to_gaps(count_P: Ints, ids: Ints, steps: Steps) -> tuple[Ints, Steps]:
     """Each position's entries by ascending id, and the ids as differences to the one before (the first as it is)."""
-    group = np.repeat(np.arange(len(count_P)), count_P)
-    order = np.lexsort((steps, ids, group))
-    ordered = ids[order]
+    group, width = np.repeat(np.arange(len(count_P)), count_P), int(ids.max(initial=0)).bit_length()
+    if len(count_P).bit_length() + width + 16 < 64:  # all three in one number, which sorts ten times as fast
+        packed = np.sort(group << (width + 16) | ids.astype(np.int64) << 16 | steps)
+        ordered, steps = packed >> 16 & ((1 << width) - 1), (packed & 0xFFFF).astype(np.uint16)
+    else:
+        order = np.lexsort((steps, ids, group))
+        ordered, steps = ids[order], steps[order]
     gaps = np.diff(ordered, prepend=0)
     first = _starts(count_P)[count_P > 0]
     gaps[first] = ordered[first]
-    return gaps, steps[order]
+    return gaps, steps
 
 
 def from_gaps(count_P: Ints, gaps: Ints, steps: Steps) -> tuple[Ints, Steps]:

@@ -18,6 +18,7 @@ from torch import Tensor
 from ._lora_sites import Site
 
 Slot = tuple[int, int]  # a slot, and how often it had been filled when it was copied from
+Run = tuple[int, int]  # a slot, and how many tokens of one row use it
 BASE: Slot = (-1, 0)
 
 
@@ -32,6 +33,7 @@ class _Group:
         self._b_NRO: list[Tensor] = []
         self._x: Tensor | None = None
         self._z_NTR: Sequence[Tensor] = ()
+        self._z_run_TR: dict[int, Sequence[Tensor]] = {}
 
     def allocate(self, rows: int) -> None:
         """Room for this many rows."""
@@ -56,15 +58,26 @@ class _Group:
         if self._x is not x:
             narrow = x_NTI if exact else x_NTI.to(self._a_NGI.dtype)
             z_NTG = torch.bmm(self._a_NGI, narrow.transpose(1, 2)).transpose(1, 2)
-            self._x, self._z_NTR = x, z_NTG.split(self._ranks, 2)
+            self._x, self._z_NTR, self._z_run_TR = x, z_NTG.split(self._ranks, 2), {}
         z_NTR, b_NRO = self._z_NTR[place], self._b_NRO[place]
         if exact:
             return out_NTO.baddbmm_(z_NTR, b_NRO, alpha=scale)
         return (out_NTO + scale * torch.bmm(z_NTR, b_NRO)).to(out_NTO.dtype)
 
+    def add_run(self, place: int, row: int, x_TI: Tensor, out_TO: Tensor, scale: float) -> None:
+        """The same for many tokens of one row, in place; after `add`, with tokens of the same input."""
+        if row not in self._z_run_TR:
+            a_GI = self.a_NGI[row]
+            self._z_run_TR[row] = (x_TI.to(a_GI.dtype) @ a_GI.T).split(self._ranks, 1)
+        z_TR, b_RO = self._z_run_TR[row][place], self.b_NOR[place][row].T
+        if out_TO.dtype == z_TR.dtype:
+            out_TO.addmm_(z_TR, b_RO, alpha=scale)
+        else:
+            out_TO += (scale * (z_TR @ b_RO)).to(out_TO.dtype)
+
     def forget(self) -> None:
         """Let go of the last input."""
-        self._x, self._z_NTR = None, ()
+        self._x, self._z_NTR, self._z_run_TR = None, (), {}
 
 
 class Held:
@@ -76,13 +89,17 @@ class Held:
         self._filled = filled
         self._here: list[Slot | None] = []  # what each row's weights are copies of
         self._rows = self._capacity = 0
+        self.runs: tuple[Run, ...] = ()
         self._seen: list[tuple[Site, Tensor]] | None = []  # inputs of the first forward, until targets are grouped
         self._arrange([[site] for site in self._dense])
 
     @torch.no_grad()
-    def choose(self, slots: Sequence[int]) -> None:
-        """Row i uses slot `slots[i]`, -1 is the base alone. What is here already is not copied again."""
-        wanted = [(slot, self._filled(slot)) if slot >= 0 else BASE for slot in slots]
+    def choose(self, slots: Sequence[int], runs: Sequence[Run] = ()) -> None:
+        """Row i uses slot `slots[i]`, -1 is the base alone. What is here already is not copied again. With `runs`, the
+        next forward is over one flat row: a token of each row, then the tokens of each run."""
+        self.runs = tuple(runs)
+        every = [*slots, *(slot for slot, _ in runs)]
+        wanted = [(slot, self._filled(slot)) if slot >= 0 else BASE for slot in every]
         if len(wanted) > self._capacity:
             self._allocate(max(len(wanted), self._capacity + self._capacity // 2))
         for row, (slot, here) in enumerate(zip(wanted, self._here, strict=False)):
@@ -90,18 +107,33 @@ class Held:
                 for group in self._groups:
                     group.fill(row, slot[0])
                 self._here[row] = slot
-        if self._rows != len(wanted):
-            self._view(len(wanted))
+        if self._rows != len(slots):
+            self._view(len(slots))
 
     def add(self, site: Site, x: Tensor, out: Tensor, scale: float) -> Tensor:
         """`out + scale * B A x`; x `[..., in]` and out `[..., out]` in row order."""
         if self._seen is not None:
             self._seen.append((site, x))
         group, place = self._place[site]
+        if self.runs:
+            return self._add_flat(group, place, x, out, scale)
         if x.dim() == 3 and len(x) == self._rows:
             return group.add(place, x, x, out, scale)
         rows, inner, outer = self._rows, x.shape[-1], out.shape[-1]
         return group.add(place, x, x.reshape(rows, -1, inner), out.reshape(rows, -1, outer), scale).view(out.shape)
+
+    def _add_flat(self, group: _Group, place: int, x: Tensor, out: Tensor, scale: float) -> Tensor:
+        x_TI, out_TO = x.reshape(-1, x.shape[-1]), out.reshape(-1, out.shape[-1])
+        rows_N1O, end = out_TO[: self._rows, None], self._rows
+        added_N1O = group.add(place, x, x_TI[:end, None], rows_N1O, scale)
+        if added_N1O is not rows_N1O:
+            rows_N1O.copy_(added_N1O)
+        for row, (slot, tokens) in enumerate(self.runs, self._rows):
+            here = slice(end, end + tokens)
+            if slot >= 0:
+                group.add_run(place, row, x_TI[here], out_TO[here], scale)
+            end += tokens
+        return out_TO.view(out.shape)
 
     @torch.no_grad()
     def rest(self) -> None:

@@ -133,7 +133,7 @@ class Shard:
             pa.Table.from_arrays(_arrays(self, quantum), schema=schema),
             sink,
             compression="zstd",
-            compression_level=9,
+            compression_level=15,
             use_dictionary=["kind", *(f"{n}.list.element" for n in _SMALL)],
             column_encoding=split | near,
             write_statistics=False,

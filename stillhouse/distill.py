@@ -416,6 +416,6 @@ def tailed(student: Student, taught: Sequence[Captured]) -> Student:
     """The student's settings as they are used: an endpoint's signals hold no draws from the tail, so that it counts as
     one more token instead."""
     objective = student.train.objective
-    if objective.tail != "sampled" or all(signals.tail == "sampled" for signals in taught):
+    if objective.tail not in ("steadied", "sampled") or all(signals.tail == "sampled" for signals in taught):
         return student
     return replace(student, train=replace(student.train, objective=replace(objective, tail="ghost")))

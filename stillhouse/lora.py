@@ -21,12 +21,12 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from . import _lora_experts, _lora_peft
-from ._lora_held import Held
+from ._lora_held import Held, Run
 from ._lora_sites import LoraConfig, Site, find_sites
 from ._lora_wide import add_wide
 from .errors import InputError
 
-__all__ = ["AdapterBank", "Held", "LoraConfig"]
+__all__ = ["AdapterBank", "Held", "LoraConfig", "Run"]
 
 DEFAULT = LoraConfig()
 
@@ -93,14 +93,15 @@ class AdapterBank:
         return Held(self._sites, self._filled.__getitem__)
 
     @contextmanager
-    def holding(self, held: Held, slots: Sequence[int]) -> Iterator[None]:
+    def holding(self, held: Held, slots: Sequence[int], runs: Sequence[Run] = ()) -> Iterator[None]:
         """`rows(slots)` without gradients for a batch that goes on: only rows whose slot changed, or was filled anew by
-        `load` or `reset`, are gathered again. One forward per context."""
-        with self.rows(slots):
+        `load` or `reset`, are gathered again. One forward per context. With `runs`, (slot, tokens) each, the forward is
+        over one flat row: a token of every row of `slots`, then the tokens of every run."""
+        with self.rows([*slots, *(slot for slot, tokens in runs for _ in range(tokens))]):
             if self._rows is None:
                 yield
                 return
-            held.choose(slots)
+            held.choose(slots, runs)
             self._held = held
             try:
                 yield
@@ -190,7 +191,7 @@ class AdapterBank:
                 return None
             x = inputs[0]
             if self._held is not None:
-                if len(x) != rows.count:
+                if len(x) != rows.count and not self._held.runs:
                     rows.check(len(x), flat=x.dim() == 2)
                 return self._held.add(site, x, out, self.scale)
             if rows.wide and x.device.type == "cpu":

@@ -47,11 +47,14 @@ class Positions:
 
 @dataclass(frozen=True)
 class Config:
-    """`keep`: entries under this probability are left to the draws. `samples` answers are written per prompt where
-    none is given; `temperature` 0 is greedy. `max_tokens`: longest example, 0 for the teacher's context."""
+    """`top_k` entries at most are exact, none (but the first) under the probability `keep`. A draw from the rest stands
+    for `share` of mass while `draws` last, and entries under three quarters of `share` are left to the draws; with 0
+    all draws are used. `samples` answers are written per prompt where none is given; `temperature` 0 is greedy.
+    `max_tokens`: longest example, 0 for the teacher's context."""
 
     top_k: int = 8
-    draws: int = 4
+    draws: int = 16
+    share: float = 0.054
     keep: float = 1e-3
     teacher_system: str = ""
     max_new_tokens: int = 128
@@ -76,6 +79,7 @@ class Config:
 
 
 _RANGES = (
-    ("top_k", 1, 255), ("draws", 0, 255), ("keep", 0.0, 0.5), ("max_new_tokens", 1, 1 << 31), ("temperature", 0, 100),
-    ("samples", 1, 1 << 31), ("max_tokens", 0, 1 << 31), ("shard_examples", 1, 1 << 31), ("batch_tokens", 1, 1 << 31),
+    ("top_k", 1, 255), ("draws", 0, 255), ("share", 0.0, 1.0), ("keep", 0.0, 0.5), ("max_new_tokens", 1, 1 << 31),
+    ("temperature", 0, 100), ("samples", 1, 1 << 31), ("max_tokens", 0, 1 << 31), ("shard_examples", 1, 1 << 31),
+    ("batch_tokens", 1, 1 << 31),
 )  # fmt: skip

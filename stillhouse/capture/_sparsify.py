@@ -2,7 +2,7 @@
 
 In: sequences of ids, where the answer begins in each, and one teacher or several with weights. Out: `Targets` columns,
 sequence after sequence, of the teacher's distribution or of the teachers' mixture `sum w_i p_i`. Only target positions
-go through the LM head, `CHUNK` at a time, so that no `[tokens, vocabulary]` tensor is ever held.
+go through the LM head, some hundreds at a time, so that no `[tokens, vocabulary]` tensor is ever held.
 
 It does not know prompts or files.
 """
@@ -21,14 +21,15 @@ from torch import Tensor
 from .._artifacts_columns import Ints, Targets, concatenate, from_sparse
 from ..errors import ModelError
 from ..generate import head, pad_right
-from ..losses import sparsify
+from ..losses import SparseTargets
 from ..models import Model
 from ._positions import marked
+from ._reduce import BLOCK, reduce
 from ._settings import Config
 from ._speech import Spoken
 
-BLOCK = 1 << 18  # logits normalised at once on a CPU
-CHUNK = 128  # positions at once: at a vocabulary of 152k some 80 MB in float32, a few times
+CHUNK = 256  # positions at once, at least: at a vocabulary of 152k some 160 MB in float32
+LOGITS = 1 << 21  # at once, where that is more positions
 
 
 @dataclass(frozen=True)
@@ -62,15 +63,14 @@ def targets(
     row_P, column_P = torch.tensor(rows, device=device).reshape(-1, 2)[torch.from_numpy(looked_P)].unbind(1)
     position_P, offset_P = _places(table, batch)
     found = []
-    for start in range(0, len(looked_P), CHUNK):
-        here, at_P = slice(start, start + CHUNK), looked_P[start : start + CHUNK]
-        logprobs_PV = _mixed(mixture, [h[row_P[here].to(h.device), column_P[here].to(h.device)] for h in hidden])
+    chunk = max(CHUNK, LOGITS // mixture.vocabulary)
+    for start in range(0, len(looked_P), chunk):
+        here, at_P = slice(start, start + chunk), looked_P[start : start + chunk]
+        logits_PV = _logits(mixture, [h[row_P[here].to(h.device), column_P[here].to(h.device)] for h in hidden])
         if config.positions.entropy > 0:
-            kept_P[at_P] |= _entropy(logprobs_PV) >= config.positions.entropy
-            logprobs_PV, at_P = logprobs_PV[torch.from_numpy(kept_P[at_P])], at_P[kept_P[at_P]]
-        labels_P = torch.from_numpy(label_P[at_P]).to(device)
-        actual_P = logprobs_PV.gather(-1, labels_P[:, None])[:, 0].cpu().numpy()
-        sparse = sparsify(logprobs_PV, config.top_k, config.draws, generator, config.keep)
+            kept_P[at_P] |= _entropy(logits_PV) >= config.positions.entropy
+            logits_PV, at_P = logits_PV[torch.from_numpy(kept_P[at_P])], at_P[kept_P[at_P]]
+        sparse, actual_P = _reduced(mixture, logits_PV, torch.from_numpy(label_P[at_P]).to(device), config, generator)
         found.append(from_sparse(sparse, position_P[at_P], offset_P[at_P], actual_P))
     example_P = np.repeat(np.arange(len(batch)), [len(s.answer) for s in batch])
     counts_N = np.bincount(example_P[kept_P], minlength=len(batch))
@@ -91,24 +91,32 @@ def _hidden(model: Model, sequences: Sequence[list[int]]) -> Tensor:
     return found
 
 
-def _mixed(mixture: Mixture, hidden: Sequence[Tensor]) -> Tensor:
-    """Log-probabilities of the mixture, `[P, V]`."""
-    if len(hidden) == 1:
-        return _logprobs(mixture.models[0], hidden[0], mixture.vocabulary)
+def _logits(mixture: Mixture, hidden: Sequence[Tensor]) -> Tensor:
+    """Of the model, or the log-probabilities of the mixture, `[P, V]` in float32; nobody else holds them."""
     parts = [
-        _logprobs(model, h_PH, mixture.vocabulary).to(mixture.models[0].device) + math.log(weight)
-        for model, h_PH, weight in zip(mixture.models, hidden, mixture.weights, strict=True)
+        head(model)(h_PH)[:, : mixture.vocabulary].float() for model, h_PH in zip(mixture.models, hidden, strict=True)
     ]
-    return torch.stack(parts).logsumexp(0)
+    if len(parts) == 1:
+        return parts[0]
+    device = mixture.models[0].device
+    weighed = [
+        _normalised(part).to(device) + math.log(weight) for part, weight in zip(parts, mixture.weights, strict=True)
+    ]
+    return torch.stack(weighed).logsumexp(0)
 
 
-def _logprobs(model: Model, hidden_PH: Tensor, vocabulary: int) -> Tensor:
-    logprobs_PV = _normalised(head(model)(hidden_PH)[:, :vocabulary].float())
-    if bool(torch.isnan(logprobs_PV[:, 0]).any()):
+def _reduced(
+    mixture: Mixture, logits_PV: Tensor, labels_P: Tensor, config: Config, generator: torch.Generator
+) -> tuple[SparseTargets, NDArray[np.float32]]:
+    """What is kept of these positions, and the log-probability of the token that stands there. Takes the logits."""
+    at_P = logits_PV.gather(-1, labels_P[:, None])[:, 0]
+    sparse, normaliser_P = reduce(logits_PV, config, generator)
+    if not bool(normaliser_P.isfinite().all()):
+        model = mixture.models[0]
         raise ModelError(
             f"{model.ref}: its logits are not numbers (NaN); the weights are damaged or overflow {model.network.dtype}"
         )
-    return logprobs_PV
+    return sparse, (at_P - normaliser_P).cpu().numpy()
 
 
 def _normalised(logits_PV: Tensor) -> Tensor:
@@ -119,9 +127,9 @@ def _normalised(logits_PV: Tensor) -> Tensor:
     return logits_PV
 
 
-def _entropy(logprobs_PV: Tensor) -> NDArray[np.float32]:
+def _entropy(logits_PV: Tensor) -> NDArray[np.float32]:
     """Nats per position."""
-    found: NDArray[np.float32] = torch.special.entr(logprobs_PV.exp()).sum(-1).cpu().numpy()
+    found: NDArray[np.float32] = torch.special.entr(logits_PV.softmax(-1)).sum(-1).cpu().numpy()
     return found
 
 

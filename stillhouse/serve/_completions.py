@@ -23,17 +23,17 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 from ..chat import Message
 from ..errors import InputError, NotFound, StillhouseError
 from . import entries, keys
-from ._http import Caller, Here, error_body, permitted, subject
+from ._http import Caller, Here, charge, error_body, permitted, subject
 from ._wire import Shape, Told
 from .adapters import Key as VersionKey
 from .engine import Event, Failed, Sampling
 from .engine import Request as Wanted
 from .entries import Exchange, Feedback
 from .keys import Key
-from .refusals import Overloaded
 from .schema import Asked as AskedBody
 from .schema import ChatBody, CompletionBody, FeedbackBody
 from .service import Asked, Prepared, Service
+from .teacher import ASKED_ON, Teacher
 
 routes = APIRouter(prefix="/v1")
 _VERSION = re.compile(r"(?P<user>.+)/v(?P<number>[1-9][0-9]{0,8})", re.DOTALL)
@@ -60,6 +60,26 @@ class _Call:
             for i in range(self.body.n or 1)
         ]
 
+    @property
+    def teacher(self) -> Teacher | None:
+        """Who answers where the student is not sure: one answer to a conversation, where weights of the user's own that
+        the teacher lacks take no part."""
+        single = self.shape.chat and (self.body.n or 1) == 1 and self.asked[0].choice == "user"
+        return self.service.teacher if single and self.prepared[0].path in ASKED_ON else None
+
+    def events(self) -> AsyncGenerator[tuple[int, Event], None]:
+        """What is told of the answers."""
+        if (teacher := self.teacher) is None:
+            return self.service.stream(*self.wanted)
+        (request,), (prepared,) = self.wanted, self.prepared
+        sampling = replace(request.sampling, logprobs=request.sampling.logprobs or 0)
+        student = self.service.stream(replace(request, sampling=sampling))
+        return teacher.instead(prepared.messages, sampling, student, self.shape.about)
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"X-Stillhouse-Path": self.shape.about["path"], "X-Stillhouse-Response": self.shape.id}
+
 
 @routes.post("/chat/completions")
 async def chat(body: ChatBody, request: Request, key: Caller, service: Here) -> Response:
@@ -74,7 +94,7 @@ async def chat(body: ChatBody, request: Request, key: Caller, service: Here) -> 
 async def complete(body: CompletionBody, request: Request, key: Caller, service: Here) -> Response:
     """Go on from raw prompts: no template, no passages."""
     asked = _asked(body, key, service, body.logprobs, body.max_tokens or 16)
-    prompts = [p if isinstance(p, str) else _known_tokens(service, p) for p in body.prompts]
+    prompts = [p if isinstance(p, str) else known_tokens(service, p) for p in body.prompts]
     return await _reply(service, key, body, [replace(asked, prompt=p, session=body.session) for p in prompts], request)
 
 
@@ -90,7 +110,7 @@ async def list_models(key: Caller, service: Here) -> dict[str, Any]:
 @routes.get("/models/{name:path}")
 async def show_model(name: str, key: Caller, service: Here) -> dict[str, Any]:
     """One of them."""
-    user, _ = _chosen(service, name)
+    user, _ = chosen(service, name)
     if user is not None:
         permitted(key, keys.stored_user(key, user) or user, "read")
     return _card(service, name.removeprefix(service.model.ref))
@@ -116,7 +136,7 @@ def _message(role: str, text: str) -> Message:
     return {"role": "system" if role == "developer" else role, "content": text}
 
 
-def _known_tokens(service: Service, ids: Sequence[int]) -> tuple[int, ...]:
+def known_tokens(service: Service, ids: Sequence[int]) -> tuple[int, ...]:
     largest = service.model.vocabulary - 1
     wrong = next((i for i in ids if not 0 <= i <= largest), None)
     if wrong is not None:
@@ -124,7 +144,7 @@ def _known_tokens(service: Service, ids: Sequence[int]) -> tuple[int, ...]:
     return tuple(ids)
 
 
-def _chosen(service: Service, name: str) -> tuple[str | None, int | None]:
+def chosen(service: Service, name: str) -> tuple[str | None, int | None]:
     """(user, version) that a model's name picks; user "" is the base alone, None: not said. `NotFound`."""
     ref = service.model.ref
     rest = name.removeprefix(ref) if name.startswith(ref) else None
@@ -140,7 +160,7 @@ def _chosen(service: Service, name: str) -> tuple[str | None, int | None]:
 
 def _asked(body: AskedBody, key: Key, service: Service, logprobs: int | None, most: int | None) -> Asked:
     """Who is asked for what. `Forbidden`, `NotFound`, `InputError`."""
-    named, number = _chosen(service, body.model)
+    named, number = chosen(service, body.model)
     if named and body.user not in (None, named):
         raise InputError(f"user {body.user!r} and model {body.model!r} name two users: give one of them")
     user = keys.stored_user(key, body.user or named or None)
@@ -176,7 +196,7 @@ def _card(service: Service, suffix: str) -> dict[str, Any]:
 
 async def _reply(service: Service, key: Key, body: AskedBody, asked: Sequence[Asked], request: Request) -> Response:
     prepared = [await service.prepare(a) for a in asked]
-    _charge(service, key, prepared)
+    charge(service, key, sum(len(p.request.prompt) + p.request.sampling.max_tokens for p in prepared))
     chat, first = isinstance(body, ChatBody), prepared[0]
     about: dict[str, Any] = {
         "path": first.path, "user": asked[0].user, "session": first.session, "passages": first.passages,
@@ -188,21 +208,13 @@ async def _reply(service: Service, key: Key, body: AskedBody, asked: Sequence[As
     name, n = entries.new_id("chatcmpl" if chat else "cmpl"), body.n or 1
     shape = Shape(name, int(time.time()), body.model, chat, about, wants, service.model, n)
     call = _Call(service, key, body, asked, prepared, shape)
-    headers = {"X-Stillhouse-Path": first.path, "X-Stillhouse-Response": name}
     if body.stream:
-        events = service.stream(*call.wanted)
+        events = call.events()
         begun = await anext(events)  # a full queue is a status, not a broken stream
         if isinstance(begun[1], Failed):
             raise begun[1].error
-        return StreamingResponse(_streamed(call, begun, events), media_type="text/event-stream", headers=headers)
-    return await _unless_gone(request, _whole(call, headers))
-
-
-def _charge(service: Service, key: Key, prepared: Sequence[Prepared]) -> None:
-    tokens = sum(len(p.request.prompt) + p.request.sampling.max_tokens for p in prepared)
-    wait = service.limits.tokens(key.id or "local", tokens)
-    if wait > 0:
-        raise Overloaded(f"too many tokens with this key; try again in {wait:.1f} s", int(wait) + 1)
+        return StreamingResponse(_streamed(call, begun, events), media_type="text/event-stream", headers=call.headers)
+    return await _unless_gone(request, _whole(call))
 
 
 async def _unless_gone(request: Request, reply: Any) -> Response:
@@ -227,16 +239,16 @@ async def _gone(request: Request) -> None:
         continue
 
 
-async def _whole(call: _Call, headers: dict[str, str]) -> Response:
+async def _whole(call: _Call) -> Response:
     told = [Told() for _ in call.wanted]
-    async with contextlib.aclosing(call.service.stream(*call.wanted)) as events:
+    async with contextlib.aclosing(call.events()) as events:
         async for place, event in events:
             if isinstance(event, Failed):
                 raise event.error
             told[place].take(event)
     if not await _record(call, told):
         call.shape.about["recorded"] = False
-    return JSONResponse(call.shape.whole(told), headers=headers)
+    return JSONResponse(call.shape.whole(told), headers=call.headers)
 
 
 async def _streamed(
@@ -285,7 +297,7 @@ async def _record(call: _Call, told: Sequence[Told]) -> bool:
     asked, prepared, done = call.asked[0], call.prepared[0], told[0].done
     exchange = Exchange(
         id=call.shape.id, user=asked.user or "", session=prepared.session, time=entries.now(), turns=(),
-        answer=told[0].text, model=call.body.model, base=call.service.model.fingerprint, path=prepared.path,
+        answer=told[0].text, model=call.body.model, base=call.service.model.fingerprint, path=call.shape.about["path"],
         version=prepared.version.number if prepared.version else None, finish=done.reason if done else "cancelled",
         prompt_tokens=len(prepared.request.prompt), cached_tokens=done.cached_tokens if done else 0,
         completion_tokens=len(told[0].pieces), first_token_seconds=round(done.first - done.arrived, 6) if done else 0.0,
@@ -293,9 +305,22 @@ async def _record(call: _Call, told: Sequence[Told]) -> bool:
     )  # fmt: skip
     messages = asked.messages or ({"role": "prompt", "content": _shown(call, asked)},)
     try:
-        return await call.service.record(exchange, messages)
+        return await call.service.record(exchange, messages) and await _corrected(call, exchange)
     except StillhouseError:  # what follows from an exchange is no reason to lose its answer
         return True
+
+
+async def _corrected(call: _Call, exchange: Exchange) -> bool:
+    """An answer of the teacher's is journaled as a correction of the student's: something for the next one to learn."""
+    about = call.shape.about
+    if exchange.path != "teacher":
+        return True
+    correction = Feedback(
+        entries.new_id("fb"), exchange.user, entries.now(), exchange.id, "teacher", about["confidence"],
+        about["student"], exchange.answer, "model",
+    )  # fmt: skip
+    await asyncio.wrap_future(call.service.journal.submit(correction))
+    return True
 
 
 def _shown(call: _Call, asked: Asked) -> str:

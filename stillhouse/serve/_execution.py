@@ -1,8 +1,8 @@
 """Execution: rows and their tokens through the network, in one forward for all of them.
 
 In: rows with their slots in an AdapterBank, and the `Columns` that hold their keys and values. Out: next-token logits,
-float32. A `Batch` is fed a prompt in chunks, or one token per row; batches join and rows leave between steps. It does
-not know why a row runs, or when it ends.
+float32. A `Batch` is fed its prompts in pieces, or one token per row; batches join and rows leave between steps.
+It does not know why a row runs, or when it ends.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor
 
-from ..lora import AdapterBank, Held
+from ..lora import AdapterBank, Held, Run
 from ..models import Model
 from ._cache import Columns, Kept
 from ._rows import Row
@@ -29,14 +29,24 @@ class Batch:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def feed(self, ids: Sequence[Sequence[int]], wanted: bool = True) -> Tensor | None:
-        """One forward over each row's next ids, padded on the left to the longest; `logits_BV` behind them if wanted.
+    @property
+    def left(self) -> int:
+        """Columns of the prompts that are still to be read."""
+        return self.cache.starts[0] + len(self.rows[0].request.prompt) - self.cache.span.end
 
-        Only rows that hold nothing yet may differ in how many they are fed.
-        """
-        width, device = max(map(len, ids)), self.model.device
-        pad = self.model.tokenizer.pad_token_id or 0
-        ids_BT = torch.tensor([[pad] * (width - len(row)) + list(row) for row in ids], device=device)
+    def piece(self, columns: int) -> list[list[int]]:
+        """The next ids of each row's prompt, as many as there are `columns`; padding before its first."""
+        pad, end = self.model.tokenizer.pad_token_id or 0, self.cache.span.end
+        found = []
+        for row, start in zip(self.rows, self.cache.starts, strict=True):
+            ids = list(row.request.prompt[max(end - start, 0) : max(end - start + columns, 0)])
+            found.append([pad] * (columns - len(ids)) + ids)
+        return found
+
+    def feed(self, ids: Sequence[Sequence[int]], wanted: bool = True) -> Tensor | None:
+        """One forward over each row's next ids, of one length; `logits_BV` behind them if wanted."""
+        width, device = len(ids[0]), self.model.device
+        ids_BT = torch.tensor(ids, device=device)
         self.cache.make_room(width)
         start_B1 = torch.tensor(self.cache.starts, device=device)[:, None]
         end = self.cache.span.end
@@ -47,15 +57,19 @@ class Batch:
             "past_key_values": self.cache,
             "use_cache": True,
         }
-        with self._adapted():
+        with self.adapted():
             if wanted:
                 logits_BV: Tensor = self.model.network(**settings, logits_to_keep=1).logits[:, -1].float()
             else:
                 self.model.network.base_model(**settings)
-        self.cache.extend(width)
-        for row, fed in zip(self.rows, ids, strict=True):
-            row.fed += len(fed)
+        self.fed(width)
         return logits_BV if wanted else None
+
+    def fed(self, columns: int) -> None:
+        """After a forward: its columns count."""
+        self.cache.extend(columns)
+        for place, row in enumerate(self.rows):
+            row.fed = self.cache.length(place)
 
     def absorb(self, other: Batch) -> None:
         """Take over all rows of another batch, behind the ones here."""
@@ -72,9 +86,9 @@ class Batch:
             self.rows[place] = last
         return kept
 
-    def _adapted(self) -> AbstractContextManager[None]:
-        """Each row with its own adapter."""
+    def adapted(self, runs: Sequence[Run] = ()) -> AbstractContextManager[None]:
+        """Each row with its own adapter; with `runs`, a token of each row and then runs of other rows' tokens."""
         if self.bank is None:
             return nullcontext()
         slots = [row.slot for row in self.rows]
-        return self.bank.rows(slots) if self.held is None else self.bank.holding(self.held, slots)
+        return self.bank.rows(slots) if self.held is None else self.bank.holding(self.held, slots, runs)

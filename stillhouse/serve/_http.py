@@ -214,5 +214,12 @@ def server_wide(key: Key, action: Action) -> None:
         raise Forbidden("this key does not reach the whole server: an admin's is needed")
 
 
+def charge(service: Service, key: Key, tokens: int) -> None:
+    """Count tokens against the key's limit. `Overloaded`: too many of them this minute."""
+    wait = service.limits.tokens(key.id or "local", tokens)
+    if wait > 0:
+        raise Overloaded(f"too many tokens with this key; try again in {wait:.1f} s", int(wait) + 1)
+
+
 Caller = Annotated[Key, Depends(caller)]
 Here = Annotated[Service, Depends(service_of)]

@@ -10,12 +10,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
-from ..errors import StillhouseError
+from ..errors import InputError, StillhouseError
 from ._sampling import Choice, Draw
 from ._text import TextStream
-from .adapters import Adapter
+from .adapters import Adapter, Key
 
 Reason = Literal["stop", "length", "cancelled"]
+Session = tuple[str | None, str | None, Key | None]  # of a user, with one adapter
 
 
 @dataclass(frozen=True)
@@ -74,17 +75,29 @@ class Failed:
 
 @dataclass(frozen=True)
 class Config:
-    """`rows`: answered at once; `prefill_tokens`: of prompts, read in one step; `kv_bytes`: for running rows, and
-    `session_bytes`: for idle sessions; `queue`: rows that may wait, `queue_per_user` of one user."""
+    """`rows`: answered at once; `prefill_tokens`: of prompts, read in one step that nobody waits for; beside rows that
+    are being answered a prompt is read in pieces, so small that a step takes at most `stretch` times as long, and so
+    large that `prompt_steps` steps read it whole. `kv_bytes`: for running rows, and `session_bytes`: for idle sessions;
+    `packed_bytes`: for weights packed for a CPU. `queue`: rows that may wait, `queue_per_user` of one user."""
 
     rows: int = 32
     prefill_tokens: int = 512
+    stretch: float = 1.4
+    prompt_steps: int = 32
     kv_bytes: int = 2 * 2**30
     session_bytes: int = 512 * 2**20
+    packed_bytes: int = 4 * 2**30
     queue: int = 256
     queue_per_user: int = 64
     patience: float = 2.0
     deterministic: bool = False
+
+    def __post_init__(self) -> None:
+        if self.stretch <= 1:
+            raise InputError(f"engine.stretch: {self.stretch} is not allowed; more than 1, the time of a step alone")
+        for name in ("rows", "prefill_tokens", "prompt_steps"):
+            if getattr(self, name) < 1:
+                raise InputError(f"engine.{name}: {getattr(self, name)} is not allowed; at least 1")
 
 
 @dataclass(frozen=True)
@@ -135,9 +148,24 @@ class Row:
         return [*self.request.prompt, *self.out]
 
     @property
+    def length(self) -> int:
+        """Tokens of its prompt."""
+        return len(self.request.prompt)
+
+    @property
     def longest(self) -> int:
         """Tokens it may become."""
-        return len(self.request.prompt) + self.request.sampling.max_tokens
+        return self.length + self.request.sampling.max_tokens
+
+    @property
+    def key(self) -> Key | None:
+        """Which adapter it is answered with."""
+        return self.request.adapter.key if self.request.adapter is not None else None
+
+    @property
+    def session(self) -> Session:
+        """What its keys and values are kept under."""
+        return self.request.user, self.request.session, self.key
 
     @property
     def draw(self) -> Draw:

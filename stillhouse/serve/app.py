@@ -16,7 +16,7 @@ from fastapi import FastAPI
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 
 from ..errors import InputError, StillhouseError
-from . import _completions, _users
+from . import _completions, _embeddings, _users
 from ._http import Caller, Here, Intake, add_errors, server_wide
 from .metrics import CONTENT_TYPE
 from .service import Service
@@ -33,6 +33,7 @@ def create_app(service: Service, *, local: bool = False) -> FastAPI:
     add_errors(app)
     app.add_middleware(Intake, service=service)
     app.include_router(_completions.routes, tags=["openai"])
+    app.include_router(_embeddings.routes, tags=["openai"])
     app.include_router(_users.routes, tags=["stillhouse"])
     app.add_api_route("/healthz", health, include_in_schema=True)
     app.add_api_route("/metrics", metrics)

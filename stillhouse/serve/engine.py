@@ -2,8 +2,8 @@
 
 In: a `Model`, an AdapterBank, `Request`s. Out: events per request (`Piece`, `Done`, `Failed`), to a sink or as an
 asynchronous iterator. Between two steps rows join and leave; a long prompt is read in chunks, so that those who are
-being answered do not wait for it, and neither do they for an adapter that is brought into the bank. A broken step fails
-its own rows and no others.
+being answered do not wait for it: such a chunk goes through the network together with their next tokens. Neither do
+they wait for an adapter that is brought into the bank. A broken step fails its own rows and no others.
 
 With `deterministic`, every row is a forward of its own, whose shapes depend on nothing but its request: the same tokens
 alone and in any company, at the cost of batching. Without it, a batch of another size may round differently.
@@ -13,7 +13,6 @@ It does not know users' rights, texts of memories, or HTTP.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import itertools
 import queue
@@ -21,24 +20,31 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import AsyncGenerator, Callable, Sequence
+from concurrent.futures import Future
 from functools import partial
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
-from ..errors import InputError, ModelError, StillhouseError
+from ..errors import ModelError, StillhouseError
 from ..lora import AdapterBank
 from ..models import Model
-from . import scheduler
+from . import _along, scheduler
 from ._cache import Columns, Kept, Sessions, layers_of, token_bytes
+from ._door import Door
 from ._execution import Batch
-from ._rows import Config, Done, Event, Failed, Piece, Reason, Request, Row, Sampling, Sink, Stats
+from ._pace import Pace
+from ._packed import pack
+from ._rows import Config, Done, Event, Failed, Piece, Reason, Request, Row, Sampling, Session, Sink, Stats
 from ._sampling import choose
+from ._stream import events_of
 from ._text import TextStream
 from .adapters import Key, Slots
 from .refusals import Overloaded, Unavailable
 
 DEFAULTS = Config()
+T = TypeVar("T")
 _LOOK = 0.005  # seconds between two looks at those who wait for a seat
 
 __all__ = [
@@ -55,13 +61,16 @@ class Engine:
         self.sessions = Sessions(config.session_bytes)
         self._layers, self._token_bytes = layers_of(model.network), token_bytes(model.network)
         self._inbox: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
-        self._lock, self._numbers = threading.Lock(), itertools.count()
-        self._queued: Counter[str | None] = Counter()  # rows that wait, by user
+        self._door = Door(config, self.room, model.context, bank is not None)
+        self._numbers = itertools.count()
         self._waiting: dict[int, Row] = {}
         self._boarding: dict[Key, list[Row]] = {}  # admitted, and their adapter is on its way
         self._filling: deque[Batch] = deque()
         self._answering: list[Batch] = []
         self._held = bank.held() if bank is not None and not config.deterministic else None
+        self._unpack = pack(model.network, config.packed_bytes)
+        self._reads_along = not config.deterministic and _along.fits(model.network)
+        self._pace = Pace(config.stretch)
         self._known: dict[int, Row] = {}
         self._forgetting: list[tuple[str, threading.Event]] = []
         self._tallies: Counter[str] = Counter()
@@ -86,26 +95,22 @@ class Engine:
     def close(self) -> None:
         """Stop; whoever is still being answered is told so."""
         self._closed = True
+        self._door.close()
         self._inbox.put(None)
         if self._thread.is_alive():
             self._thread.join()
+        self._unpack()
         if self.slots is not None:
             self.slots.close()
 
     def submit(self, request: Request, sink: Sink) -> int:
         """Ask for an answer; events go to `sink` from the engine's thread, which must not be kept waiting.
 
-        Returns a number to `cancel` by. `InputError`: an empty prompt, or one that leaves no room for an answer;
-        `Overloaded`: the queue is full; `Unavailable`: closed.
+        Returns a number to `cancel` by. Raises what `Door.enter` does.
         """
-        self._check(request)
         stream = TextStream(self.model.tokenizer, request.sampling.stop)
-        with self._lock:
-            if self._closed:
-                raise Unavailable("the server is stopping; ask again when it is back")
-            self._refuse_if_full(request.user)
-            self._queued[request.user] += 1
-            row = Row(next(self._numbers), request, sink, stream, time.monotonic())
+        self._door.enter(request)
+        row = Row(next(self._numbers), request, sink, stream, time.monotonic())
         self._inbox.put(lambda: self._enter(row))
         return row.number
 
@@ -120,24 +125,27 @@ class Engine:
         if self._thread.is_alive():
             done.wait()
 
-    async def stream(self, *requests: Request) -> AsyncGenerator[tuple[int, Event], None]:
+    def stream(self, *requests: Request) -> AsyncGenerator[tuple[int, Event], None]:
         """(which request, event) as they come; `Done` or `Failed` is the last of each.
 
         Leaving the iterator cancels what is not done. Raises what `submit` raises, at the first step.
         """
-        loop, events = asyncio.get_running_loop(), asyncio.Queue[tuple[int, Event]]()
-        numbers: list[int] = []
-        try:
-            for place, request in enumerate(requests):
-                numbers.append(self.submit(request, partial(_pass_on, loop, events, place)))
-            left = len(requests)
-            while left:
-                place, event = await events.get()
-                left -= not isinstance(event, Piece)
-                yield place, event
-        finally:
-            for number in numbers:
-                self.cancel(number)
+        return events_of(requests, self.submit, self.cancel)
+
+    def between(self, work: Callable[[], T]) -> Future[T]:
+        """Do `work`, which may use the network, in the engine's thread between two steps. `Unavailable`: closed."""
+        done: Future[T] = Future()
+
+        def run() -> None:
+            try:
+                done.set_result(work())
+            except Exception as error:  # noqa: BLE001 - whoever asked for it is told
+                done.set_exception(error)
+
+        if self._closed:
+            raise Unavailable("the server is stopping; ask again when it is back")
+        self._inbox.put(run)
+        return done
 
     def session_bytes(self, user: str) -> int:
         """Bytes of a user's idle sessions; any thread."""
@@ -148,33 +156,13 @@ class Engine:
         kv = sum(batch.cache.bytes for batch in [*self._answering, *self._filling])
         slots, count = self.slots, self._tallies
         return Stats(
-            running=len(self._known) - len(self._waiting), waiting=self._queued.total(), kv_bytes=kv,
+            running=len(self._known) - len(self._waiting), waiting=self._door.waiting, kv_bytes=kv,
             kv_share=kv / self.config.kv_bytes, sessions=len(self.sessions), session_bytes=self.sessions.bytes,
             session_evictions=self.sessions.evicted, prefix_queries=count["prefix_queries"],
             prefix_hits=count["prefix_hits"], prompt_tokens=count["prompt"], generated_tokens=count["generated"],
             hot=len(slots) if slots else 0, slot_hits=slots.hits if slots else 0,
             slot_loads=slots.loads if slots else 0, slot_evictions=slots.evictions if slots else 0,
         )  # fmt: skip
-
-    # ---- before the queue: any thread
-
-    def _check(self, request: Request) -> None:
-        prompt, asked = len(request.prompt), request.sampling.max_tokens
-        if not prompt:
-            raise InputError("the prompt is empty")
-        if prompt + asked > self.room:
-            raise InputError(
-                f"prompt of {prompt} tokens and an answer of {asked} do not fit: "
-                f"{self.room} tokens are allowed together (the model's context is {self.model.context})"
-            )
-        if request.adapter is not None and self.bank is None:
-            raise ModelError("this engine serves the base alone: it was started without adapters")
-
-    def _refuse_if_full(self, user: str | None) -> None:
-        if self._queued.total() >= self.config.queue:
-            raise Overloaded(f"{self.config.queue} answers are waiting already; try again in a moment", 2)
-        if user is not None and self._queued[user] >= self.config.queue_per_user:
-            raise Overloaded(f"{self.config.queue_per_user} answers of yours are waiting already; try again later", 2)
 
     # ---- the engine's thread
 
@@ -185,8 +173,7 @@ class Engine:
                 self._receive()
                 self._forget()
                 self._admit()
-                self._fill()
-                self._answer()
+                self._step()
             except Exception as error:  # noqa: BLE001 - out of memory between two forwards: who comes next is served
                 self._collapse(error)
         self._receive()
@@ -238,10 +225,10 @@ class Engine:
             return
         now, running = time.monotonic(), [r for r in self._known.values() if r.number not in self._waiting]
         waits = [
-            scheduler.Waiting(r.number, r.request.user, r.longest, _key(r), now - r.arrived)
+            scheduler.Waiting(r.number, r.request.user, r.longest, r.key, now - r.arrived)
             for r in self._waiting.values()
         ]
-        runs = [scheduler.Running(r.request.user, r.longest, _key(r)) for r in running]
+        runs = [scheduler.Running(r.request.user, r.longest, r.key) for r in running]
         rows = [self._waiting[number] for number in scheduler.plan(waits, runs, self._limits())]
         self._begin([row for row in rows if self._seated(row, now)])
 
@@ -254,7 +241,7 @@ class Engine:
         """Whether the row begins now: its adapter is in the bank. While that is on its way, it has a seat and waits."""
         ready = True
         if row.request.adapter is not None and self.slots is not None:
-            busy = {key for r in self._known.values() if r.slot >= 0 and (key := _key(r)) is not None}
+            busy = {key for r in self._known.values() if r.slot >= 0 and (key := r.key) is not None}
             seat = self.slots.place(row.request.adapter, busy)
             if seat is None:
                 return False
@@ -285,47 +272,87 @@ class Engine:
     def _begin(self, rows: Sequence[Row]) -> None:
         """Prompts are read together as far as the tokens of one step allow; a long one is read alone, in chunks."""
         kept = {row: self._kept(row) for row in rows}
-        left = sorted(rows, key=lambda row: _length(row) - row.cached)
+        left = sorted(rows, key=lambda row: row.length - row.cached)
         most = 1 if self.config.deterministic else len(left)
         while left:
-            widths = [_length(row) - row.cached for row in left[:most]]
+            widths = [row.length - row.cached for row in left[:most]]
             count = scheduler.together(widths, self.config.prefill_tokens)
             group, left = left[:count], left[count:]
-            more = min(_length(group[-1]) - group[-1].cached, self.config.prefill_tokens)
+            more = min(group[-1].length - group[-1].cached, self.config.prefill_tokens)
             for row in group:
-                row.fed = row.cached = min(row.cached, max(_length(row) - more, 0))
+                row.fed = row.cached = min(row.cached, max(row.length - more, 0))
                 self._tallies["prefix_hits"] += row.cached
             held = [(kept[row], row.cached) for row in group]
-            cache = Columns(self._layers, [_length(row) for row in group], held, more)
+            cache = Columns(self._layers, [row.length for row in group], held, more)
             self._filling.append(Batch(self.model, self.bank, group, cache))
 
     def _kept(self, row: Row) -> Kept | None:
         """What an earlier turn of the same session left; `row.cached` tokens of the prompt are in it."""
         if row.request.session is None or self.config.deterministic:
             return None
-        self._tallies["prefix_queries"] += _length(row)
-        kept, row.cached = self.sessions.take(_session(row), row.request.prompt) or (None, 0)
+        self._tallies["prefix_queries"] += row.length
+        kept, row.cached = self.sessions.take(row.session, row.request.prompt) or (None, 0)
         return kept
 
-    def _fill(self) -> None:
-        """Read prompts, at least one chunk, until this step's tokens are used up; first tokens come of the last."""
-        left = self.config.prefill_tokens
-        while self._filling and left > 0:
+    def _step(self) -> None:
+        """Prompts further, and one more token for every row that is being answered; in one forward if possible."""
+        self._clear()
+        start = time.monotonic()
+        tokens = self._read_along()
+        if tokens is None:
+            tokens = None if self._fill() or not self._answering else 0
+            self._answer()
+        if tokens is not None:
+            self._pace.step(time.monotonic() - start, tokens)
+        self._sweep()
+
+    def _clear(self) -> None:
+        """Rows that were cancelled leave; of those whose prompts are being read, when all of their batch were."""
+        for batch in self._answering:
+            for row in [r for r in batch.rows if r.cancelled]:
+                self._leave(batch, row, "cancelled")
+        for batch in [b for b in self._filling if all(row.cancelled for row in b.rows)]:
+            self._drop(batch)
+        self._sweep()
+
+    def _read_along(self) -> int | None:
+        """Answer, and read a piece of a prompt in the same forward; how many tokens of it. None: nothing was done.
+
+        Not where more rows wait for their first token than for their next one.
+        """
+        waiting, answered = (sum(map(len, batches)) for batches in (self._filling, self._answering))
+        if not self._reads_along or not 0 < waiting <= answered:
+            return None
+        read, batch = self._filling[0], self._answering[0]
+        least = -(-max(row.length for row in read.rows) // self.config.prompt_steps)
+        tokens = max(self._pace.tokens // len(read), least)
+        columns = min(read.left, tokens, max(1, self.config.prefill_tokens // len(read)))
+        try:
+            logits_BV, first_BV = _along.feed(batch, read, columns)
+        except Exception:  # noqa: BLE001 - each by itself: then it is seen whose fault it is
+            return None
+        self._chosen(batch, logits_BV)
+        self._further(read, first_BV)
+        return columns * len(read)
+
+    def _fill(self) -> int:
+        """Read prompts, at least one piece, until this step's tokens are used up; how many that were."""
+        tokens = 0
+        while self._filling and tokens < self.config.prefill_tokens:
             batch = self._filling[0]
-            if all(row.cancelled for row in batch.rows):
-                self._drop(self._filling.popleft())
-                continue
-            ids = [row.request.prompt[row.fed : row.fed + self.config.prefill_tokens] for row in batch.rows]
-            left -= len(ids) * max(map(len, ids))
-            last = all(row.fed + len(part) == _length(row) for row, part in zip(batch.rows, ids, strict=True))
-            logits_BV = self._fed(batch, ids, last)
-            if not batch.rows:
-                self._filling.popleft()
-            elif logits_BV is not None:
-                self._filling.popleft()
-                self._tallies["prompt"] += sum(_length(row) - row.cached for row in batch.rows)
-                self._chosen(batch, logits_BV)
-                self._join(batch)
+            columns = min(batch.left, max(1, self.config.prefill_tokens // len(batch)))
+            tokens += columns * len(batch)
+            self._further(batch, self._fed(batch, batch.piece(columns), columns == batch.left))
+        return tokens
+
+    def _further(self, batch: Batch, logits_BV: Tensor | None) -> None:
+        """The first of the prompts were read a piece further; with logits to their end: first tokens."""
+        if logits_BV is not None or not batch.rows:
+            self._filling.popleft()
+        if logits_BV is not None:
+            self._tallies["prompt"] += sum(row.length - row.cached for row in batch.rows)
+            self._chosen(batch, logits_BV)
+            self._join(batch)
 
     def _join(self, batch: Batch) -> None:
         if not batch.rows:
@@ -338,14 +365,10 @@ class Engine:
 
     def _answer(self) -> None:
         """One more token for every row that is being answered."""
-        for batch in list(self._answering):
-            for row in [r for r in batch.rows if r.cancelled]:
-                self._leave(batch, row, "cancelled")
-            if batch.rows:
-                logits_BV = self._fed(batch, [row.out[-1:] for row in batch.rows], True)
-                if logits_BV is not None:
-                    self._chosen(batch, logits_BV)
-        self._sweep()
+        for batch in [b for b in self._answering if b.rows]:
+            logits_BV = self._fed(batch, [row.out[-1:] for row in batch.rows], True)
+            if logits_BV is not None:
+                self._chosen(batch, logits_BV)
 
     def _fed(self, batch: Batch, ids: Sequence[Sequence[int]], wanted: bool) -> Tensor | None:
         """A forward; when it breaks, its rows fail and the batch is empty."""
@@ -375,13 +398,14 @@ class Engine:
         wanted = row.request.session is not None and reason != "cancelled" and not self.config.deterministic
         kept = batch.leave(row, row.ids[: row.fed] if wanted else None)
         if kept is not None:
-            self.sessions.put(_session(row), kept)
+            self.sessions.put(row.session, kept)
         self._end(row, reason)
 
     def _drop(self, batch: Batch) -> None:
         """A batch whose rows were all cancelled before their prompts were read."""
         for row in batch.rows:
             self._end(row, "cancelled")
+        batch.rows.clear()
 
     def _break(self, batch: Batch, error: Exception) -> None:
         cause = error if isinstance(error, StillhouseError) else None
@@ -417,29 +441,8 @@ class Engine:
 
     def _unqueue(self, row: Row) -> None:
         if self._waiting.pop(row.number, None) is not None:
-            with self._lock:
-                self._queued[row.request.user] -= 1
-                if not self._queued[row.request.user]:
-                    del self._queued[row.request.user]
+            self._door.leave(row.request.user)
 
 
-def _of_user(user: str, key: tuple[str | None, str | None, Key | None]) -> bool:
+def _of_user(user: str, key: Session) -> bool:
     return key[0] == user
-
-
-def _pass_on(
-    loop: asyncio.AbstractEventLoop, events: asyncio.Queue[tuple[int, Event]], place: int, event: Event
-) -> None:
-    loop.call_soon_threadsafe(events.put_nowait, (place, event))
-
-
-def _length(row: Row) -> int:
-    return len(row.request.prompt)
-
-
-def _key(row: Row) -> Key | None:
-    return row.request.adapter.key if row.request.adapter is not None else None
-
-
-def _session(row: Row) -> tuple[str | None, str | None, Key | None]:
-    return row.request.user, row.request.session, _key(row)

@@ -42,7 +42,7 @@ class Exchange:
     answer: str
     model: str
     base: str  # fingerprint
-    path: str  # adapted, retrieval, both, base
+    path: str  # adapted, retrieval, both, base, teacher
     version: int | None = None  # of the adapter that answered
     finish: str = "stop"
     prompt_tokens: int = 0

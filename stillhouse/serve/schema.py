@@ -131,9 +131,27 @@ class CompletionBody(Asked):
 
     @property
     def prompts(self) -> list[str | list[int]]:
-        given: Any = self.prompt
-        single = isinstance(given, str) or isinstance(given[0], int)
-        return [given] if single else given
+        return _one_or_many(self.prompt)
+
+
+class EmbeddingsBody(Body):
+    """`POST /v1/embeddings`. `pooling` is ours: the mean over a text's hidden states, or its last one."""
+
+    model: Name
+    input: (
+        Text
+        | Annotated[list[Text], Field(min_length=1, max_length=2048)]
+        | Annotated[list[Token], Field(min_length=1)]
+        | Annotated[list[list[Token]], Field(min_length=1, max_length=2048)]
+    )
+    encoding_format: Literal["float", "base64"] = "float"
+    dimensions: Annotated[int, Field(ge=1)] | None = None
+    pooling: Literal["mean", "last"] = "mean"
+    user: Name | None = None
+
+    @property
+    def inputs(self) -> list[str | list[int]]:
+        return _one_or_many(self.input)
 
 
 class FeedbackBody(Body):
@@ -187,3 +205,8 @@ class KeyBody(Body):
     user: Annotated[Text, StringConstraints(max_length=512)] = ""
     days: Annotated[float, Field(gt=0)] | None = None
     note: Note = ""
+
+
+def _one_or_many(given: Any) -> list[str | list[int]]:
+    single = isinstance(given, str) or isinstance(given[0], int)
+    return [given] if single else given

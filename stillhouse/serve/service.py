@@ -26,6 +26,7 @@ from ..records import digest
 from ..store import Store
 from . import engine as engines
 from . import entries, journal, limits, policy, sessions
+from . import teacher as teachers
 from ._memories import Memories
 from .adapters import Adapter, Key, Library, bank_shape, slots_within
 from .engine import Done, Engine, Event, Failed, Piece, Request, Sampling
@@ -54,6 +55,7 @@ class Config:
     policy: policy.Config = field(default_factory=policy.Config)
     limits: limits.Config = field(default_factory=limits.Config)
     journal: journal.Config = field(default_factory=journal.Config)
+    teacher: teachers.Config = field(default_factory=teachers.Config)
     slots: int = 32
     bank_bytes: int = 4 * 2**30
     max_rank: int | None = None
@@ -87,6 +89,7 @@ class Prepared:
     session: str
     passages: int = 0
     refused: tuple[str, ...] = ()
+    messages: tuple[Message, ...] = ()  # as the model sees them
 
 
 class Service:
@@ -98,6 +101,7 @@ class Service:
         self.journal = Journal(self.home, config.journal)
         self.memories = Memories(self.journal, store)
         self.limits = limits.Limits(config.limits)
+        self.teacher = teachers.Teacher(config.teacher) if config.teacher.url else None
         shape = bank_shape(store, model)
         if config.max_rank is not None:
             shape = LoraConfig(rank=config.max_rank, alpha=2.0 * config.max_rank)
@@ -151,11 +155,14 @@ class Service:
             passages = self._passages(asked, adapter is not None)
         known = Knowledge(adapter is not None, bool(passages), bool(passages), asked.choice != "base")
         path = route(known)
-        ids = self._ids(asked, passages if path in ("retrieval", "both") else [])
+        messages = with_passages(asked.messages, passages if path in ("retrieval", "both") else [])
+        ids = self._ids(asked, messages)
         session = asked.session or _named(asked)
         self._note_route(asked.user, path, adapter, refused)
         request = Request(ids, self._sampling(asked, len(ids)), asked.user, adapter, session)
-        return Prepared(request, path, adapter.key if adapter else None, session, len(passages), refused)
+        return Prepared(
+            request, path, adapter.key if adapter else None, session, len(passages), refused, tuple(messages)
+        )
 
     def _adapter(self, asked: Asked) -> tuple[Adapter | None, tuple[str, ...]]:
         if asked.version is not None:
@@ -175,9 +182,9 @@ class Service:
     def _count(self, text: str) -> int:
         return len(self.model.text_ids(text))
 
-    def _ids(self, asked: Asked, passages: Sequence[str]) -> tuple[int, ...]:
-        if asked.messages:
-            return tuple(self.model.chat_ids(with_passages(asked.messages, passages)))
+    def _ids(self, asked: Asked, messages: Sequence[Message]) -> tuple[int, ...]:
+        if messages:
+            return tuple(self.model.chat_ids(messages))
         return tuple(self.model.text_ids(asked.prompt)) if isinstance(asked.prompt, str) else asked.prompt
 
     def _sampling(self, asked: Asked, prompt: int) -> Sampling:

@@ -84,7 +84,7 @@ class OnPolicyFeed:
             raise InputError("on_policy: takes a student with the teacher's own tokenizer; leave on_policy out")
         self.lengths, self.positions = stored.lengths, stored.positions
         self.stored, self.student, self.teacher, self.wanted = stored, student, teacher, wanted
-        cut = {name: taught[0].config[name] for name in ("top_k", "draws", "keep")}
+        cut = {name: taught[0].config[name] for name in ("top_k", "draws", "share", "keep")}
         self.capture = Capture(**cut, batch_tokens=1 << 30)
         self.asked = [
             asked

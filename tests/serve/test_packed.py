@@ -1,0 +1,60 @@
+"""Packed weights: the same products from all that is packed, as far as the bytes go, and nothing left behind."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from stillhouse.serve._packed import pack
+from tests.architectures import ALL
+
+WIDE = {"hidden_size": 256, "intermediate_size": 384}
+
+
+@pytest.fixture(scope="module")
+def network() -> PreTrainedModel:
+    return ALL["llama"](640, **WIDE)
+
+
+def packed_of(network: PreTrainedModel) -> list[nn.Module]:
+    return [m for m in network.modules() if isinstance(m, nn.Linear) and "forward" in vars(m)]
+
+
+def test_the_logits_are_those_of_the_weights_as_they_lie(network: PreTrainedModel) -> None:
+    ids_BT = torch.randint(0, 640, (5, 7), generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        expected = network(ids_BT).logits
+    undo = pack(network, 2**30)
+    assert len(packed_of(network)) == 2 * 3 + 1, "three wide layers of the MLP, and the head"
+    with torch.inference_mode():
+        torch.testing.assert_close(network(ids_BT).logits, expected, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(network(ids_BT[:1, :1]).logits, expected[:1, :1], atol=1e-4, rtol=1e-4)
+    network(ids_BT).logits.sum().backward()
+    undo()
+    assert not packed_of(network)
+    with torch.inference_mode():
+        assert torch.equal(network(ids_BT).logits, expected)
+
+
+def test_no_more_bytes_than_allowed(network: PreTrainedModel) -> None:
+    one = 256 * 384 * 4
+    for limit, count in ((0, 0), (one - 1, 0), (2 * one, 2)):
+        undo = pack(network, limit)
+        assert len(packed_of(network)) == count
+        undo()
+
+
+def test_other_types_are_left_alone() -> None:
+    network = ALL["llama"](640, **WIDE).bfloat16()
+    pack(network, 2**30)
+    assert not packed_of(network)
+
+
+def test_a_bias_is_added() -> None:
+    layer = nn.Linear(300, 300)
+    expected = layer(torch.ones(2, 3, 300)).detach()
+    pack(nn.Sequential(layer), 2**30)  # type: ignore[arg-type]
+    with torch.inference_mode():
+        torch.testing.assert_close(layer(torch.ones(2, 3, 300)), expected, atol=1e-5, rtol=1e-5)
