@@ -34,6 +34,7 @@ from .policy import Config as Policy
 
 State = Literal["queued", "running", "succeeded", "rejected", "failed", "cancelled"]
 LIVE = ("queued", "running")
+KEPT = 10_000  # ended jobs; older ones are in the event log alone
 FORMAT = 1
 
 _ORDER: Mapping[str, int] = {"high": 0, "normal": 1, "low": 2}
@@ -286,7 +287,14 @@ class Jobs:
             self._write(job, note)
         discard(self.folder / f"{job.id}.json")
         discard(self._progress(job.id))
+        self._forget_old()
         return job
+
+    def _forget_old(self) -> None:
+        past = sorted(self._ended.glob("job-*.json"))
+        if len(past) > KEPT + KEPT // 100:  # now and then some, instead of one every time
+            for path in past[:-KEPT]:
+                discard(path)
 
     def _write(self, job: Job, note: str) -> None:
         folder = self.folder if job.state in LIVE else self._ended

@@ -144,6 +144,18 @@ def test_cancelling(jobs: Jobs) -> None:
         jobs.cancel("../keys")
 
 
+def test_the_oldest_of_very_many_ended_jobs_go(jobs: Jobs, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stillhouse.serve.jobs.KEPT", 3)
+    names = []
+    for _ in range(6):
+        names.append(jobs.enqueue("alice", "tiny").id)
+        jobs.cancel(names[-1])
+    assert [job.id for job in jobs.all("alice")] == names[-3:]
+    with pytest.raises(NotFound):
+        jobs.get(names[0])
+    assert jobs.enqueue("alice", "tiny").id > names[-1], "numbers are never used again"
+
+
 def test_the_jobs_of_a_dead_worker_are_taken_up_again(jobs: Jobs) -> None:
     script = (
         "import sys; from pathlib import Path; from stillhouse.serve.jobs import Jobs; j = Jobs(Path(sys.argv[1]))\n"
