@@ -21,23 +21,11 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, Cache, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
+from .._models_attention import attending, window_of
 from ._cache import Columns, Pair
 from ._execution import Batch
 
 _NAME = "stillhouse_along"
-_TYPES = {"full_attention", "sliding_attention"}
-
-
-def fits(network: PreTrainedModel) -> bool:
-    """Whether tokens of several rows can lie side by side in this network: all its attention is replaceable, and
-    causal or causal in a window."""
-    config = network.config.get_text_config()
-    types = set(getattr(config, "layer_types", None) or ["full_attention"])
-    window = getattr(config, "sliding_window", None)
-    known = types <= _TYPES and (window is None) != ("sliding_attention" in types)
-    own = not getattr(config, "num_kv_shared_layers", 0) and getattr(config, "is_causal", True)
-    replaceable = network._supports_attention_backend and config._attn_implementation == "sdpa"
-    return bool(known and own and replaceable)
 
 
 def feed(answered: Batch, read: Batch, columns: int) -> tuple[Tensor, Tensor | None]:
@@ -131,11 +119,7 @@ def _attend(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **settings: Any
 ) -> tuple[Tensor, None]:
     """For transformers: attention over a flat row, batch by batch."""
-    config: Any = module.config
-    types = getattr(config, "layer_types", None)
-    slides = types is not None and types[int(module.layer_idx)] == "sliding_attention"  # type: ignore[arg-type]
-    window = config.sliding_window if slides else None
-    said = [part.attend(module, query, window, settings) for part in _CURRENT.get().parts]
+    said = [part.attend(module, query, window_of(module), settings) for part in _CURRENT.get().parts]
     return torch.cat(said, 1), None
 
 
@@ -145,11 +129,9 @@ AttentionInterface.register(_NAME, _attend)
 @contextmanager
 def _attending(network: PreTrainedModel, flat: _Flat) -> Iterator[None]:
     """Inside, the network's attention is `_attend`, over these parts."""
-    config = network.config.get_text_config()
-    before, token = config._attn_implementation, _CURRENT.set(flat)
-    config._attn_implementation = _NAME
+    token = _CURRENT.set(flat)
     try:
-        yield
+        with attending(network, _NAME):
+            yield
     finally:
-        config._attn_implementation = before
         _CURRENT.reset(token)

@@ -27,6 +27,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from .._models_attention import replaceable
 from ..errors import ModelError, StillhouseError
 from ..lora import AdapterBank
 from ..models import Model
@@ -69,7 +70,7 @@ class Engine:
         self._answering: list[Batch] = []
         self._held = bank.held() if bank is not None and not config.deterministic else None
         self._unpack = pack(model.network, config.packed_bytes)
-        self._reads_along = not config.deterministic and _along.fits(model.network)
+        self._reads_along = not config.deterministic and replaceable(model.network)
         self._pace = Pace(config.stretch)
         self._known: dict[int, Row] = {}
         self._forgetting: list[tuple[str, threading.Event]] = []

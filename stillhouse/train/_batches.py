@@ -36,6 +36,7 @@ class Batch:
     mask_BT: Tensor
     slots: list[int]  # one per row, ascending
     examples: list[int]  # one per row, numbered within its slot's source
+    lengths: list[int]  # of the rows without padding
     row_P: Tensor
     column_P: Tensor  # the position whose hidden state predicts the target
     targets: SparseTargets
@@ -153,6 +154,7 @@ def _gather(
         mask_BT,
         [slot for slot, _ in rows],
         [example for _, example in rows],
+        [len(s) for s in sequences],
         torch.tensor(row_P, device=device),
         columns,
         _concatenate(parts),

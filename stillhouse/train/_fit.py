@@ -29,7 +29,8 @@ from ..generate import head
 from ..lora import AdapterBank
 from ..losses import Tail, chunked_forward_kl
 from ..models import Model
-from ._anchor import Anchors, anchor_loss
+from . import _flat
+from ._anchor import Anchors, Reference, anchor_loss, drifts
 from ._batches import Batch, Source, batches
 from ._noise import noisy
 from ._precision import attention
@@ -74,12 +75,13 @@ def fit(
     optimizer = torch.optim.AdamW(bank.parameters(), lr=plan.learning_rate, betas=(0.9, 0.99), weight_decay=0.0)
     progress = Progress(latest={s: torch.full((len(src.artifacts),), math.nan) for s, src in sources.items()})
     progress.losses = {s: [] for s in sources}
+    reference = Reference(model, plan.anchors, plan.steps, plan.batch_tokens)
     if file is not None and file.exists():
         _resume(file, bank, optimizer, progress)
         on_step(progress.step, "resumed")
     while progress.step < plan.steps and len(progress.finished) < len(sources):
         active = {s: src for s, src in sources.items() if s not in progress.finished}
-        _step(model, bank, active, plan, optimizer, progress)
+        _step(model, bank, active, plan, reference, optimizer, progress)
         progress.step += 1
         _finish(bank, active, plan, progress)
         mean = sum(progress.losses[s][-1] for s in active) / len(active)
@@ -95,6 +97,7 @@ def _step(
     bank: AdapterBank,
     active: Mapping[int, Source],
     plan: Plan,
+    reference: Reference,
     optimizer: torch.optim.Optimizer,
     progress: Progress,
 ) -> None:
@@ -104,47 +107,95 @@ def _step(
     for slot in active:
         progress.losses[slot].append(0.0)
     pad = model.tokenizer.pad_token_id or 0
+    held = sorted(active) if plan.anchors.due(progress.step) else []  # who has still to be held to the base
     for data in batches(active, progress.step, pad, model.device, hard, plan.batch_tokens):
-        loss_P = _losses(model, bank, data, plan, progress.step)
+        along = held if _room(model, data, held, plan, progress.step) else []
+        loss_P, drift_S = _losses(model, bank, data, along, plan, reference, progress.step)
         weighted_P = loss_P * data.weight_P
-        loss = weighted_P.sum()
+        loss = weighted_P.sum() + _pull(plan, progress.step) * drift_S.sum()
         if not torch.isfinite(loss):
             raise ModelError(f"training loss is not finite at step {progress.step}; try a lower learning rate")
         loss.backward()
         _record(data, loss_P.detach(), weighted_P.detach(), progress)
-    if plan.anchors.due(progress.step):
-        _anchor(model, bank, sorted(active), plan, progress)
+        _drifted(along, drift_S, plan, progress)
+        held = held if not along else []
+    each = max(1, plan.batch_tokens // max(1, plan.anchors.rows * plan.anchors.tokens))
+    for some in (held[start : start + each] for start in range(0, len(held), each)):
+        drift_S = anchor_loss(model, bank, some, reference, progress.step)
+        (_pull(plan, progress.step) * drift_S.sum()).backward()
+        _drifted(some, drift_S, plan, progress)
     bank.clip_per_slot(plan.clip)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
 
 
-def _anchor(model: Model, bank: AdapterBank, slots: Sequence[int], plan: Plan, progress: Progress) -> None:
-    """Gradients of the divergence from the base, as many users at a time as fit."""
-    ramp = (progress.step + 1) / plan.steps  # facts are learned first, then what they disturbed is put back
-    each = max(1, plan.batch_tokens // max(1, plan.anchors.rows * plan.anchors.tokens))
-    for start in range(0, len(slots), each):
-        some = slots[start : start + each]
-        drift_S = anchor_loss(model, bank, some, plan.anchors, progress.step)
-        (plan.anchors.weight * ramp * drift_S.sum()).backward()
-        for slot, drift in zip(some, drift_S.tolist(), strict=True):
-            before = progress.drift.get(slot, drift)
-            progress.drift[slot] = before + DRIFT_WINDOW * plan.anchors.every * (drift - before)
+def _pull(plan: Plan, step: int) -> float:
+    """Weight of the drift from the base: facts are learned first, then what they disturbed is put back."""
+    return plan.anchors.weight * (step + 1) / plan.steps
 
 
-def _losses(model: Model, bank: AdapterBank, data: Batch, plan: Plan, step: int) -> Tensor:
-    """KL(teacher || student) in nats, loss_P. Only target positions go through the LM head."""
+def _drifted(slots: Sequence[int], drift_S: Tensor, plan: Plan, progress: Progress) -> None:
+    for slot, drift in zip(slots, drift_S.tolist(), strict=True):
+        before = progress.drift.get(slot, drift)
+        progress.drift[slot] = before + DRIFT_WINDOW * plan.anchors.every * (drift - before)
+
+
+def _room(model: Model, data: Batch, slots: Sequence[int], plan: Plan, step: int) -> bool:
+    """Whether the anchors' windows of all `slots` go through the network beside the rows of `data`."""
+    if not slots or not _flat.fits(model):
+        return False
+    return sum(data.lengths) + len(slots) * sum(map(len, plan.anchors.windows(step))) <= plan.batch_tokens
+
+
+def _losses(
+    model: Model, bank: AdapterBank, data: Batch, along: Sequence[int], plan: Plan, reference: Reference, step: int
+) -> tuple[Tensor, Tensor]:
+    """KL(teacher || student) in nats, loss_P, and of the slots in `along` the drift from the base, drift_S. Only target
+    positions go through the LM head."""
+    if not _flat.fits(model):
+        hidden_PH, window_XH = _padded(model, bank, data, plan, step), None
+    else:
+        hidden_PH, window_XH = _side_by_side(model, bank, data, along, plan, step)
+    loss_P = chunked_forward_kl(hidden_PH, _of_few_shapes(head(model)), data.targets, plan.tail)
+    if window_XH is None or not along:
+        return loss_P, loss_P.new_zeros(0)
+    return loss_P, drifts(model, reference, step, window_XH, len(along))
+
+
+def _padded(model: Model, bank: AdapterBank, data: Batch, plan: Plan, step: int) -> Tensor:
+    """Last hidden states at the targets, `[P, H]`, of rows as long as the longest."""
     with (
         bank.rows(data.slots, wide=model.device.type == "cpu"),
         attention(model, data.ids_BT.shape[1]),
         noisy(model, data, plan.noise, plan.seed, step),
     ):
-        hidden_BTH = model.network.base_model(
+        hidden_BTH: Tensor = model.network.base_model(
             input_ids=data.ids_BT, attention_mask=data.mask_BT, use_cache=False
         ).last_hidden_state
-    return chunked_forward_kl(
-        hidden_BTH[data.row_P, data.column_P], _of_few_shapes(head(model)), data.targets, plan.tail
-    )
+    return hidden_BTH[data.row_P, data.column_P]
+
+
+def _side_by_side(
+    model: Model, bank: AdapterBank, data: Batch, along: Sequence[int], plan: Plan, step: int
+) -> tuple[Tensor, Tensor]:
+    """The same from one forward without padding, and the last hidden states `[X, H]` of the windows of every slot in
+    `along`."""
+    windows = plan.anchors.windows(step) if along else []
+    groups = [data.lengths, *([[len(ids) for _ in along for ids in windows]] if along else [])]
+    rows = [*zip(data.slots, data.lengths, strict=True), *((slot, len(ids)) for slot in along for ids in windows)]
+    slots = [slot for slot, length in rows for _ in range(length)]
+    slots += slots[-1:] * (_flat.padded(len(slots)) - len(slots))
+    extra_X = torch.tensor([token for _ in along for ids in windows for token in ids], device=model.device)
+    ids_T = torch.cat([data.ids_BT[data.mask_BT.bool()], extra_X.long()])
+    with (
+        bank.rows(slots, wide=True),
+        attention(model, max(length for _, length in rows)),
+        noisy(model, data, plan.noise, plan.seed, step, flat=True),
+    ):
+        hidden_TH = _flat.states(model, ids_T, groups)
+    end_B = torch.tensor(data.lengths, device=model.device).cumsum(0)
+    start_B = F.pad(end_B, (1, 0))
+    return hidden_TH[start_B[data.row_P] + data.column_P], hidden_TH[int(end_B[-1]) :]
 
 
 def _of_few_shapes(output: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:

@@ -21,20 +21,23 @@ from ._batches import Batch
 
 
 @contextmanager
-def noisy(model: Model, data: Batch, amount: float, seed: int, step: int) -> Iterator[None]:
-    """Inside: embeddings of `data` are moved by up to `amount` standard deviations of their row's own values."""
+def noisy(model: Model, data: Batch, amount: float, seed: int, step: int, flat: bool = False) -> Iterator[None]:
+    """Inside: embeddings of `data` are moved by up to `amount` standard deviations of their row's own values. `flat`:
+    the network is given the rows' tokens one after the other, without padding, and maybe others behind them."""
     if not amount:
         yield
         return
 
-    def add(module: nn.Module, inputs: tuple[Tensor, ...], embedded_BTH: Tensor) -> Tensor:
-        moved_BTH = embedded_BTH.clone()
-        for row, (example, length) in enumerate(zip(data.examples, data.mask_BT.sum(1).tolist(), strict=True)):
-            own_TH = embedded_BTH[row, :length]
+    def add(module: nn.Module, inputs: tuple[Tensor, ...], embedded: Tensor) -> Tensor:
+        moved_TH = embedded.flatten(0, 1).clone()
+        start = 0
+        for row, (example, length) in enumerate(zip(data.examples, data.lengths, strict=True)):
+            own_TH = moved_TH[start if flat else row * embedded.shape[1] :][:length]
             generator = torch.Generator(own_TH.device).manual_seed(crc32(f"{seed}/{step}/{example}/noise".encode()))
             noise_TH = torch.empty_like(own_TH, dtype=torch.float32).uniform_(-amount, amount, generator=generator)
-            moved_BTH[row, :length] += (noise_TH * own_TH.float().std()).to(own_TH.dtype)
-        return moved_BTH
+            own_TH += (noise_TH * own_TH.float().std()).to(own_TH.dtype)
+            start += length
+        return moved_TH.view_as(embedded)
 
     undo = model.network.get_input_embeddings().register_forward_hook(add)
     try:

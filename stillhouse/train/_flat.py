@@ -1,0 +1,112 @@
+"""Many rows in one forward without padding: their tokens side by side, each a row of its own to the network.
+
+In: the tokens of several groups of rows, such as short examples and long windows of text. Out: the last hidden state of
+every token. Attention alone tells rows apart: it is transformers' own, called once per group, with that group's rows
+padded on the right, where a causal look never falls. On a CPU, which pays for every padded token and for every operator
+it starts, a step takes two thirds of the time.
+
+It does not know adapters or losses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import AttentionInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+from .._models_attention import attending, replaceable, window_of
+from ..models import Model
+
+FEW_SHAPES = 64
+_NAME = "stillhouse_flat"
+Lengths = Sequence[int]  # of the rows of a group
+
+
+def fits(model: Model) -> bool:
+    """Whether this model's rows can lie side by side, and gain by it."""
+    return model.device.type == "cpu" and replaceable(model.network)
+
+
+def padded(tokens: int) -> int:
+    """How many tokens the network is given for so many: a CPU compiles a product for every new shape."""
+    return -(-tokens // FEW_SHAPES) * FEW_SHAPES
+
+
+def states(model: Model, ids_T: Tensor, groups: Sequence[Lengths]) -> Tensor:
+    """Last hidden states `[T, H]` of rows that lie one after the other in `ids_T`, group after group.
+
+    Adapters' rows are the network's: one per token, `padded(T)` of them.
+    """
+    spare = padded(len(ids_T)) - len(ids_T)
+    position_T = torch.cat([torch.arange(n, device=ids_T.device) for lengths in groups for n in lengths])
+    given_T1, position_T1 = (F.pad(s_T, (0, spare))[:, None] for s_T in (ids_T, position_T))
+    with _attending(model, groups):
+        out = model.network.base_model(input_ids=given_T1, position_ids=position_T1, use_cache=False)
+    hidden_T1H: Tensor = out.last_hidden_state
+    return hidden_T1H[: len(ids_T), 0]
+
+
+class _Group:
+    """Where the tokens of rows lie, `[rows, width]`, padded with each row's last, and the way back."""
+
+    def __init__(self, lengths: Lengths, start: int, device: torch.device) -> None:
+        length_B1 = torch.tensor(lengths, device=device)[:, None]
+        self.rows, self.width = len(lengths), -(-max(lengths) // 8) * 8
+        self.end = start + sum(lengths)
+        column_W = torch.arange(self.width, device=device)
+        first_B1 = start + length_B1.cumsum(0) - length_B1
+        self.token_X = (first_B1 + torch.minimum(column_W, length_B1 - 1)).flatten()
+        self.back_T = (column_W < length_B1).flatten().nonzero()[:, 0]
+
+    def attend(self, module: nn.Module, states: tuple[Tensor, ...], settings: dict[str, Any]) -> Tensor:
+        """`[tokens of the group, heads, dim]` from queries, keys and values `[T, heads, 1, dim]`."""
+        query, keys, values = (self._padded(s_TH1D) for s_TH1D in states)
+        window = window_of(module)
+        mask = None if window is None or self.width <= window else self._within(window, query.device)
+        said_BWHD: Tensor = sdpa_attention_forward(module, query, keys, values, mask, **settings)[0]
+        said_THD: Tensor = said_BWHD.flatten(0, 1).index_select(0, self.back_T)
+        return said_THD
+
+    def _padded(self, states_TH1D: Tensor) -> Tensor:
+        picked_XHD = states_TH1D[:, :, 0].index_select(0, self.token_X)
+        return picked_XHD.view(self.rows, self.width, *picked_XHD.shape[1:]).transpose(1, 2)
+
+    def _within(self, window: int, device: torch.device) -> Tensor:
+        column_W = torch.arange(self.width, device=device)
+        back_WW = column_W[:, None] - column_W
+        return ((back_WW >= 0) & (back_WW < window))[None, None]
+
+
+_CURRENT: ContextVar[list[_Group]] = ContextVar("_CURRENT")
+
+
+def _attend(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **settings: Any
+) -> tuple[Tensor, None]:
+    """For transformers: attention within each row, `[T, 1, heads, dim]`."""
+    settings["is_causal"] = True
+    said_THD = torch.cat([group.attend(module, (query, key, value), settings) for group in _CURRENT.get()])
+    return F.pad(said_THD, (0, 0, 0, 0, 0, len(query) - len(said_THD)))[:, None], None
+
+
+AttentionInterface.register(_NAME, _attend)
+
+
+@contextmanager
+def _attending(model: Model, groups: Sequence[Lengths]) -> Iterator[None]:
+    found: list[_Group] = []
+    for lengths in groups:
+        found.append(_Group(lengths, found[-1].end if found else 0, model.device))
+    token = _CURRENT.set(found)
+    try:
+        with attending(model.network, _NAME):
+            yield
+    finally:
+        _CURRENT.reset(token)
