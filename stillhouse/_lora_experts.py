@@ -26,6 +26,7 @@ from torch.nn import functional as F
 
 from ._lora_sites import Site
 from ._lora_wide import add_wide
+from ._models_packed import Packed, packed_experts
 from .errors import ModelError
 
 FEW_TOKENS = 64  # up to here every pair is its own block: finding shared blocks would cost more than it saves
@@ -200,7 +201,8 @@ def _linear(
             a, b = site.a.flatten(0, 1), site.b.flatten(0, 1)
             out_TO = _BlocksLinear.apply(x_TI, weight_EOI, a, b, ends, layout, scale, small)  # type: ignore[no-untyped-call]
         else:
-            out_TO = _Experts.apply(x_TI, weight_EOI, ends)  # type: ignore[no-untyped-call]
+            packed = packed_experts(module, name) if weight_EOI.dtype == torch.float32 else None
+            out_TO = _Experts.apply(x_TI, weight_EOI, ends, packed)  # type: ignore[no-untyped-call]
     if isinstance(layout, _Columns):
         a_EGI, b_EGO = (p[layout.slots].transpose(0, 1).flatten(1, 2) for p in (site.a, site.b))
         out_TO = add_wide(out_TO, x_TI, a_EGI, b_EGO, ends, layout.keep_TG, scale)
@@ -218,16 +220,31 @@ class _Experts(torch.autograd.Function):
     """`W_e x` over pairs sorted by expert; W frozen."""
 
     @staticmethod
-    def forward(ctx: Any, x_TI: Tensor, weight_EOI: Tensor, ends: list[int]) -> Tensor:
+    def forward(
+        ctx: Any, x_TI: Tensor, weight_EOI: Tensor, ends: list[int], packed_E: list[Packed] | None = None
+    ) -> Tensor:
         ctx.save_for_backward(weight_EOI)
-        ctx.ends = ends
+        ctx.ends, ctx.packed_E = ends, packed_E
+        if packed_E is not None:
+            return torch.cat([packed_E[e](x_PI) for e, x_PI in _parts(x_TI, ends)])
         return _per_expert(x_TI, weight_EOI.transpose(1, 2), ends)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad_TO: Tensor) -> tuple[Tensor | None, ...]:
         (weight_EOI,) = ctx.saved_tensors
-        return (_per_expert(grad_TO, weight_EOI, ctx.ends) if ctx.needs_input_grad[0] else None), None, None
+        if not ctx.needs_input_grad[0]:
+            return None, None, None, None
+        if ctx.packed_E is not None:
+            parts = [ctx.packed_E[e].back(grad_PO) for e, grad_PO in _parts(grad_TO, ctx.ends)]
+            return torch.cat(parts), None, None, None
+        return _per_expert(grad_TO, weight_EOI, ctx.ends), None, None, None
+
+
+def _parts(rows_TX: Tensor, ends: list[int]) -> list[tuple[int, Tensor]]:
+    """(expert, its rows) of every expert that has some."""
+    spans = enumerate(zip([0, *ends], ends, strict=False))
+    return [(expert, rows_TX[start:end]) for expert, (start, end) in spans if end > start]
 
 
 class _BlocksLinear(torch.autograd.Function):

@@ -28,6 +28,7 @@ import torch
 from torch import Tensor
 
 from .._models_attention import replaceable
+from .._models_packed import pack
 from ..errors import ModelError, StillhouseError
 from ..lora import AdapterBank
 from ..models import Model
@@ -36,7 +37,6 @@ from ._cache import Columns, Kept, Sessions, layers_of, token_bytes
 from ._door import Door
 from ._execution import Batch
 from ._pace import Pace
-from ._packed import pack
 from ._rows import Config, Done, Event, Failed, Piece, Reason, Request, Row, Sampling, Session, Sink, Stats
 from ._sampling import choose
 from ._stream import events_of

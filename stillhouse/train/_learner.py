@@ -61,7 +61,7 @@ class Learner:
 
     def rows(self, slots: Sequence[int]) -> AbstractContextManager[None]:
         """Entered around a batch whose row i belongs to `slots[i]`."""
-        return self.bank.rows(slots) if self.bank else nullcontext()
+        return self.bank.rows(slots, wide=self.model.device.type == "cpu") if self.bank else nullcontext()
 
     def backward(self, loss: Tensor) -> None:
         """Gradients of the sum of all processes' losses."""

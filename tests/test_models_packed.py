@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from stillhouse.serve._packed import pack
+from stillhouse._models_packed import pack, packed_experts
+from stillhouse.lora import AdapterBank, LoraConfig
 from tests.architectures import ALL
 
 WIDE = {"hidden_size": 256, "intermediate_size": 384}
@@ -55,6 +56,36 @@ def test_other_types_are_left_alone() -> None:
 def test_a_bias_is_added() -> None:
     layer = nn.Linear(300, 300)
     expected = layer(torch.ones(2, 3, 300)).detach()
-    pack(nn.Sequential(layer), 2**30)  # type: ignore[arg-type]
+    pack(nn.Sequential(layer), 2**30)
     with torch.inference_mode():
         torch.testing.assert_close(layer(torch.ones(2, 3, 300)), expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen3_moe"])
+def test_what_an_adapter_learns_is_the_same(name: str) -> None:
+    network = ALL[name](640, **WIDE, **({"moe_intermediate_size": 256} if name == "qwen3_moe" else {}))
+    network.requires_grad_(False)
+    bank = AdapterBank(network, 2, LoraConfig(rank=4, alpha=8.0))
+    for slot in range(2):
+        bank.reset(slot, slot)
+    with torch.no_grad():
+        for number, parameter in enumerate(bank.parameters()):
+            parameter.add_(0.02 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(number)))
+    ids_BT = torch.randint(0, 640, (4, 40), generator=torch.Generator().manual_seed(0))
+
+    def learned() -> list[Tensor]:
+        for parameter in bank.parameters():
+            parameter.grad = None
+        with bank.rows([0, 0, 1, 1], wide=True):
+            logits = network(ids_BT).logits
+        logits.square().mean().backward()
+        return [logits.detach(), *(p.grad for p in bank.parameters() if p.grad is not None)]
+
+    plain = learned()
+    undo = pack(network, 2**30, gradients=True)
+    assert packed_of(network)
+    assert bool([m for m in network.modules() if packed_experts(m, "down_proj")]) == (name == "qwen3_moe")
+    for one, another in zip(learned(), plain, strict=True):
+        torch.testing.assert_close(one, another, rtol=1e-4, atol=1e-5)
+    undo()
+    assert all(torch.equal(a, b) for a, b in zip(learned(), plain, strict=True))

@@ -1,0 +1,124 @@
+"""Weights in the order in which a CPU multiplies them: oneDNN's packed form, made once, used by every forward.
+
+In: a network on a CPU in float32, whose weights stay as they are. Out: its linear layers and stacked experts compute
+the same products from packed copies, about twice as fast as from the weights as they lie where the processor's own
+library is not at its best (MKL on AMD's; benchmarks/serve_mixed.py); rounding may differ in the last bits. Gradients
+of what goes in come from copies packed the other way round. The weights stay where they are, for whoever reads them;
+the copies take as many bytes again, or twice as many, up to a limit.
+
+It does not know adapters: they hang on the same layers by hooks, and take an expert's copies from `packed_experts`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+SMALL = 2**16  # weights of a layer up to here lie in the cache anyway
+_EXPERTS = "_packed_experts"
+
+
+class Packed(NamedTuple):
+    """A weight's copies: for `x W^T`, and for `g W` where gradients are wanted."""
+
+    forward: Tensor
+    backward: Tensor | None
+
+    def __call__(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
+        """`x W^T + bias` for rows of float32."""
+        if torch.is_grad_enabled() and x.requires_grad:
+            assert self.backward is not None, "packed for answers alone"
+            rows_TO: Tensor = _Product.apply(x.flatten(0, -2), self.forward, self.backward, bias)  # type: ignore[no-untyped-call]
+            return rows_TO.view(*x.shape[:-1], -1)
+        return _multiply(x, self.forward, bias)
+
+    def back(self, grad: Tensor) -> Tensor:
+        """`g W`."""
+        assert self.backward is not None, "packed for answers alone"
+        return _multiply(grad.contiguous(), self.backward, None)
+
+
+def pack(network: nn.Module, limit: int, gradients: bool = False) -> Callable[[], None]:
+    """Pack linear layers, in module order, while the copies take at most `limit` bytes; returns what undoes it. With
+    `gradients` of what goes into a layer too, and experts, for adapters that are trained on a frozen network.
+
+    Where nothing can be packed (an accelerator, another type, a torch without oneDNN), nothing happens.
+    """
+    undo: list[Callable[[], None]] = []
+    for layer, name in _weights(network, gradients):
+        weight = getattr(layer, name)
+        limit -= weight.nbytes * (2 if gradients else 1)
+        if limit < 0:
+            break
+        if isinstance(layer, nn.Linear):
+            layer.forward = partial(_forward, layer, _packed(weight, gradients))  # type: ignore[method-assign]
+            undo.append(partial(delattr, layer, "forward"))
+        else:
+            copies = layer.__dict__.setdefault(_EXPERTS, {})
+            copies[name] = [_packed(weight_OI, gradients) for weight_OI in weight]
+            undo.append(partial(copies.pop, name))
+
+    def unpack() -> None:
+        for one in undo:
+            one()
+
+    return unpack
+
+
+def packed_experts(module: nn.Module, name: str) -> list[Packed] | None:
+    """The copies of a stack of experts, one each; None where there are none, or products are of another type."""
+    found: list[Packed] | None = module.__dict__.get(_EXPERTS, {}).get(name)
+    return None if torch.is_autocast_enabled("cpu") else found
+
+
+def _weights(network: nn.Module, experts: bool) -> Iterator[tuple[nn.Module, str]]:
+    """Weights that gain by it: of plain linear layers, and stacks of experts as transformers keeps them."""
+    usable = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
+    for module in network.modules() if usable else ():
+        if type(module) is nn.Linear and "forward" not in vars(module) and _gains(module.weight):
+            yield module, "weight"
+        elif experts and not getattr(module, "is_transposed", False):
+            for name in ("gate_up_proj", "down_proj"):
+                weight = module._parameters.get(name)
+                if weight is not None and weight.dim() == 3 and _gains(weight):
+                    yield module, name
+
+
+def _gains(weight: Tensor) -> bool:
+    return weight.device.type == "cpu" and weight.dtype == torch.float32 and weight.numel() > SMALL
+
+
+@torch.inference_mode()
+def _packed(weight_OI: Tensor, gradients: bool) -> Packed:
+    reorder = torch.ops.mkldnn._reorder_linear_weight
+    weight_OI = weight_OI.detach()
+    return Packed(reorder(weight_OI, None), reorder(weight_OI.T.contiguous(), None) if gradients else None)
+
+
+def _forward(layer: nn.Linear, packed: Packed, x: Tensor) -> Tensor:
+    """`layer(x)`; from the weights themselves where they learn, and for what they were not packed for."""
+    wanted = torch.is_grad_enabled() and (layer.weight.requires_grad or (x.requires_grad and packed.backward is None))
+    if wanted or x.dtype != torch.float32 or torch.is_autocast_enabled("cpu") or not x.numel():
+        return nn.functional.linear(x, layer.weight, layer.bias)
+    return packed(x, layer.bias)
+
+
+def _multiply(x: Tensor, packed: Tensor, bias: Tensor | None) -> Tensor:
+    product: Tensor = torch.ops.mkldnn._linear_pointwise(x, packed, bias, "none", [], "")
+    return product
+
+
+class _Product(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, packed: Tensor, back: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.back = back
+        return _multiply(x, packed, bias)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        return _multiply(grad.contiguous(), ctx.back, None), None, None, None
