@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-SMALL = 2**16  # weights of a layer up to here lie in the cache anyway
+SMALL = 2**16  # weights of a layer up to here lie in the cache anyway, which is what counts for the few rows of answers
 _EXPERTS = "_packed_experts"
 
 
@@ -75,21 +75,23 @@ def packed_experts(module: nn.Module, name: str) -> list[Packed] | None:
     return None if torch.is_autocast_enabled("cpu") else found
 
 
-def _weights(network: nn.Module, experts: bool) -> Iterator[tuple[nn.Module, str]]:
+def _weights(network: nn.Module, learning: bool) -> Iterator[tuple[nn.Module, str]]:
     """Weights that gain by it: of plain linear layers, and stacks of experts as transformers keeps them."""
     usable = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
     for module in network.modules() if usable else ():
-        if type(module) is nn.Linear and "forward" not in vars(module) and _gains(module.weight):
+        if type(module) is nn.Linear and "forward" not in vars(module) and _gains(module.weight, learning):
             yield module, "weight"
-        elif experts and not getattr(module, "is_transposed", False):
+        elif learning and not getattr(module, "is_transposed", False):
             for name in ("gate_up_proj", "down_proj"):
                 weight = module._parameters.get(name)
-                if weight is not None and weight.dim() == 3 and _gains(weight):
+                if weight is not None and weight.dim() == 3 and _gains(weight, True):
                     yield module, name
 
 
-def _gains(weight: Tensor) -> bool:
-    return weight.device.type == "cpu" and weight.dtype == torch.float32 and weight.numel() > SMALL
+def _gains(weight: Tensor, many: bool) -> bool:
+    """Whether a weight is worth a copy, for `many` rows at a time or a few."""
+    large = weight.numel() > (SMALL // 8 if many else SMALL)
+    return weight.device.type == "cpu" and weight.dtype == torch.float32 and large
 
 
 @torch.inference_mode()
