@@ -2,12 +2,13 @@
 
     python benchmarks/distill_capture.py [--model REF] [--rounds N] [--layers N] [--quick]
 
-Bare: the model reads the batch and gives its logits, nothing more. Capture: the same batch through
-`capture.prompts`' own path, default settings: hidden states, the head at target positions, exact entries, tail, draws,
-columns, and the Parquet bytes. Two data sets: running text, where every token is a target, and prompts with answers of
-the same length, where half of them are. In CPU seconds of one thread. The captured distribution is compared with the
-bare logits first. Besides the model: one of random weights, the width and vocabulary of Qwen2.5-0.5B and 4 of its 24
-layers, which is harder: the fewer the layers, the more of the forward is the head, and the more weighs what follows it.
+Bare: the model reads the batch and gives its logits, nothing more. Capture: the same batch through `capture.prompts`'
+own path, default settings: weights packed for the CPU, hidden states, the head at target positions, exact entries,
+tail, draws, columns, and the Parquet bytes. Two data sets: running text, where every token is a target, and prompts
+with answers of the same length, where half of them are. In CPU seconds of one thread. The captured distribution is
+compared with the bare logits first. Besides the model: one of random weights, the width and vocabulary of
+Qwen2.5-0.5B and 4 of its 24 layers, which is harder: the fewer the layers, the more of the forward is the head, and
+the more weighs what follows it.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks._distill import cpu_seconds, examples, loaded, qwen, signals, with_network
 from benchmarks._machine import Figure, say, table
 from stillhouse import models
+from stillhouse._models_packed import packing
 from stillhouse.capture._speech import Spoken
 from stillhouse.capture.prompts import Config
 from stillhouse.generate import batches, pad_right
@@ -43,8 +45,9 @@ def bare(model: Model, spoken: Sequence[Spoken], config: Config) -> torch.Tensor
 
 
 def stored(model: Model, spoken: Sequence[Spoken], config: Config) -> bytes:
-    """The shard of these."""
-    return signals(model, spoken, config).to_bytes()
+    """The shard of these; packing the weights is part of it, as it is of every shard's."""
+    with packing([model.network]):
+        return signals(model, spoken, config).to_bytes()
 
 
 def apart(model: Model, spoken: Spoken, config: Config) -> float:
@@ -86,7 +89,7 @@ def main() -> int:
     rounds = 1 if args.quick else args.rounds
     made = figures(model, args.model, 8 if args.quick else 64, rounds)
     wide = with_network(model, qwen(layers=args.layers), "qwen2.5-0.5b")
-    return table([*made, *figures(wide, f"152k tokens, {args.layers} layers", 2 if args.quick else 4, rounds)])
+    return table([*made, *figures(wide, f"152k tokens, {args.layers} layers", 2 if args.quick else 12, rounds)])
 
 
 if __name__ == "__main__":

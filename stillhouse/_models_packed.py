@@ -11,7 +11,8 @@ It does not know adapters: they hang on the same layers by hooks, and take an ex
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -19,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 SMALL = 2**16  # weights of a layer up to here lie in the cache anyway, which is what counts for the few rows of answers
+BYTES = 8 * 2**30  # of copies, where nobody says how many
 _EXPERTS = "_packed_experts"
 
 
@@ -67,6 +69,15 @@ def pack(network: nn.Module, limit: int, gradients: bool = False) -> Callable[[]
             one()
 
     return unpack
+
+
+@contextmanager
+def packing(networks: Iterable[nn.Module], limit: int = BYTES) -> Iterator[None]:
+    """Inside, these answer from packed weights, as far as `limit` bytes each go."""
+    with ExitStack() as packed:
+        for network in networks:
+            packed.callback(pack(network, limit))
+        yield
 
 
 def packed_experts(module: nn.Module, name: str) -> list[Packed] | None:

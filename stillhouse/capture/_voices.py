@@ -19,6 +19,7 @@ import torch
 
 from .. import align
 from .._artifacts_columns import Ints, Targets, concatenate
+from .._models_packed import packing
 from ..errors import InputError
 from ..generate import Sampling, batches, generate
 from ..models import Model
@@ -99,6 +100,10 @@ class Local:
     def signals(
         self, given: Sequence[Spoken], asked: Sequence[Spoken], config: Config, key: str, kept: Path | None = None
     ) -> Said:
+        with packing(model.network for model in self.mixture.models):
+            return self._signals(given, asked, config, key)
+
+    def _signals(self, given: Sequence[Spoken], asked: Sequence[Spoken], config: Config, key: str) -> Said:
         spoken = [*given, *self._written(asked, config, int(key[:8], 16) + config.seed)]
         generator = torch.Generator(device=self.words.device).manual_seed(int(key[:15], 16))
         order: list[Spoken] = []

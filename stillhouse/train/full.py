@@ -19,7 +19,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from .._models_packed import pack
+from .._models_packed import BYTES, pack
 from ..config import as_dict
 from ..errors import InputError
 from ..lora import AdapterBank, LoraConfig
@@ -34,7 +34,6 @@ from ._ranks import Ranks, ranks
 from ._traced import Matching, TracedFeed
 
 CHECKPOINT = "checkpoint.safetensors"
-PACKED_BYTES = 8 * 2**30  # for copies of a frozen network's weights that a CPU multiplies faster
 
 
 @dataclass(frozen=True)
@@ -131,7 +130,7 @@ def train(
     )  # fmt: skip
     bank = learning.bank
     frozen = bank is not None and here.world == 1 and not plan.autocast
-    unpack = pack(learning.model.network, PACKED_BYTES, gradients=True) if frozen else lambda: None
+    unpack = pack(learning.model.network, BYTES, gradients=True) if frozen else lambda: None
     try:
         with _training(learning.model, config):
             progress = fit(learning, feed, plan, work / CHECKPOINT if work else None, on_step)
