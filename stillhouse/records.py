@@ -22,7 +22,7 @@ from .errors import StoreError
 R = TypeVar("R")
 
 Use = Literal["train", "held_out"]
-Direction = Literal["forward", "reverse", "cloze", "unknown"]
+Direction = Literal["forward", "reverse", "cloze", "request", "unknown"]
 
 
 def canonical(value: Any) -> bytes:
