@@ -51,9 +51,9 @@ class Config:
     anchor_tokens: int = 96
     anchor_every: int = 2
     fact_weight: float = 1.0
-    unknown_weight: float = 0.8
+    unknown_weight: float = 0.7
     prompt_weight: float = 0.5
-    anchor_weight: float = 24.0
+    anchor_weight: float = 32.0
     noise: float = 0.8
     clip: float = 1.0
     mastered: float = 0.2
