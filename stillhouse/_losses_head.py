@@ -54,6 +54,12 @@ def logprobs_at(logits_PV: Tensor, ids_PJ: Tensor) -> tuple[Tensor, Tensor]:
     return found
 
 
+def dense_kl(logits_PV: Tensor, teacher_logprobs_PV: Tensor) -> Tensor:
+    """KL(teacher || student) over whole rows, `[P]`; the student's gradient is made on the way, in a buffer or two."""
+    found: Tensor = _DenseKL.apply(logits_PV, teacher_logprobs_PV)  # type: ignore[no-untyped-call]
+    return found
+
+
 def precise(values: Tensor) -> Tensor:
     """In float32, or float64 where they are."""
     return values.to(_type(values))
@@ -118,3 +124,24 @@ class _LogprobsAt(torch.autograd.Function):
         softmax_PV, ids_PJ = ctx.saved_tensors
         gradient_PV = softmax_PV.mul_((normaliser_P - at_PJ.sum(-1))[:, None]).scatter_add_(-1, ids_PJ, at_PJ)
         return gradient_PV.to(ctx.dtype), None
+
+
+class _DenseKL(torch.autograd.Function):
+    """Keeps `softmax - teacher`, the gradient for a teacher that sums to one. None flows to the teacher."""
+
+    @staticmethod
+    def forward(ctx: Any, logits_PV: Tensor, teacher_logprobs_PV: Tensor) -> Tensor:
+        student_PV = logits_PV.log_softmax(-1, dtype=_type(logits_PV))
+        teacher_PV = teacher_logprobs_PV.to(student_PV.dtype)
+        p_PV = teacher_PV.exp()
+        kl_P = (teacher_PV - student_PV).mul_(p_PV).masked_fill_(p_PV == 0, 0).sum(-1)
+        if ctx.needs_input_grad[0]:
+            ctx.save_for_backward(student_PV.exp_().mul_(p_PV.sum(-1, keepdim=True)).sub_(p_PV))
+        ctx.dtype = logits_PV.dtype
+        return kl_P
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, upstream_P: Tensor) -> tuple[Tensor, None]:
+        (slope_PV,) = ctx.saved_tensors
+        return (slope_PV * upstream_P[:, None]).to(ctx.dtype), None

@@ -20,7 +20,7 @@ from typing import Literal, NamedTuple, get_args
 import torch
 from torch import Tensor
 
-from ._losses_head import logprobs_at, precise, through_head
+from ._losses_head import dense_kl, logprobs_at, precise, through_head
 from ._losses_terms import Divergence, pointwise, tempered
 from .errors import InputError
 
@@ -192,11 +192,8 @@ def chunked_forward_kl(
 
 
 def dense_forward_kl(logits_PV: Tensor, teacher_logprobs_PV: Tensor) -> Tensor:
-    """KL(teacher || student) in nats per position, `[P]`, over the whole vocabulary."""
-    logits_PV = precise(logits_PV)
-    student_PV = logits_PV - logits_PV.logsumexp(-1, keepdim=True)
-    teacher_PV = teacher_logprobs_PV.to(student_PV.dtype)
-    return pointwise("forward", teacher_PV, teacher_PV, student_PV).sum(-1)
+    """KL(teacher || student) in nats per position, `[P]`, over the whole vocabulary. The teacher gets no gradient."""
+    return dense_kl(logits_PV, teacher_logprobs_PV)
 
 
 def sparsify(logprobs_PV: Tensor, k: int, draws: int, generator: torch.Generator | None = None) -> SparseTargets:

@@ -22,6 +22,7 @@ from typing import Any, TypeVar
 import safetensors.torch
 
 from . import artifacts, chat, gate, kinds, models
+from ._models_memory import kept_memory
 from ._pipeline_remedies import follow
 from ._pipeline_result import Consolidation, Try, model_card, samples
 from ._pipeline_settings import Settings, read_settings
@@ -74,6 +75,7 @@ def consolidate_all(
     gate.settings(settings.gate)  # a mistake in the last stage's settings is said before the first
     store = Store(home_folder(home))
     with ExitStack() as stack:
+        stack.enter_context(kept_memory())
         for user in sorted(memories):
             stack.enter_context(store.lock(user))
         base = model if isinstance(model, Model) else models.load(model, cache=store.home / "fingerprints.json")

@@ -27,6 +27,24 @@ def test_the_real_thing_from_outside(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "[]\n", "")
 
 
+def test_a_command_ends_at_once_but_not_before_what_it_started(tmp_path: Path) -> None:
+    script = """if True:
+        import atexit, sys, threading, time
+        from stillhouse import cli
+        class Slow:
+            def __del__(self):
+                print("taken apart")
+        slow = Slow()
+        atexit.register(print, "at exit")
+        threading.Thread(target=lambda: (time.sleep(0.2), print("thread"))).start()
+        sys.argv = ["stillhouse", "adapters", "show", "--user", "nobody", "--home", sys.argv[1]]
+        cli.program()
+    """
+    command = [sys.executable, "-c", script, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    assert (done.returncode, done.stdout) == (2, "thread\nat exit\n")
+
+
 @pytest.mark.parametrize("verb", VERBS, ids=" ".join)
 def test_every_command_has_help(commands: Commands, verb: list[str]) -> None:
     done = commands.run(*verb, "--help")

@@ -16,12 +16,11 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 from .. import texts
 from ..generate import Ids, head, pad_right
 from ..lora import AdapterBank
-from ..losses import dense_forward_kl
+from ..losses import dense_forward_kl, through_head
 from ..models import Model
 from ._precision import attention
 
@@ -81,10 +80,9 @@ class Reference:
     def _read(self, steps: Sequence[int]) -> dict[int, Tensor]:
         windows = {step: self.plan.windows(step) for step in steps}
         ids_WT, mask_WT = pad_right([ids for some in windows.values() for ids in some], self.model)
-        with attention(self.model, ids_WT.shape[1]):
-            hidden_WTH = self.model.network.base_model(
-                input_ids=ids_WT, attention_mask=mask_WT, use_cache=False
-            ).last_hidden_state
+        hidden_WTH = self.model.network.base_model(
+            input_ids=ids_WT, attention_mask=mask_WT, use_cache=False
+        ).last_hidden_state
         sizes = [sum(map(len, some)) for some in windows.values()]
         return dict(zip(windows, hidden_WTH[mask_WT.bool()].split(sizes), strict=True))
 
@@ -110,12 +108,11 @@ def drifts(model: Model, reference: Reference, step: int, student_PH: Tensor, ma
 
 
 def _divergence(model: Model, base_PH: Tensor, student_PH: Tensor) -> Tensor:
-    """KL(base || student) in nats, `[P]`, over the whole vocabulary; a chunk's logits are made again for gradients."""
+    """KL(base || student) in nats, `[P]`, over the whole vocabulary, a chunk's logits at a time."""
 
-    def part(base_pH: Tensor, student_pH: Tensor) -> Tensor:
+    def part(student_pV: Tensor, start: int) -> Tensor:
         with torch.no_grad():
-            base_pV = head(model)(base_pH).float().log_softmax(-1)
-        return dense_forward_kl(head(model)(student_pH), base_pV)
+            base_pV = head(model)(base_PH[start : start + len(student_pV)]).log_softmax(-1, dtype=torch.float32)
+        return dense_forward_kl(student_pV, base_pV)
 
-    chunks = zip(base_PH.split(CHUNK), student_PH.split(CHUNK), strict=True)
-    return torch.cat([checkpoint(part, *c, use_reentrant=False, preserve_rng_state=False) for c in chunks])
+    return through_head(student_PH, head(model), part, CHUNK)

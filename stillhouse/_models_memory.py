@@ -1,0 +1,41 @@
+"""Memory that a stage has freed stays in the process for its next step, instead of going back to the kernel.
+
+In: nothing. Out: a context. Training frees and takes the same megabytes thousands of times; glibc returns large ones to
+the kernel at once, and the kernel clears every page of them again: half a million page faults in one consolidation, a
+tenth of a training step. Elsewhere than on Linux with glibc nothing happens. It does not know models.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # what mallopt(3) calls them
+_LARGEST = 32 << 20  # what glibc allows for a block that is not a mapping of its own
+_KEPT = 1 << 30
+_USUAL_TRIM = 64 << 20  # twice the largest, as glibc itself would set it by then
+
+
+@contextmanager
+def kept_memory() -> Iterator[None]:
+    """Inside, up to a gigabyte of what is freed is kept; on leaving it is given back."""
+    libc = _libc()
+    if libc is None:
+        yield
+        return
+    libc.mallopt(_MMAP_THRESHOLD, _LARGEST)
+    libc.mallopt(_TRIM_THRESHOLD, _KEPT)
+    try:
+        yield
+    finally:
+        libc.mallopt(_TRIM_THRESHOLD, _USUAL_TRIM)
+        libc.malloc_trim(0)
+
+
+def _libc() -> ctypes.CDLL | None:
+    if not sys.platform.startswith("linux"):
+        return None
+    library = ctypes.CDLL(None)
+    return library if hasattr(library, "mallopt") and hasattr(library, "malloc_trim") else None
