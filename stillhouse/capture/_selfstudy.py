@@ -37,11 +37,6 @@ _FUNCTION_WORDS = frozenset(
     "in at it of to be number kind type sort please give one".split()
 )
 _ENDINGS = ("'s", "s", "es", "d", "ed", "ing", "ly")
-_NAMED = re.compile(
-    r"^What (?:is|are|was|were) ((?:(?:the|my|our|your|his|her|their)\b|\S+'s\b)"
-    r" ?.*\b(?!to\b|for\b|on\b|in\b|like\b)\w*[^\Wd])\?$"
-)
-_LEADS = ("Tell me:", "Please tell me:", "Do you know:", "Remind me:", "Quick question:")
 COPIED = 0.7  # similarity from which a word is a bad copy and not another word
 _ONSETS = "b d f g k l m n p r s t v z br dr fl gr kl pl st tr".split()
 _VOWELS = "a e i o u ai ea oo".split()
@@ -169,13 +164,6 @@ def cloze(statement: Statement) -> list[Question]:
         for cut in cuts
         if cut < len(words)
     ]
-
-
-def request(question: str, turn: int) -> str:
-    """The question as an order: what is named is asked for ("Tell me my dog's name."), else a few words lead in."""
-    if named := _NAMED.match(question):
-        return f"Tell me {named[1]}."
-    return f"{_LEADS[turn % len(_LEADS)]} {question}"
 
 
 def near_misses(questions: Sequence[Question], per_question: int, seed: int) -> list[str]:

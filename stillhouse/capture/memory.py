@@ -27,9 +27,11 @@ from ..models import Model
 from ..records import Question, Statement, Study, Use
 from ._chunk import Chunk, chunks
 from ._chunk import statements as statements
-from ._selfstudy import candidates, cloze, decoys, hardest, lost_words, mask, near_misses, repair, request, unmask
+from ._orders import request
+from ._selfstudy import candidates, cloze, decoys, hardest, lost_words, mask, near_misses, repair, unmask
 from ._teacher import Answer, Reading, Sparsity, example
 
+AS_ORDERS = 1 / 3  # of the questions that a memory does not answer
 CERTAIN = 3  # wordings with one answer, from which what was written is believed without the proof of answering
 
 OnStep = Callable[[int], None]
@@ -114,7 +116,7 @@ def capture(model: Model, memory: str, config: Config = Config(), on_step: OnSte
         known = _known(model, reading, chunk, config)
         trained = [q for q, _ in known if q.use == "train"]  # a held-out wording must not be learned as unanswerable
         unknown = _unknown(model, reading, trained, len(chunk.statements), config, number)
-        everything += [*known, *unknown, *_requests(reading, known, unknown, config, number)]
+        everything += [*known, *unknown, *_requests(reading, known, config, number)]
         on_step(len(chunk.statements))
     questions: list[Question] = []
     artifacts: list[DistillArtifact] = []
@@ -283,6 +285,7 @@ def _unknown(
         misses = near_misses(some, per_question=each, seed=config.seed + number)
         asked += rng.sample(misses, min(len(misses), wanted // 2))
     asked += rng.sample(decoys(), min(len(decoys()), config.decoys))
+    asked = [request(text, turn) if rng.random() < AS_ORDERS else text for turn, text in enumerate(asked)]
     found = []
     for text, answer in zip(asked, reading.answer(asked, config.max_answer_tokens), strict=True):
         if chat.is_unknown(answer.text):
@@ -292,33 +295,29 @@ def _unknown(
 
 
 def _requests(
-    reading: Reading,
-    known: Sequence[tuple[Question, Answer]],
-    unknown: Sequence[tuple[Question, Answer]],
-    config: Config,
-    number: int,
+    reading: Reading, known: Sequence[tuple[Question, Answer]], config: Config, number: int
 ) -> list[tuple[Question, Answer]]:
-    """One question of every statement and direction also as an order, and a quarter of the unknown ones: people do not
-    only ask, and how something is said must not tell a student whether it knows it."""
+    """Two questions of every statement and one in reverse also as orders: people do not only ask, and how something is
+    said must not tell a student whether it knows it, so as large a part of the unknown ones are orders."""
     rng = random.Random(f"{config.seed}/{number}/requests")
     ways: dict[tuple[int | None, str], list[Question]] = {}
     for question, _ in known:
         if question.use == "train" and question.direction != "cloze":
             ways.setdefault((question.statement, question.direction), []).append(question)
-    misses = [question for question, _ in unknown if question.use == "train"]
-    chosen = [rng.choice(questions) for questions in ways.values()] + rng.sample(misses, len(misses) // 4)
-    held_out = {chat.normalise(question.text) for question, _ in [*known, *unknown] if question.use == "held_out"}
+    chosen = [
+        question
+        for (_, direction), questions in ways.items()
+        for question in rng.sample(questions, min(len(questions), 2 if direction == "forward" else 1))
+    ]
+    held_out = {chat.normalise(question.text) for question, _ in known if question.use == "held_out"}
     asked = [replace(q, text=request(q.text, turn)) for turn, q in enumerate(chosen)]
     asked = [q for q in asked if chat.normalise(q.text) not in held_out]
-    found = []
-    for question, answer in zip(asked, reading.answer([q.text for q in asked], config.max_answer_tokens), strict=True):
-        if question.statement is None:
-            good, direction = chat.is_unknown(answer.text), question.direction
-        else:
-            good, direction = chat.same_answer(answer.text, question.answer), "request"
-        if good:
-            found.append((replace(question, direction=direction, teacher=answer.text), answer))
-    return found
+    answers = reading.answer([q.text for q in asked], config.max_answer_tokens)
+    return [
+        (replace(question, direction="request", teacher=answer.text), answer)
+        for question, answer in zip(asked, answers, strict=True)
+        if chat.same_answer(answer.text, question.answer)
+    ]
 
 
 def _anchors(model: Model, sparsity: Sparsity, config: Config) -> list[DistillArtifact]:

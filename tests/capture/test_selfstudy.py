@@ -16,7 +16,6 @@ from stillhouse.capture._selfstudy import (
     near_misses,
     parse,
     repair,
-    request,
 )
 from stillhouse.records import Question, Statement
 
@@ -132,19 +131,3 @@ def test_nothing_to_vary_gives_no_near_misses(known: list[Question]) -> None:
 def test_decoys_are_questions_without_repeats() -> None:
     assert len(set(decoys())) == len(decoys()) > 64
     assert all(d.endswith("?") for d in decoys())
-
-
-@pytest.mark.parametrize(
-    ("question", "order"),
-    [
-        ("What is the name of my dog?", "Tell me the name of my dog."),
-        ("What is Karen's job?", "Tell me Karen's job."),
-        ("What is my dog called?", "Tell me: What is my dog called?"),
-        ("What is my tea made of, and what for?", "Tell me: What is my tea made of, and what for?"),
-        ("What is Emma allergic to?", "Tell me: What is Emma allergic to?"),
-        ("Where does Ida live?", "Tell me: Where does Ida live?"),
-        ("¿Cómo se llama mi perro?", "Tell me: ¿Cómo se llama mi perro?"),
-    ],
-)
-def test_a_question_as_an_order(question: str, order: str) -> None:
-    assert request(question, 0) == order
