@@ -262,6 +262,16 @@ def _seconds(network: PreTrainedModel, threads: int, rows: int, tokens: int) -> 
     return best
 
 
+def cores() -> int:
+    """Threads that torch takes by itself."""
+    return _CORES
+
+
+def memory_bytes() -> int:
+    """Of this machine."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
 def _byte_level_table() -> dict[str, int]:
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     table = {chr(b): b for b in printable}
@@ -281,8 +291,7 @@ def _dtype(path: Path, device: torch.device) -> torch.dtype:
     if device.type != "cpu":
         return torch.bfloat16
     half_bytes = sum(p.stat().st_size for p in path.glob("*.safetensors"))
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return torch.float32 if 2 * half_bytes < memory / 4 else torch.bfloat16
+    return torch.float32 if 2 * half_bytes < memory_bytes() / 4 else torch.bfloat16
 
 
 def _file_digest(file: Path, known: dict[str, str]) -> str:

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -26,6 +26,7 @@ from ._models_memory import kept_memory
 from ._pipeline_remedies import follow
 from ._pipeline_result import Consolidation, Try, model_card, samples
 from ._pipeline_settings import Settings, read_settings
+from ._pipeline_share import Shares, processes
 from .blobs import write_atomic
 from .capture import memory as capture_memory
 from .chat import PROMPTS_VERSION
@@ -36,7 +37,7 @@ from .gate import Sample, report
 from .inputs import MAX_MEMORY_BYTES, check_memory, home_folder
 from .lora import AdapterBank, LoraConfig
 from .models import Model
-from .progress import progress
+from .progress import Step, progress
 from .records import Candidate, Signals, Study, Verdict, Version, canonical, digest, from_mapping
 from .store import Store
 from .train import adapter as train_adapter
@@ -45,6 +46,7 @@ __all__ = ["Consolidation", "Settings", "Try", "consolidate", "consolidate_all",
 
 R = TypeVar("R")
 DEFAULTS = Settings()
+STAGES = ("capture", "train", "gate")
 OTHERS = 4  # other users' champions that the swap gate asks
 
 
@@ -63,10 +65,11 @@ def consolidate(
 
 def consolidate_all(
     memories: Mapping[str, str], *, model: str | Model = models.DEFAULT, home: Path | str | None = None,
-    settings: Settings = DEFAULTS, show: bool = False, diagnose: bool = False,
+    settings: Settings = DEFAULTS, show: bool = False, diagnose: bool = False, workers: int = 1,
 ) -> list[Consolidation]:  # fmt: skip
-    """The same for several users, trained together in one batch; results in the order given.
+    """The same for several users, trained together in batches; results in the order given.
 
+    `workers` processes share the users (0: as many as cores and memory allow), where `model` is a reference.
     Raises `InputError` (user id, memory), `ModelError`, `Busy` when a user is being consolidated elsewhere.
     """
     if not memories:
@@ -80,12 +83,27 @@ def consolidate_all(
             stack.enter_context(store.lock(user))
         base = model if isinstance(model, Model) else models.load(model, cache=store.home / "fingerprints.json")
         judged = replace(settings, gate=gate.calibrated(store.home, base.fingerprint, settings.gate))
-        results = _Run(store, base, judged, show).all(memories)
+        run = _Run(store, base, judged, show)
+        count = 1 if isinstance(model, Model) else processes(base, len(memories), workers)
+        if count > 1:
+            with Shares(store.home, base.ref, judged, memories, count) as shares:
+                for stage in STAGES:
+                    run.shared(stage, shares, memories)
+        results = run.all(memories)
 
         def again(remedy: str, changed: Settings, before: Mapping[str, tuple[Try, ...]]) -> list[Consolidation]:
             return _Run(store, base, changed, show, remedy, before).all({user: memories[user] for user in before})
 
         return follow(results, judged, again) if diagnose else results
+
+
+def share(
+    model: Model, home: Path, settings: Settings, memories: Mapping[str, str], users: Sequence[str], stage: str,
+    step: Step,
+) -> None:  # fmt: skip
+    """One of `STAGES` for some users of a run, after the stages before it for all `memories`; `step` is told as a bar
+    is. What it makes is in the store; whoever calls holds the users' locks."""
+    _Run(Store(home), model, settings, False, step=step).stage(stage, memories, users)
 
 
 def _stated(user: str, text: str) -> str:
@@ -114,13 +132,32 @@ class _Run:
 
     def __init__(
         self, store: Store, model: Model, settings: Settings, show: bool, remedy: str = "",
-        before: Mapping[str, tuple[Try, ...]] = MappingProxyType({}),
+        before: Mapping[str, tuple[Try, ...]] = MappingProxyType({}), step: Step | None = None,
     ):  # fmt: skip
         self.store, self.model, self.settings, self.show, self.before = store, model, settings, show, before
+        self._step = step
         self.remedy, self.label = remedy, f" ({remedy})" if remedy else ""
         self.seconds: dict[str, float] = {}
 
+    def stage(self, stage: str, memories: Mapping[str, str], users: Sequence[str]) -> None:
+        """One stage for some users, with what the stages before it left in the store for all."""
+        wanted = users if stage != "gate" else memories
+        signals = {user: self._capture(user, memories[user]) for user in wanted}
+        if stage != "capture":
+            candidates = self._train(signals)
+        if stage == "gate":
+            for user in users:
+                self._judge(user, memories[user], signals[user], candidates)
+
+    def shared(self, stage: str, shares: Shares, memories: Mapping[str, str]) -> None:
+        """The same for all users by processes."""
+        steps = train_adapter.total_steps(shares.sizes, self.settings.train, self.model.device)
+        totals = {"capture": None, "train": steps, "gate": len(memories) * len(gate.settings(self.settings.gate))}
+        with progress(f"{stage} {len(memories)} users", totals[stage], self.show) as step:
+            self._timed(stage, partial(shares.run, stage, step))
+
     def all(self, memories: Mapping[str, str]) -> list[Consolidation]:
+        """All stages for all users; what is in the store already is taken from there."""
         signals = {user: self._timed("capture", partial(self._capture, user, memories[user])) for user in memories}
         candidates = self._timed("train", partial(self._train, signals))
         judged = {
@@ -135,6 +172,14 @@ class _Run:
             return work()
         finally:
             self.seconds[stage] = self.seconds.get(stage, 0.0) + time.monotonic() - start
+
+    @contextmanager
+    def _progress(self, stage: str, total: int) -> Iterator[Step]:
+        if self._step is not None:
+            yield self._step
+            return
+        with progress(f"{stage}{self.label}", total, self.show) as step:
+            yield step
 
     def _once(self, kind: type[R], users: Sequence[str], inputs: dict[str, Any], make: Callable[[], R]) -> R:
         """The record that these inputs gave before, or `make()` it and remember."""
@@ -155,7 +200,7 @@ class _Run:
 
     def _new_signals(self, user: str, text: str, config: dict[str, Any]) -> Signals:
         count = len(capture_memory.check(self.model, text, self.settings.capture))
-        with progress(f"capture {user}{self.label}", count, self.show) as step:
+        with self._progress(f"capture {user}", count) as step:
             found = capture_memory.capture(self.model, text, self.settings.capture, step)
         prompts, blobs = str(PROMPTS_VERSION), self.store.blobs
         about = {"base": self.model.fingerprint, "vocabulary": str(self.model.vocabulary), "prompts": prompts}
@@ -198,8 +243,8 @@ class _Run:
     def _new_adapters(self, signals: Sequence[Signals]) -> list[train_adapter.Trained]:
         read = [artifacts.read(self.store.blobs.get(s.shard))[0] for s in signals]
         work = self._fit_folder(signals)
-        steps = train_adapter.total_steps(len(signals), self.settings.train, self.model.device)
-        with progress(f"train{self.label}", steps, self.show) as step:
+        steps = train_adapter.total_steps([len(signals)], self.settings.train, self.model.device)
+        with self._progress("train", steps) as step:
             return train_adapter.train(self.model, read, self.settings.train, work, step)
 
     def _candidate(self, signals: Signals, trained: train_adapter.Trained | None) -> Candidate:
@@ -246,7 +291,7 @@ class _Run:
         return found[:OTHERS]
 
     def _new_verdict(self, user: str, candidate: Candidate, ctx: gate.Context) -> Verdict:
-        with progress(f"gate {user}{self.label}", len(gate.settings(self.settings.gate)), self.show) as step:
+        with self._progress(f"gate {user}", len(gate.settings(self.settings.gate))) as step:
             return gate.run(candidate, digest(candidate), ctx, self.settings.gate, lambda name: step(1, name))
 
     def _save(self, text: str, signals: Signals, candidate: Candidate, verdict: Verdict, ctx: gate.Context) -> Version:

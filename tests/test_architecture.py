@@ -21,7 +21,7 @@ ORDER = (
     ("kinds", "records", "chat", "texts", "inputs"),
     ("statements",),
     ("blobs",),
-    ("progress",),
+    ("progress", "processes"),
     ("models",),
     ("decoder", "generate"),
     ("align", "lora", "losses"),

@@ -22,7 +22,8 @@ def command(commands: Commands, folder: Path, *users: str) -> list[str]:
     given = [part for u in users for part in ("--user", u, "--memory", str(folder / f"{u}.md"))]
     for user in users:
         (folder / f"{user}.md").write_text(TWO[user])
-    return ["consolidate", *given, "--model", str(commands.model), "--home", str(folder / "home"), *fast()]
+    where = "--model", str(commands.model), "--home", str(folder / "home"), "--workers", "1"
+    return ["consolidate", *given, *where, *fast()]
 
 
 @pytest.fixture(scope="module")

@@ -24,6 +24,9 @@ def add(commands: Any) -> None:
         action="store_true",
         help="when gates fail, try their remedies in turn, five more candidates at most",
     )
+    parser.add_argument(
+        "--workers", type=int, default=0, help="processes that share the users; 0: as many as cores and memory allow"
+    )
     parser.add_argument("--config", type=Path, help="TOML with [capture], [train] and [gate] tables")
     parser.add_argument("--set", action="append", default=[], metavar="STAGE.KEY=VALUE", help="one setting, as in TOML")
 
@@ -39,8 +42,9 @@ def run(args: argparse.Namespace) -> None:
     settings = pipeline.read_settings(args.config, args.set)
     memories = {user: inputs.read_memory(path) for user, path in zip(args.user, args.memory, strict=True)}
     results = pipeline.consolidate_all(
-        memories, model=args.model, home=args.home, settings=settings, show=not args.json, diagnose=args.diagnose
-    )
+        memories, model=args.model, home=args.home, settings=settings, show=not args.json, diagnose=args.diagnose,
+        workers=args.workers,
+    )  # fmt: skip
     found = [r.as_dict() for r in results]
     show(found[0] if len(found) == 1 else found, args.json, lambda: [print(r.summary()) for r in results])
     refused = [r for r in results if not r.approved]

@@ -123,9 +123,9 @@ def train(
     return found
 
 
-def total_steps(users: int, config: Config, device: torch.device) -> int:
-    """Steps that training this many users takes when nobody is done early."""
-    return config.steps * len(_groups(users, config, device))
+def total_steps(users: Sequence[int], config: Config, device: torch.device) -> int:
+    """Steps that training groups of so many users takes when nobody is done early."""
+    return config.steps * sum(len(_groups(n, config, device)) for n in users)
 
 
 def checkpoints(work: Path) -> list[Path]:

@@ -93,7 +93,8 @@ def test_users_together_get_what_each_gets_alone(model: Model) -> None:
 def test_group_after_group_is_the_same_as_all_in_one(model: Model, tmp_path: Path) -> None:
     data = [signals(model, seed) for seed in (1, 2, 3)]
     at_once, in_groups = train(model, data, CONFIG), replace(CONFIG, together=2)
-    assert (total_steps(3, CONFIG, model.device), total_steps(3, in_groups, model.device)) == (7, 14)
+    assert (total_steps([3], CONFIG, model.device), total_steps([3], in_groups, model.device)) == (7, 14)
+    assert total_steps([3, 1], in_groups, model.device) == 21
     with pytest.raises(Killed):
         train(model, data, in_groups, tmp_path, killed_after(11))
     assert [f.name for f in checkpoints(tmp_path)] == ["checkpoint-0.safetensors", "checkpoint-1.safetensors"]

@@ -1,0 +1,37 @@
+"""One of the processes that `_pipeline_share.py` starts: stages of the pipeline for a share of the users.
+
+In: lines of JSON with a stage, everybody's memories and the users of this share. Out: what the stage stores, and its
+steps as they are done. The model is loaded once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from . import models, pipeline
+from ._models_memory import kept_memory
+from .config import resolve
+from .models import Model
+from .processes import serve
+
+
+def main() -> None:
+    """Serve whoever started this process."""
+    loaded: list[Model] = []
+
+    def work(piece: dict[str, Any], tell: Callable[[Any], None]) -> None:
+        if not loaded:
+            loaded.append(models.load(piece["model"], cache=Path(piece["home"]) / "fingerprints.json"))
+        pipeline.share(
+            loaded[0], Path(piece["home"]), resolve(pipeline.Settings, piece["settings"]), piece["memories"],
+            piece["users"], piece["stage"], lambda n=1, note="": tell((n, note)),
+        )  # fmt: skip
+
+    with kept_memory():
+        serve(work)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,81 @@
+"""Consolidations shared out among processes of one machine; the store ends up as if one process had done them all.
+
+In: memories, a model reference, settings, how many processes. Out: nothing but what is in the store: each process
+captures, trains and gates its share of the users with the pipeline's own functions, and whoever runs the pipeline
+afterwards finds it there. On a CPU two students train side by side faster than one on two cores.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from itertools import pairwise
+from pathlib import Path
+
+from . import models
+from ._pipeline_settings import Settings
+from .config import as_dict
+from .errors import InputError
+from .models import Model
+from .processes import Process
+from .progress import Step
+
+PROCESS = "stillhouse._pipeline_process"
+ROOM = 0.5  # of the machine's memory, for all copies of the model and what training holds beside it
+NEEDED = 4  # times the weights' bytes, for one process: packed copies, gradients, batches
+
+
+def processes(model: Model, users: int, wanted: int) -> int:
+    """How many processes for so many users: `wanted`, or (0) one for each core as far as memory goes. One where an
+    accelerator does the work."""
+    if wanted < 0:
+        raise InputError(f"workers: {wanted} is not allowed; a number of processes, or 0 for as many as fit")
+    if wanted:
+        return min(wanted, users)
+    if model.device.type != "cpu":
+        return 1
+    fitting = int(ROOM * models.memory_bytes() / (NEEDED * model.network.get_memory_footprint()))
+    return max(1, min(models.cores(), users, fitting))
+
+
+class Shares:
+    """`count` processes, each with its share of the users, stage after stage."""
+
+    def __init__(self, home: Path, ref: str, settings: Settings, memories: Mapping[str, str], count: int):
+        users = list(memories)
+        cuts = [len(users) * n // count for n in range(count + 1)]
+        self._shares = [users[start:end] for start, end in pairwise(cuts)]
+        self._about = {"home": str(home), "model": ref, "settings": as_dict(settings), "memories": dict(memories)}
+        self._threads = {"OMP_NUM_THREADS": str(max(1, models.cores() // count))}
+        self._stack = ExitStack()
+
+    @property
+    def sizes(self) -> list[int]:
+        """Users of each share."""
+        return [len(share) for share in self._shares]
+
+    def __enter__(self) -> Shares:
+        self._running = [self._stack.enter_context(Process(PROCESS, self._threads)) for _ in self._shares]
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stack.close()
+
+    def run(self, stage: str, step: Step) -> None:
+        """One stage of every share. Errors are those of the stage, from whichever process had one first."""
+
+        def follow(process: Process) -> None:
+            for n, note in process.told():
+                step(n, note)
+
+        for process, share in zip(self._running, self._shares, strict=True):
+            process.send(self._about | {"stage": stage, "users": share})
+        with ThreadPoolExecutor(len(self._running)) as threads:
+            following = [threads.submit(follow, process) for process in self._running]
+            try:
+                for one in following:
+                    one.result()
+            except BaseException:
+                self._stack.close()  # the others' ends close, so their threads end
+                raise

@@ -1,0 +1,88 @@
+"""Processes of this program's own that take work as lines of JSON and answer with lines of JSON.
+
+In: a module to run, then work for it. Out: what it tells, and its errors as if they were raised here. A process ends
+with the one that started it, however that one ends. It does not know what the work is.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from . import errors
+from .errors import ModelError, StillhouseError
+from .records import canonical
+
+
+class Process:
+    """`python -m module`, which calls `serve`. Killed when the block ends."""
+
+    def __init__(self, module: str, environment: Mapping[str, str] | None = None):
+        self.module, self.environment = module, {**os.environ, **(environment or {})}
+
+    def __enter__(self) -> Process:
+        command = [sys.executable, "-m", self.module]
+        pipe = subprocess.PIPE
+        self._child = subprocess.Popen(command, stdin=pipe, stdout=pipe, env=self.environment)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._child.kill()
+        self._child.wait()
+        for stream in (self._child.stdin, self._child.stdout):
+            if stream is not None:
+                stream.close()
+
+    def send(self, work: Mapping[str, Any]) -> None:
+        """Hand it a piece of work."""
+        assert self._child.stdin is not None, "it was opened"
+        try:
+            self._child.stdin.write(canonical(work) + b"\n")
+            self._child.stdin.flush()
+        except BrokenPipeError:
+            pass  # it died at once; `told` says so
+
+    def told(self) -> Iterator[Any]:
+        """What it tells until that piece is done. Its error is raised here; `ModelError` when it died."""
+        assert self._child.stdout is not None, "it was opened"
+        for line in self._child.stdout:
+            said = json.loads(line)
+            if "done" in said:
+                return
+            if "error" in said:
+                raise getattr(errors, said["kind"])(said["error"])
+            yield said["told"]
+        code = self._child.wait()
+        raise ModelError(f"a worker process died (exit code {code}); run it again to go on, or use fewer workers")
+
+
+def serve(work: Callable[[Any, Callable[[Any], None]], None]) -> None:
+    """In such a process: `work(piece, tell)` for every piece that comes, until whoever sends them is gone."""
+    pieces: queue.SimpleQueue[str] = queue.SimpleQueue()
+    out, sys.stdout = sys.stdout, sys.stderr  # what is printed by mistake is no answer
+
+    def read() -> None:
+        for line in sys.stdin:
+            pieces.put(line)
+        os._exit(1)
+
+    def say(**said: Any) -> None:
+        out.write(json.dumps(said) + "\n")
+        out.flush()
+
+    threading.Thread(target=read, daemon=True).start()
+    while True:
+        try:
+            work(json.loads(pieces.get()), lambda told: say(told=told))
+        except StillhouseError as error:
+            say(error=str(error), kind=type(error).__name__)
+        except KeyboardInterrupt:
+            os._exit(130)  # whoever started it was interrupted too, and says so
+        else:
+            say(done=True)
