@@ -47,7 +47,7 @@ class Config:
     max_memory_tokens: int = 131_072
     top_k: int = 16
     draws: int = 4
-    unknown_per_statement: int = 24
+    unknown_per_statement: int = 36
     decoys: int = 64
     anchor_texts: int = 0  # only for students trained where the base is not at hand: `train` computes its own
     anchor_tokens: int = 32
