@@ -72,7 +72,10 @@ def fit(
     model: Model, bank: AdapterBank, sources: Mapping[int, Source], plan: Plan, file: Path | None, on_step: OnStep
 ) -> Progress:
     """Train all slots of `sources`; resumes from `file` when it is there. `ModelError` when a loss is not finite."""
-    optimizer = torch.optim.AdamW(bank.parameters(), lr=plan.learning_rate, betas=(0.9, 0.99), weight_decay=0.0)
+    fused = model.device.type == "cpu"  # one pass over each parameter instead of ten
+    optimizer = torch.optim.AdamW(
+        bank.parameters(), lr=plan.learning_rate, betas=(0.9, 0.99), weight_decay=0.0, fused=fused
+    )
     progress = Progress(latest={s: torch.full((len(src.artifacts),), math.nan) for s, src in sources.items()})
     progress.losses = {s: [] for s in sources}
     reference = Reference(model, plan.anchors, plan.steps, plan.batch_tokens)
