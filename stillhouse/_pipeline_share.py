@@ -22,8 +22,9 @@ from .processes import Process
 from .progress import Step
 
 PROCESS = "stillhouse._pipeline_process"
-ROOM = 0.5  # of the machine's memory, for all copies of the model and what training holds beside it
-NEEDED = 4  # times the weights' bytes, for one process: packed copies, gradients, batches
+ROOM = 0.5  # of the machine's memory, for all of them
+LEAST = 3 << 29  # bytes of one process: torch itself, batches of training
+NEEDED = 4  # times the weights' bytes, beside that: packed copies, gradients
 
 
 def processes(model: Model, users: int, wanted: int) -> int:
@@ -35,7 +36,8 @@ def processes(model: Model, users: int, wanted: int) -> int:
         return min(wanted, users)
     if model.device.type != "cpu":
         return 1
-    fitting = int(ROOM * models.memory_bytes() / (NEEDED * model.network.get_memory_footprint()))
+    each = LEAST + NEEDED * model.network.get_memory_footprint()
+    fitting = int(ROOM * models.memory_bytes() / each)
     return max(1, min(models.cores(), users, fitting))
 
 

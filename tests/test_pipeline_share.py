@@ -93,6 +93,8 @@ def test_as_many_processes_as_cores_and_memory_allow(monkeypatch: pytest.MonkeyP
     assert processes(sized(30 << 20), 16, 0) == 8
     assert processes(sized(30 << 20), 3, 0) == 3
     assert processes(sized(3 << 30), 16, 0) == 2
+    monkeypatch.setattr(models, "memory_bytes", lambda: 8 << 30)
+    assert processes(sized(30 << 20), 16, 0) == 2, "a small model's process is not small"
     assert processes(sized(14 << 30), 16, 0) == 1
     assert processes(sized(30 << 20, "cuda"), 16, 0) == 1
     assert processes(sized(14 << 30), 16, 5) == 5
