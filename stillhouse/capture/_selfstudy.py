@@ -37,6 +37,8 @@ _FUNCTION_WORDS = frozenset(
     "in at it of to be number kind type sort please give one".split()
 )
 _ENDINGS = ("'s", "s", "es", "d", "ed", "ing", "ly")
+_TWICE = re.compile(r"\b((?:[\w-]+ )?[\w-]+)(?:'s)? \1\b", re.IGNORECASE)
+_AROUND = re.compile(r"\b((?:[\w-]+ )?[\w-]+) of (\S+)'s \1\b", re.IGNORECASE)
 COPIED = 0.7  # similarity from which a word is a bad copy and not another word
 _ONSETS = "b d f g k l m n p r s t v z br dr fl gr kl pl st tr".split()
 _VOWELS = "a e i o u ai ea oo".split()
@@ -69,6 +71,8 @@ def candidates(reply: str, statement: Statement) -> list[Question]:
     main, _ = Counter(grounded).most_common(1)[0]
     found: dict[str, Question] = {}
     for question, answer in pairs:
+        if _stutters(question, statement.text):
+            continue
         forward = chat.normalise(answer) == main
         if not forward and not (chat.says(question, main) and _touches(answer, statement.text)):
             continue
@@ -104,7 +108,8 @@ def _namely(statement: Statement) -> list[str]:
 
 
 def repair(reply: str, statement: Statement) -> str:
-    """The reply with words that a small teacher nearly copied from the statement ("vegetain", "theregatta") put right.
+    """The reply with words that a small teacher nearly copied from the statement ("vegetain", "theregatta") put right,
+    and what it said twice said once ("Emma's desk number's desk number", "the desk number of Emma's desk number").
 
     A word is taken for a copy when it is in neither form in the statement, and most of its letters, in order, are those
     of a word there (Ratcliff and Obershelp's similarity).
@@ -122,7 +127,18 @@ def repair(reply: str, statement: Statement) -> str:
         before = word.lower().removesuffix(nearest.lower())
         return f"{before} {nearest}" if before in _FUNCTION_WORDS else nearest
 
-    return re.sub(r"[A-Za-z][\w-]{3,}", put_right, reply)
+    said = re.sub(r"[A-Za-z][\w-]{3,}", put_right, reply)
+    for pattern, once in ((_TWICE, r"\1"), (_AROUND, r"\1 of \2")):
+        if not pattern.search(statement.text):
+            said = pattern.sub(once, said)
+    return said
+
+
+def _stutters(question: str, statement: str) -> bool:
+    """Whether a question says a word more than once that the statement does not: a small teacher lost its way."""
+    counts = Counter(w.lower().removesuffix("'s") for w in _content(question))
+    own = Counter(w.lower().removesuffix("'s") for w in _content(statement))
+    return any(count > max(1, own[word]) for word, count in counts.items())
 
 
 def _forms(word: str) -> set[str]:

@@ -12,7 +12,7 @@ the gate. Each chunk's keys and values are computed once and shared by all its q
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 
 import torch
@@ -115,7 +115,8 @@ def capture(model: Model, memory: str, config: Config = Config(), on_step: OnSte
         reading = Reading(model, chunk.text, sparsity, seed=config.seed + number)
         known = _known(model, reading, chunk, config)
         trained = [q for q, _ in known if q.use == "train"]  # a held-out wording must not be learned as unanswerable
-        unknown = _unknown(model, reading, trained, len(chunk.statements), config, number)
+        held_out = {chat.normalise(q.text) for q, _ in known if q.use == "held_out"}
+        unknown = _unknown(reading, trained, held_out, len(chunk.statements), config, number)
         everything += [*known, *unknown, *_requests(reading, known, config, number)]
         on_step(len(chunk.statements))
     questions: list[Question] = []
@@ -273,7 +274,7 @@ def _hold_out(pairs: list[tuple[Question, Answer]], statement: Statement) -> lis
 
 
 def _unknown(
-    model: Model, reading: Reading, known: Sequence[Question], n: int, config: Config, number: int
+    reading: Reading, known: Sequence[Question], held_out: Set[str], n: int, config: Config, number: int
 ) -> list[tuple[Question, Answer]]:
     """Near misses and decoys on which the teacher, with the memory before it, says that it does not know."""
     rng = random.Random(f"{config.seed}/{number}/unknown")
@@ -283,6 +284,7 @@ def _unknown(
     for some in ([q for q in asking if q.direction == "reverse"], [q for q in asking if q.direction != "reverse"]):
         each = max(1, wanted // (2 * max(1, len(some))) + 1)
         misses = near_misses(some, per_question=each, seed=config.seed + number)
+        misses = [text for text in misses if chat.normalise(text) not in held_out]
         asked += rng.sample(misses, min(len(misses), wanted // 2))
     asked += rng.sample(decoys(), min(len(decoys()), config.decoys))
     asked = [request(text, turn) if rng.random() < AS_ORDERS else text for turn, text in enumerate(asked)]

@@ -131,3 +131,26 @@ def test_nothing_to_vary_gives_no_near_misses(known: list[Question]) -> None:
 def test_decoys_are_questions_without_repeats() -> None:
     assert len(set(decoys())) == len(decoys()) > 64
     assert all(d.endswith("?") for d in decoys())
+
+
+@pytest.mark.parametrize(
+    ("said", "once"),
+    [
+        ("What is Emma's desk number's desk number? | B7", "What is Emma's desk number? | B7"),
+        ("What is the desk number of Emma's desk number? | B7", "What is the desk number of Emma? | B7"),
+        ("Which desk number does Emma does Emma have? | B7", "Which desk number does Emma have? | B7"),
+        ("What is Emma's desk number? | B7", "What is Emma's desk number? | B7"),
+    ],
+)
+def test_what_a_teacher_said_twice_is_said_once(said: str, once: str) -> None:
+    statement = Statement(0, 0, 30, "The desk number of Emma is B7.")
+    assert repair(said, statement) == once
+    assert (
+        repair("Where is Walla Walla? | B7", Statement(0, 0, 18, "Walla Walla is B7.")) == "Where is Walla Walla? | B7"
+    )
+
+
+def test_a_question_that_stutters_is_none() -> None:
+    statement = Statement(0, 0, 30, "The desk number of Emma is B7.")
+    reply = "What is Emma's desk number? | B7\nWhich Emma has the desk of Emma? | B7\nWhat is Emma's number? | B7"
+    assert [q.text for q in candidates(reply, statement)] == ["What is Emma's desk number?", "What is Emma's number?"]
