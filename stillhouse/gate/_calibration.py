@@ -3,11 +3,10 @@
 In: `Trial`s, each with what every gate measured. Out: a `Calibration`: thresholds for the interval's bad end, with
 all trials, so that its ROC can be drawn again; and its file, `<home>/calibration/<fingerprint>.json`.
 
-A threshold lies beyond the worst honest trial, away from the rest, by as much as honest trials spread, but at most
-half-way to the next sabotaged one. Where no sabotage lies there, nothing is won by strictness: the starting threshold
-stays if it allows more. What should be small is never asked to be under 0, what should be large never less than 0. All
-gates have to pass, so each may accept nearly all honest trials: a single gate need not catch every sabotage, their
-conjunction has to.
+All gates have to pass, so a single gate need not catch every sabotage: their conjunction has to. Every threshold lies
+beyond the worst honest trial by the same share of what honest trials of that gate spread: all of it, or as much less as
+leaves every sabotaged trial refused by some gate at twice that distance. Where the starting threshold allows more and
+costs no refusal, it stays. What should be small is never asked to be under 0, what should be large never less than 0.
 
 It does not know how trials are made, nor what a gate measures.
 """
@@ -15,6 +14,7 @@ It does not know how trials are made, nor what a gate measures.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -30,6 +30,7 @@ from ._measure import bad_end
 FORMAT = 1
 HONEST = ""
 ACCEPT = 0.95  # of honest trials, at least
+LEAST_SPREAD = 0.1  # of a value, where honest trials hardly differ
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,19 @@ class Count(NamedTuple):
     trials: int
     approved: int
     gates: list[str]
+
+
+class Scale(NamedTuple):
+    """What honest trials measure at one gate, times `sign` so that more is better."""
+
+    sign: float
+    worst: float
+    spread: float
+
+    def limit(self, spreads: float) -> float:
+        """The threshold so many spreads beyond the worst."""
+        found = self.sign * (self.worst - spreads * self.spread)
+        return max(0.0, found) if self.sign < 0 or self.worst >= 0 else found
 
 
 @dataclass(frozen=True)
@@ -127,18 +141,14 @@ def thresholds(trials: Sequence[Trial], accept: float = ACCEPT) -> dict[str, flo
     return _thresholds(kept, trials)
 
 
-def threshold(good: Sequence[float], bad: Sequence[float], at_least: bool, start: float) -> float:
-    """The threshold of one gate; `good` is not empty. See the module for where it lies."""
-    sign = 1.0 if at_least else -1.0
-    worst, best = min(sign * g for g in good), max(sign * g for g in good)
-    beyond = [sign * b for b in bad if sign * b < worst]
-    spread = best - worst
-    if not beyond:
-        limit = sign * min(worst - spread, sign * start)
-        return max(limit, min(0.0, start)) if at_least else limit
-    gap = worst - max(beyond)
-    limit = sign * (worst - min(gap / 2, max(spread, gap / 10)))
-    return limit if at_least else max(0.0, limit)
+def margin(trial: Trial, scales: Mapping[str, Scale]) -> float:
+    """How many spreads beyond the worst honest trial the gate that likes `trial` least puts it; negative: none does."""
+    found = [-math.inf]
+    for name, scale in scales.items():
+        if name in trial.gates:
+            m = trial.gates[name]
+            found.append(math.inf if m.worst is None else (scale.worst - scale.sign * m.worst) / scale.spread)
+    return max(found)
 
 
 def passes(trial: Trial, thresholds: Mapping[str, float]) -> bool:
@@ -228,17 +238,30 @@ def _thresholds(honest: Sequence[Trial], trials: Sequence[Trial]) -> dict[str, f
     """A gate that some honest trial could not measure gets none: it keeps its starting threshold."""
     if not honest:
         return {}
-    bad = [t for t in trials if t.sabotage != HONEST]
-    found = {}
-    for name in sorted(set.intersection(*(set(t.gates) for t in honest))):
-        mine = [t.gates[name] for t in honest]
-        good = [m.worst for m in mine if m.worst is not None]
-        wrong = [m.worst for t in bad if (m := t.gates.get(name)) is not None and m.worst is not None]
-        if mine[0].exact:
-            found[name] = mine[0].start
-        elif len(good) == len(mine):
-            found[name] = threshold(good, wrong, mine[0].at_least, mine[0].start)
+    shared = sorted(set.intersection(*(set(t.gates) for t in honest)))
+    like = honest[0].gates
+    exact = {name: like[name].start for name in shared if like[name].exact}
+    scales = {name: scale for name in shared if name not in exact and (scale := _scale(name, honest)) is not None}
+    bad = [t for t in trials if t.sabotage != HONEST and passes(t, exact)]
+    margins = [m for t in bad if (m := margin(t, scales)) > 0]  # where none is, no gate tells, however strict
+    spreads = min([1.0, *(m / 2 for m in margins)])
+    found = exact | {name: scale.limit(spreads) for name, scale in scales.items()}
+    for name, scale in scales.items():
+        eased = found | {name: like[name].start}
+        more = scale.sign * like[name].start < scale.sign * found[name]
+        if more and _rejected(eased, trials) == _rejected(found, trials):
+            found = eased
     return found
+
+
+def _scale(name: str, honest: Sequence[Trial]) -> Scale | None:
+    mine = [t.gates[name] for t in honest]
+    values = [m.worst for m in mine if m.worst is not None]
+    if len(values) < len(mine):
+        return None
+    sign = 1.0 if mine[0].at_least else -1.0
+    worst, best = min(sign * v for v in values), max(sign * v for v in values)
+    return Scale(sign, worst, max(best - worst, LEAST_SPREAD * abs(worst), 1e-6))
 
 
 def _rejected(thresholds: Mapping[str, float], trials: Sequence[Trial]) -> int:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from stillhouse import gate, models
 from stillhouse.errors import StoreError
 from stillhouse.gate import Calibration, Trial, read_calibration, write_calibration
-from stillhouse.gate._calibration import Measured, auc, failed_gates, measured, roc, threshold, thresholds
+from stillhouse.gate._calibration import Measured, auc, failed_gates, measured, roc, thresholds
 from stillhouse.gate._measure import Measure
 from stillhouse.models import Model
 
@@ -30,36 +30,50 @@ def trial(sabotage: str = "", **worst: float | None) -> Trial:
 
 
 @pytest.mark.parametrize(
-    ("good", "bad", "at_least", "expected"),
+    ("good", "bad", "name", "expected"),
     [
-        ([0.9, 0.8], [], True, 0.5),  # no sabotage beyond: the start, which allows more
-        ([0.6, 0.5], [0.9], True, 0.4),  # no sabotage beyond: by the spread of the good ones, which allows more
-        ([0.9, 0.8], [0.2], True, 0.7),  # the spread is less than half the gap
-        ([0.9, 0.8], [0.7], True, 0.75),  # half the gap is less than the spread
-        ([0.9, 0.9], [0.4], True, 0.85),  # no spread: a tenth of the gap
-        ([0.9, 0.8], [0.95, 0.85], True, 0.5),  # sabotage that this gate cannot see does not count
-        ([0.1, 0.2], [0.9], False, 0.3),
-        ([0.0, 0.0], [], False, 0.5),
-        ([0.9, 0.0], [0.95], True, 0.0),  # nor what should be large to be under it
-        ([-0.4, -0.3], [0.9], False, 0.0),  # what should be small is not asked to be under 0
+        ([0.9, 0.8], [], "right", 0.5),  # no sabotage beyond: the start, which allows more
+        ([0.6, 0.5], [0.9], "right", 0.4),  # no sabotage beyond: by the spread of the good ones, which allows more
+        ([0.9, 0.8], [0.2], "right", 0.5),  # the start allows more and refuses as many
+        ([0.9, 0.8], [0.6], "right", 0.7),  # the start would let one pass: by the spread
+        ([0.9, 0.8], [0.7], "right", 0.75),  # half-way to the sabotaged one is less than the spread
+        ([0.9, 0.9], [0.6], "right", 0.81),  # no spread: a tenth of the value
+        ([0.9, 0.8], [0.95, 0.85], "right", 0.5),  # sabotage that this gate cannot see does not count
+        ([0.1, 0.2], [0.45], "low", 0.3),
+        ([0.0, 0.0], [], "low", 0.5),
+        ([0.9, 0.0], [0.95], "right", 0.0),  # nor what should be large to be under it
+        ([-0.9, -0.8], [0.4], "low", 0.0),  # what should be small is not asked to be under 0
     ],
 )
-def test_where_a_threshold_lies(good: list[float], bad: list[float], at_least: bool, expected: float) -> None:
-    assert threshold(good, bad, at_least, 0.5) == pytest.approx(expected)
+def test_where_a_threshold_lies(good: list[float], bad: list[float], name: str, expected: float) -> None:
+    kinds = [("", value) for value in good] + [("x", value) for value in bad]
+    found = thresholds([trial(kind, **dict[str, float | None]({name: value})) for kind, value in kinds])
+    assert found == {name: pytest.approx(expected)}
 
 
-@given(
-    st.lists(st.floats(0, 1), min_size=1, max_size=9), st.lists(st.floats(0, 1), max_size=9), st.booleans()
-)  # fmt: skip
-def test_every_good_one_is_accepted_and_every_bad_one_beyond_the_worst_is_not(
-    good: list[float], bad: list[float], at_least: bool
+def test_a_gate_is_not_strict_where_another_one_tells() -> None:
+    """Sabotage near to the worst honest trial at one gate, but far away at another, makes neither of them strict."""
+    near = [trial(right=0.9, other=0.9), trial(right=0.8, other=0.8), trial("x", right=0.79, other=0.1)]
+    assert thresholds(near) == {"right": 0.5, "other": 0.5}
+    alone = [trial(right=0.9, other=0.9), trial(right=0.8, other=0.8), trial("x", right=0.79, other=0.9)]
+    assert thresholds(alone)["right"] == pytest.approx(0.795)
+
+
+SHARES = st.lists(st.floats(0, 1), min_size=2, max_size=2)
+
+
+@given(st.lists(SHARES, min_size=1, max_size=9), st.lists(SHARES, max_size=9))
+def test_honest_ones_are_accepted_and_whatever_is_beyond_the_worst_of_some_gate_is_not(
+    good: list[list[float]], bad: list[list[float]]
 ) -> None:
-    limit = threshold(good, bad, at_least, 0.5)
-    worst = min(good) if at_least else max(good)
-    assert all((g >= limit) if at_least else (g <= limit) for g in good)
-    for value in bad:
-        if (value < worst - 1e-9) if at_least else (value > worst + 1e-9):
-            assert (value < limit) if at_least else (value > limit)
+    honest = [trial(right=right, low=low) for right, low in good]
+    sabotaged = [trial("x", right=right, low=low) for right, low in bad]
+    found = thresholds([*honest, *sabotaged])
+    assert not any(failed_gates(t, found) for t in honest)
+    worst, most = min(right for right, _ in good), max(low for _, low in good)
+    for (right, low), t in zip(bad, sabotaged, strict=True):
+        if right < worst - 1e-6 or low > most + 1e-6:
+            assert failed_gates(t, found)
 
 
 def test_each_gate_accepts_the_honest_and_together_they_reject_the_rest() -> None:
