@@ -9,7 +9,7 @@ memories are cut into `FOLDS`, and each is judged by thresholds from the others 
 What it costs: per memory one capture, one honest training, five sabotaged ones (four of them in one batch, the
 over-trained one of twice the steps) and ten full gates. The other four sabotages are done to the honest adapter or to
 the test, and train nothing. For the shipped model and 20 memories 31 minutes on two cores, each with a process of its
-own (`--workers`). `--quick` (3 honest ones hardly trained, 1 of each sabotage) took 75 s of CPU and shows that everything
+own (`--workers`). `--quick` (3 honest ones hardly trained, 1 of each sabotage) took 75 s of CPU and shows that it all
 runs; its figures mean nothing and have no targets.
 
 With `--home` everything is kept there: a killed run is run again and goes on, and the calibration stays for
