@@ -39,11 +39,13 @@ FORMAT = 1
 
 _ORDER: Mapping[str, int] = {"high": 0, "normal": 1, "low": 2}
 _LONGEST_DELAY = 600.0
+_DEATHS_AN_ATTEMPT = 16
 
 
 @dataclass(frozen=True)
 class Job:
     """One consolidation of one user. `due`: not before this time (seconds since 1970); `attempts` that failed so far;
+    `deaths` of workers that had it;
     `cancel`: asked for while it runs; `alone`: not in a batch with others; `result`: what came of it."""
 
     id: str
@@ -59,6 +61,7 @@ class Job:
     due: float = 0.0
     attempts: int = 0
     most_attempts: int = 4
+    deaths: int = 0
     worker: str = ""
     cancel: Literal["", "cancel", "forget"] = ""
     alone: bool = False
@@ -199,9 +202,14 @@ class Jobs:
             return self._requeue(job, why)
 
     def recover(self) -> list[Job]:
-        """Queue the jobs of workers that are no more. Each death counts as a failed attempt."""
+        """Queue the jobs of workers that are no more. A worker trains in a child, and a child's death is the worker's
+        to count; it dies itself with its server or machine. Only every 16th such death counts as a failed attempt."""
         found = [job for job in self._live() if job.state == "running" and not self.alive(job.worker)]
-        return [self.again(job, f"its worker {job.worker} died", delay=0.0) for job in found]
+        return [self._orphaned(replace(job, deaths=job.deaths + 1)) for job in found]
+
+    def _orphaned(self, job: Job) -> Job:
+        why = f"its worker {job.worker} died"
+        return self.again(job, why, counted=job.deaths % _DEATHS_AN_ATTEMPT == 0, delay=0.0)
 
     @contextlib.contextmanager
     def working(self) -> Iterator[str]:

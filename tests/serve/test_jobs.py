@@ -177,8 +177,18 @@ def test_the_jobs_of_a_dead_worker_are_taken_up_again(jobs: Jobs) -> None:
     child.communicate()
     assert not jobs.alive(name)
     (job,) = jobs.recover()
-    assert (job.state, job.attempts) == ("queued", 1)
+    assert (job.state, job.attempts, job.deaths) == ("queued", 0, 1)
     assert "died" in job.error
+
+
+def test_a_server_killed_again_and_again_does_not_fail_a_job_but_a_job_that_kills_it_ends(jobs: Jobs) -> None:
+    queued = jobs.enqueue("alice", "tiny")
+    for death in range(1, 65):
+        assert jobs.claim("nobody-alive", 1)
+        (job,) = jobs.recover()
+        assert (job.deaths, job.attempts) == (death, min(3, death // 16))
+        assert job.state == ("queued" if death < 64 else "failed")
+    assert jobs.get(queued.id).error == "its worker nobody-alive died"
 
 
 def test_a_job_file_that_is_damaged_is_said(jobs: Jobs) -> None:
@@ -294,7 +304,7 @@ def test_a_killed_worker_takes_its_child_along_and_another_goes_on(home: Callabl
     second = threading.Thread(target=worker.run, args=(jobs.home, CHILD), kwargs={"stop": over.is_set})
     second.start()
     until(lambda: len(started(jobs)) == 2)
-    assert (jobs.get(job.id).state, jobs.get(job.id).attempts) == ("running", 1)
+    assert (jobs.get(job.id).state, jobs.get(job.id).deaths) == ("running", 1)
     over.set()
     second.join()
     assert (jobs.get(job.id).state, jobs.get(job.id).attempts) == ("queued", 1)
