@@ -307,7 +307,7 @@ def test_a_killed_worker_takes_its_child_along_and_another_goes_on(home: Callabl
     assert (jobs.get(job.id).state, jobs.get(job.id).deaths) == ("running", 1)
     over.set()
     second.join()
-    assert (jobs.get(job.id).state, jobs.get(job.id).attempts) == ("queued", 1)
+    assert (jobs.get(job.id).state, jobs.get(job.id).deaths) == ("queued", 1)
 
 
 def test_a_user_is_forgotten_while_the_job_runs(home: Callable[..., Jobs]) -> None:
