@@ -204,8 +204,7 @@ def _linear(
             packed = packed_experts(module, name) if weight_EOI.dtype == torch.float32 else None
             out_TO = _Experts.apply(x_TI, weight_EOI, ends, packed)  # type: ignore[no-untyped-call]
     if isinstance(layout, _Columns):
-        a_EGI, b_EGO = (p[layout.slots].transpose(0, 1).flatten(1, 2) for p in (site.a, site.b))
-        out_TO = add_wide(out_TO, x_TI, a_EGI, b_EGO, ends, layout.keep_TG, scale)
+        out_TO = add_wide(out_TO, x_TI, site.a, site.b, layout.slots, ends, layout.keep_TG, scale)
     return _biased(out_TO, getattr(module, f"{name}_bias", None), ends)
 
 

@@ -15,23 +15,41 @@ from torch import Tensor
 
 
 def add_wide(
-    out_TO: Tensor, x_TI: Tensor, a_EGI: Tensor, b_EGO: Tensor, ends: list[int], keep_TG: Tensor | None, scale: float
+    out_TO: Tensor,
+    x_TI: Tensor,
+    a_SERI: Tensor,
+    b_SERO: Tensor,
+    slots: slice | list[int],
+    ends: list[int],
+    keep_TG: Tensor | None,
+    scale: float,
 ) -> Tensor:
-    """`out + scale * B A x`, in place where the types allow. Rows up to `ends[e]` belong to expert e; `keep_TG` is
-    True at a row's own adapter, None with only one. The products are of the type autocast asks for, else of A's."""
+    """`out + scale * B A x`, in place where the types allow. Of A and B, `slots` stand side by side. Rows up to
+    `ends[e]` belong to expert e; `keep_TG` is True at a row's own adapter, None with only one. The products are of the
+    type autocast asks for, else of A's."""
     device = x_TI.device.type
-    small = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else a_EGI.dtype
-    a_EGI, b_EGO = (a_EGI * scale).to(small), b_EGO.to(small)
+    small = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else a_SERI.dtype
     with torch.autocast(device, enabled=False):
-        added: Tensor = _Wide.apply(out_TO.to(small), x_TI.to(small), a_EGI, b_EGO, ends, keep_TG)  # type: ignore[no-untyped-call]
+        rows = out_TO.to(small), x_TI.to(small)
+        added: Tensor = _Wide.apply(*rows, a_SERI, b_SERO, slots, ends, keep_TG, scale)  # type: ignore[no-untyped-call]
         return added.to(out_TO.dtype)
 
 
 class _Wide(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, out_TO: Tensor, x_TI: Tensor, a_EGI: Tensor, b_EGO: Tensor, ends: list[int], keep_TG: Tensor | None
+        ctx: Any,
+        out_TO: Tensor,
+        x_TI: Tensor,
+        a_SERI: Tensor,
+        b_SERO: Tensor,
+        slots: slice | list[int],
+        ends: list[int],
+        keep_TG: Tensor | None,
+        scale: float,
     ) -> Tensor:
+        a_EGI = _side_by_side(a_SERI * scale, slots).to(x_TI.dtype)
+        b_EGO = _side_by_side(b_SERO, slots).to(x_TI.dtype)
         z_TG = x_TI.new_empty(len(x_TI), a_EGI.shape[1])
         for expert, (start, end) in enumerate(zip([0, *ends], ends, strict=False)):
             torch.mm(x_TI[start:end], a_EGI[expert].T, out=z_TG[start:end])
@@ -41,14 +59,15 @@ class _Wide(torch.autograd.Function):
             out_TO[start:end].addmm_(z_TG[start:end], b_EGO[expert])
         ctx.mark_dirty(out_TO)
         ctx.save_for_backward(x_TI, a_EGI, b_EGO, z_TG, keep_TG)
-        ctx.ends = ends
+        ctx.rest = a_SERI, b_SERO, slots, ends, scale
         return out_TO
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad_TO: Tensor) -> tuple[Tensor | None, ...]:
         x_TI, a_EGI, b_EGO, z_TG, keep_TG = ctx.saved_tensors
-        spans = list(zip([0, *ends], ends, strict=False)) if (ends := ctx.ends) else []
+        a_SERI, b_SERO, slots, ends, scale = ctx.rest
+        spans = list(zip([0, *ends], ends, strict=False))
         grad_a, grad_b, grad_z_TG = torch.empty_like(a_EGI), torch.empty_like(b_EGO), torch.empty_like(z_TG)
         grad_x_TI = torch.empty_like(x_TI) if ctx.needs_input_grad[1] else None
         for expert, (start, end) in enumerate(spans):
@@ -60,4 +79,20 @@ class _Wide(torch.autograd.Function):
             torch.mm(grad_z_TG[start:end].T, x_TI[start:end], out=grad_a[expert])
             if grad_x_TI is not None:
                 torch.mm(grad_z_TG[start:end], a_EGI[expert], out=grad_x_TI[start:end])
-        return grad_TO, grad_x_TI, grad_a, grad_b, None, None
+        grads = _apart(grad_a, a_SERI, slots).mul_(scale), _apart(grad_b, b_SERO, slots)
+        return grad_TO, grad_x_TI, *grads, None, None, None, None
+
+
+def _side_by_side(p_SERX: Tensor, slots: slice | list[int]) -> Tensor:
+    return p_SERX[slots].transpose(0, 1).flatten(1, 2)
+
+
+def _apart(grad_EGX: Tensor, like_SERX: Tensor, slots: slice | list[int]) -> Tensor:
+    """The opposite, for gradients: zero for every slot that is not in `slots`, in the type of the parameter."""
+    experts, _, width = grad_EGX.shape
+    grad_SERX = grad_EGX.view(experts, -1, like_SERX.shape[2], width).transpose(0, 1)
+    if isinstance(slots, slice):
+        return grad_SERX.to(like_SERX.dtype, copy=True)
+    whole_SERX = torch.zeros_like(like_SERX)
+    whole_SERX[slots] = grad_SERX.to(like_SERX.dtype)
+    return whole_SERX

@@ -2,12 +2,14 @@
 
 In: nothing. Out: a context. Training frees and takes the same megabytes thousands of times; glibc returns large ones to
 the kernel at once, and the kernel clears every page of them again: half a million page faults in one consolidation, a
-tenth of a training step. Elsewhere than on Linux with glibc nothing happens. It does not know models.
+tenth of a training step. What is kept lies in huge pages where the kernel has them: five hundred times fewer, and a
+twelfth of a step. Elsewhere than on Linux with glibc nothing happens. It does not know models.
 """
 
 from __future__ import annotations
 
 import ctypes
+import mmap
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,11 +29,27 @@ def kept_memory() -> Iterator[None]:
         return
     libc.mallopt(_MMAP_THRESHOLD, _LARGEST)
     libc.mallopt(_TRIM_THRESHOLD, _KEPT)
+    _in_huge_pages(libc)
     try:
         yield
     finally:
         libc.mallopt(_TRIM_THRESHOLD, _USUAL_TRIM)
         libc.malloc_trim(0)
+
+
+def _in_huge_pages(libc: ctypes.CDLL) -> None:
+    """Let the kernel back half of what is kept by huge pages; where it will not, nothing is lost. Touches no page."""
+    if not hasattr(mmap, "MADV_HUGEPAGE"):
+        return
+    libc.malloc.restype, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
+    libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+    size = _LARGEST // 2
+    blocks = sorted(filter(None, (libc.malloc(size) for _ in range(_KEPT // 2 // size))))
+    if blocks and blocks[-1] - blocks[0] < _KEPT:
+        start = blocks[0] // mmap.PAGESIZE * mmap.PAGESIZE
+        libc.madvise(start, blocks[-1] + size - start, mmap.MADV_HUGEPAGE)
+    for block in blocks:
+        libc.free(block)
 
 
 def _libc() -> ctypes.CDLL | None:

@@ -155,10 +155,10 @@ class AdapterBank:
     @torch.no_grad()
     def per_slot_norms(self) -> Tensor:
         """L2 norm of each slot's gradient over all targets, `[slots]`, float32."""
-        grads = [p.grad.float().flatten(1) for p in self.parameters() if p.grad is not None]
+        grads = [p.grad.flatten(1) for p in self.parameters() if p.grad is not None]
         if not grads:
             return torch.zeros(self.slots)
-        return torch.stack([g.square().sum(1) for g in grads]).sum(0).sqrt()
+        return torch.stack([g.float().square().sum(1) for g in grads]).sum(0).sqrt()
 
     @torch.no_grad()
     def clip_per_slot(self, max_norm: float) -> Tensor:
@@ -197,10 +197,9 @@ class AdapterBank:
             if rows.wide and x.device.type == "cpu":
                 rows.check(len(x), flat=x.dim() == 2)
                 flat_TI = x.flatten(0, -2)
-                a_EGI, b_EGO = site.a[rows.present].flatten(0, 1)[None], site.b[rows.present].mT.flatten(0, 1)[None]
                 keep_TG = rows.columns(rows.slot_of_token(len(flat_TI), x.device), site.a.shape[1])
-                wide_TO = add_wide(out.flatten(0, -2), flat_TI, a_EGI, b_EGO, [len(flat_TI)], keep_TG, self.scale)
-                return wide_TO.view_as(out)
+                one = site.a[:, None], site.b.mT[:, None], rows.present, [len(flat_TI)]  # as if of one expert
+                return add_wide(out.flatten(0, -2), flat_TI, *one, keep_TG, self.scale).view_as(out)
             return _adapted(x, out, *rows.weights(site, len(x), x.dim()), self.scale)
 
         return add

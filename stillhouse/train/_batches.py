@@ -51,6 +51,7 @@ class Source:
     def __init__(self, artifacts: Sequence[DistillArtifact], mix: Mix, seed: int, device: torch.device):
         self.artifacts, self.mix, self.seed = artifacts, mix, seed
         self.kinds: dict[Kind, list[int]] = {"fact": [], "unknown": [], "anchor": []}
+        self._orders: dict[Kind, tuple[int, list[int]]] = {}  # of the newest cycle: which one, and its order
         self.rows_of: list[range] = []
         flat: list[PositionTarget] = []
         for i, artifact in enumerate(artifacts):
@@ -85,10 +86,15 @@ class Source:
         chosen = []
         for n in range(step * count, (step + 1) * count):
             epoch, at = divmod(n, len(members))
-            order = list(members)
-            random.Random(f"{self.seed}/{kind}/{epoch}").shuffle(order)
-            chosen.append(order[at])
+            chosen.append(self._order(kind, epoch)[at])
         return chosen
+
+    def _order(self, kind: Kind, epoch: int) -> list[int]:
+        if self._orders.get(kind, (-1, []))[0] != epoch:
+            order = list(self.kinds[kind])
+            random.Random(f"{self.seed}/{kind}/{epoch}").shuffle(order)
+            self._orders[kind] = epoch, order
+        return self._orders[kind][1]
 
 
 def batches(

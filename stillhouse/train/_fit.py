@@ -208,7 +208,8 @@ def _of_few_shapes(output: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Ten
 
 def _unmastered(latest: Tensor, source: Source, plan: Plan) -> set[int]:
     """Examples whose newest loss is not under `mastered`; not those that no step has visited yet."""
-    return {i for i in source.to_master if float(latest[i]) >= plan.mastered}
+    losses = latest.tolist()
+    return {i for i in source.to_master if losses[i] >= plan.mastered}
 
 
 def _record(data: Batch, loss_P: Tensor, weighted_P: Tensor, progress: Progress) -> None:

@@ -1,9 +1,9 @@
 """Many rows in one forward without padding: their tokens side by side, each a row of its own to the network.
 
 In: the tokens of several groups of rows, such as short examples and long windows of text. Out: the last hidden state of
-every token. Attention alone tells rows apart: it is transformers' own, called once per group, with that group's rows
-padded on the right, where a causal look never falls. On a CPU, which pays for every padded token and for every operator
-it starts, a step takes two thirds of the time.
+every token. Attention alone tells rows apart: once per group, with that group's rows padded on the right, where a
+causal look never falls; rows that are not short go through transformers' own. On a CPU, which pays for every padded
+token and for every operator it starts, a step takes two thirds of the time.
 
 It does not know adapters or losses.
 """
@@ -23,6 +23,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from .._models_attention import attending, replaceable, window_of
 from ..models import Model
+from ._precision import SHORT
 
 FEW_SHAPES = 64
 _NAME = "stillhouse_flat"
@@ -64,13 +65,18 @@ class _Group:
         first_B1 = start + length_B1.cumsum(0) - length_B1
         self.token_X = (first_B1 + torch.minimum(column_W, length_B1 - 1)).flatten()
         self.back_T = (column_W < length_B1).flatten().nonzero()[:, 0]
+        self._masks: dict[int | None, Tensor] = {}
 
     def attend(self, module: nn.Module, states: tuple[Tensor, ...], settings: dict[str, Any]) -> Tensor:
         """`[tokens of the group, heads, dim]` from queries, keys and values `[T, heads, 1, dim]`."""
         query, keys, values = (self._padded(s_TH1D) for s_TH1D in states)
         window = window_of(module)
-        mask = None if window is None or self.width <= window else self._within(window, query.device)
-        said_BWHD: Tensor = sdpa_attention_forward(module, query, keys, values, mask, **settings)[0]
+        usual = settings.get("position_bias") is None and not settings.get("dropout")
+        if usual and self.width <= SHORT:
+            said_BWHD = _short(query, keys, values, self._mask(window, query.device), settings.get("scaling"))
+        else:
+            mask = None if window is None or self.width <= window else self._mask(window, query.device) == 0
+            said_BWHD = sdpa_attention_forward(module, query, keys, values, mask, **settings)[0]
         said_THD: Tensor = said_BWHD.flatten(0, 1).index_select(0, self.back_T)
         return said_THD
 
@@ -78,10 +84,28 @@ class _Group:
         picked_XHD = states_TH1D[:, :, 0].index_select(0, self.token_X)
         return picked_XHD.view(self.rows, self.width, *picked_XHD.shape[1:]).transpose(1, 2)
 
-    def _within(self, window: int, device: torch.device) -> Tensor:
-        column_W = torch.arange(self.width, device=device)
-        back_WW = column_W[:, None] - column_W
-        return ((back_WW >= 0) & (back_WW < window))[None, None]
+    def _mask(self, window: int | None, device: torch.device) -> Tensor:
+        """What is added to scores, `[1, 1, width, width]`: -inf where a token does not look."""
+        if window not in self._masks:
+            column_W = torch.arange(self.width, device=device)
+            back_WW = column_W[:, None] - column_W
+            sees_WW = (back_WW >= 0) & (back_WW < (window or self.width))
+            self._masks[window] = torch.where(sees_WW, 0.0, -torch.inf)[None, None]
+        return self._masks[window]
+
+
+def _short(query: Tensor, keys: Tensor, values: Tensor, mask_11WW: Tensor, scale: float | None) -> Tensor:
+    """Attention of short rows in float32, `[rows, width, heads, dim]`, from `[rows, heads, width, dim]`: all heads that
+    share keys are one product with them, where torch's own repeats the keys and starts twice as many operators."""
+    rows, heads, width, dim = query.shape
+    together, shared = rows * keys.shape[1], heads // keys.shape[1]
+    query_GXD = query.reshape(together, shared * width, dim).float()
+    keys_GWD, values_GWD = (s.reshape(together, width, -1).float() for s in (keys, values))
+    mask_GXW = mask_11WW[0].repeat(1, shared, 1).expand(together, -1, -1)
+    with torch.autocast(query.device.type, enabled=False):
+        scores_GXW = torch.baddbmm(mask_GXW, query_GXD, keys_GWD.mT, alpha=dim**-0.5 if scale is None else scale)
+        said_GXD = torch.bmm(scores_GXW.softmax(-1), values_GWD).to(query.dtype)
+    return said_GXD.view(rows, heads, width, -1).transpose(1, 2)
 
 
 _CURRENT: ContextVar[list[_Group]] = ContextVar("_CURRENT")
