@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from ._lora_kernel import Kernel, rows_kernel
 from ._lora_sites import Site
 
 Slot = tuple[int, int]  # a slot, and how often it had been filled when it was copied from
@@ -23,37 +24,44 @@ BASE: Slot = (-1, 0)
 
 
 class _Group:
-    """Targets with one input: `a_NGI` of all of them on top of each other, `b_NOR` of each; rows beyond N are spare."""
+    """Targets with one input: `a_NGI` of all of them on top of each other, `b_NRO` of each; rows beyond N are spare."""
 
     def __init__(self, sites: Sequence[Site]) -> None:
         self.sites = tuple(sites)
         self._ranks = [site.a.shape[1] for site in sites]
+        self._firsts = [sum(self._ranks[:place]) for place in range(len(sites))]
         self.a_NGI = self._a_NGI = sites[0].a.new_empty(0)
-        self.b_NOR: list[Tensor] = []
+        self.b_NRO: list[Tensor] = []
         self._b_NRO: list[Tensor] = []
         self._x: Tensor | None = None
         self._z_NTR: Sequence[Tensor] = ()
         self._z_run_TR: dict[int, Sequence[Tensor]] = {}
+        plain = self.a_NGI.device.type == "cpu" and self.a_NGI.dtype == torch.float32
+        self._kernel = rows_kernel() if plain else None
+        self._z_NG = self.a_NGI
 
     def allocate(self, rows: int) -> None:
         """Room for this many rows."""
-        rank = sum(site.a.shape[1] for site in self.sites)
+        rank = sum(self._ranks)
         self.a_NGI = self.sites[0].a.new_empty(rows, rank, self.sites[0].a.shape[2])
-        self.b_NOR = [site.b.new_empty(rows, *site.b.shape[1:]) for site in self.sites]
+        self.b_NRO = [site.b.new_empty(rows, *site.b.shape[:0:-1]) for site in self.sites]
+        self._z_NG = self.a_NGI.new_empty(rows, rank)
 
     def fill(self, row: int, slot: int) -> None:
         """Copy a slot to a row; -1: zeros."""
-        for site, b_NOR, a_NRI in zip(self.sites, self.b_NOR, self.a_NGI.split(self._ranks, 1), strict=True):
-            for here, there in ((a_NRI[row], site.a), (b_NOR[row], site.b)):
+        for site, b_NRO, a_NRI in zip(self.sites, self.b_NRO, self.a_NGI.split(self._ranks, 1), strict=True):
+            for here, there in ((a_NRI[row], site.a), (b_NRO[row], site.b.mT)):
                 here.zero_() if slot < 0 else here.copy_(there[slot])
 
     def choose(self, rows: int) -> None:
         """The first `rows` rows are in use: made into views once, not at every target of every step."""
         self._a_NGI = self.a_NGI[:rows]
-        self._b_NRO = [b_NOR[:rows].transpose(1, 2) for b_NOR in self.b_NOR]
+        self._b_NRO = [b_NRO[:rows] for b_NRO in self.b_NRO]
 
     def add(self, place: int, x: Tensor, x_NTI: Tensor, out_NTO: Tensor, scale: float) -> Tensor:
         """`out + scale * B A x`, in place where the types allow, for target number `place`. `x`: to know it again."""
+        if self._kernel is not None and x_NTI.shape[1] == 1 and self._rows_of_values(x_NTI, out_NTO):
+            return self._add_token(self._kernel, place, x, x_NTI, out_NTO, scale)
         exact = out_NTO.dtype == self._a_NGI.dtype
         if self._x is not x:
             narrow = x_NTI if exact else x_NTI.to(self._a_NGI.dtype)
@@ -64,12 +72,26 @@ class _Group:
             return out_NTO.baddbmm_(z_NTR, b_NRO, alpha=scale)
         return (out_NTO + scale * torch.bmm(z_NTR, b_NRO)).to(out_NTO.dtype)
 
+    def _rows_of_values(self, *tensors: Tensor) -> bool:
+        return all(s_N1X.dtype == torch.float32 and s_N1X.stride(2) == 1 for s_N1X in tensors)
+
+    def _add_token(self, kernel: Kernel, place: int, x: Tensor, x_N1I: Tensor, out_N1O: Tensor, scale: float) -> Tensor:
+        fresh, (rows, ranks, inner), b_NRO = self._x is not x, self._a_NGI.shape, self._b_NRO[place]
+        if fresh:
+            self._x, self._z_run_TR = x, {}
+        kernel(
+            *(out_N1O.data_ptr(), out_N1O.stride(0), x_N1I.data_ptr(), x_N1I.stride(0)),
+            *(self._a_NGI.data_ptr(), b_NRO.data_ptr(), self._z_NG.data_ptr()),
+            *(rows, inner, ranks, self._firsts[place], *b_NRO.shape[1:], fresh, scale, torch.get_num_threads()),
+        )
+        return out_N1O
+
     def add_run(self, place: int, row: int, x_TI: Tensor, out_TO: Tensor, scale: float) -> None:
         """The same for many tokens of one row, in place; after `add`, with tokens of the same input."""
         if row not in self._z_run_TR:
             a_GI = self.a_NGI[row]
             self._z_run_TR[row] = (x_TI.to(a_GI.dtype) @ a_GI.T).split(self._ranks, 1)
-        z_TR, b_RO = self._z_run_TR[row][place], self.b_NOR[place][row].T
+        z_TR, b_RO = self._z_run_TR[row][place], self.b_NRO[place][row]
         if out_TO.dtype == z_TR.dtype:
             out_TO.addmm_(z_TR, b_RO, alpha=scale)
         else:
