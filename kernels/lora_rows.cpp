@@ -14,7 +14,7 @@
 
 namespace {
 
-constexpr int64_t kWorthAThread = 1 << 16;  // values read: starting the others costs more than fewer
+constexpr int64_t kWorthAThread = 1 << 20;  // values read: waking the others costs as much as fewer
 constexpr int64_t kBlock = 128;             // values between two looks ahead
 constexpr int64_t kAhead = 1024;            // values: a page of memory, where the processor's own look ahead ends
 constexpr int64_t kLine = 16;               // values of a cache line
