@@ -1,7 +1,8 @@
 """What a new user sees first: one memory, before and after.
 
 In: a memory file. Out: a table `question | base | teacher with memory | student without it`, the figures that matter
-and the verdict. It does the same as `stillhouse consolidate`, then prints.
+and the verdict. It does the same as `stillhouse consolidate --diagnose`, then prints: a dozen facts are few, a
+candidate may be a question short, and then what the failed gate says is tried.
 """
 
 from __future__ import annotations
@@ -19,9 +20,9 @@ from .pipeline import Consolidation
 
 
 def run(memory: str, user: str, model: str, home: Path | None, as_json: bool = False) -> None:
-    """Consolidate `memory` for `user` and show the comparison. Raises `Rejected` when a gate refuses."""
+    """Consolidate `memory` for `user` and show the comparison. Raises `Rejected` when gates refuse every candidate."""
     text = inputs.read_memory(memory)
-    result = pipeline.consolidate(user, text, model=model, home=home, show=not as_json)
+    result = pipeline.consolidate(user, text, model=model, home=home, show=not as_json, diagnose=True)
     if as_json:
         print(json.dumps(result.as_dict() | {"samples": [asdict(s) for s in result.samples]}, ensure_ascii=False))
     else:

@@ -10,7 +10,7 @@ from ._shell import command
 
 def add(commands: Any) -> None:
     """Declare it."""
-    about = "Consolidate a memory and compare: base, teacher with the memory, student without it."
+    about = "Consolidate a memory, with remedies if refused; compare base, teacher with the memory, student without."
     parser = command(commands, "demo", run, about)
     parser.add_argument(
         "memory", nargs="?", default="examples/alice.md", help="memory file (default examples/alice.md)"
