@@ -39,6 +39,7 @@ class _Group:
         plain = self.a_NGI.device.type == "cpu" and self.a_NGI.dtype == torch.float32
         self._kernel = rows_kernel() if plain else None
         self._z_NG = self.a_NGI
+        self._z_of: Tensor | None = None  # the input that `_z_NG` belongs to
 
     def allocate(self, rows: int) -> None:
         """Room for this many rows."""
@@ -76,9 +77,9 @@ class _Group:
         return all(s_N1X.dtype == torch.float32 and s_N1X.stride(2) == 1 for s_N1X in tensors)
 
     def _add_token(self, kernel: Kernel, place: int, x: Tensor, x_N1I: Tensor, out_N1O: Tensor, scale: float) -> Tensor:
-        fresh, (rows, ranks, inner), b_NRO = self._x is not x, self._a_NGI.shape, self._b_NRO[place]
+        fresh, (rows, ranks, inner), b_NRO = self._z_of is not x, self._a_NGI.shape, self._b_NRO[place]
         if fresh:
-            self._x, self._z_run_TR = x, {}
+            self._z_of, self._z_run_TR = x, {}
         kernel(
             *(out_N1O.data_ptr(), out_N1O.stride(0), x_N1I.data_ptr(), x_N1I.stride(0)),
             *(self._a_NGI.data_ptr(), b_NRO.data_ptr(), self._z_NG.data_ptr()),
@@ -99,7 +100,7 @@ class _Group:
 
     def forget(self) -> None:
         """Let go of the last input."""
-        self._x, self._z_NTR, self._z_run_TR = None, (), {}
+        self._x, self._z_of, self._z_NTR, self._z_run_TR = None, None, (), {}
 
 
 class Held:

@@ -48,7 +48,7 @@ class _Wide(torch.autograd.Function):
         keep_TG: Tensor | None,
         scale: float,
     ) -> Tensor:
-        a_EGI = _side_by_side(a_SERI * scale, slots).to(x_TI.dtype)
+        a_EGI = (_side_by_side(a_SERI, slots) * scale).to(x_TI.dtype)
         b_EGO = _side_by_side(b_SERO, slots).to(x_TI.dtype)
         z_TG = x_TI.new_empty(len(x_TI), a_EGI.shape[1])
         for expert, (start, end) in enumerate(zip([0, *ends], ends, strict=False)):

@@ -75,7 +75,25 @@ def test_targets_with_one_input_share_a_product_from_the_second_forward_on() -> 
     with bank.holding(held, [0, 1]):
         logits(network, ids(2))
     assert len(held._groups) == 4 * layers, "q, k and v; o; gate and up; down"
-    assert all(group._x is None for group in held._groups), "no activation outlives its step"
+    assert all(group._x is None and group._z_of is None for group in held._groups), "no activation outlives its step"
+
+
+def test_targets_of_one_input_may_go_different_ways() -> None:
+    network = architectures.qwen3()
+    bank = filled(network)
+    held = bank.held()
+    with bank.holding(held, [0, 1]):
+        logits(network, ids(2))
+    group = next(group for group in held._groups if len(group.sites) == 3)
+    for seed in range(2):  # q by torch, for its values are not in rows; k and v by the kernel, where there is one
+        x_N1I = torch.randn(2, 1, group.a_NGI.shape[2], generator=torch.Generator().manual_seed(seed))
+        with torch.no_grad(), bank.holding(held, [0, 1]):
+            for place, site in enumerate(group.sites):
+                step = 2 if place == 0 else 1
+                out_N1O = torch.zeros(2, 1, step * site.b.shape[1])[..., ::step]
+                expected_N1O = torch.stack([x_N1I[row] @ site.a[row].T @ site.b[row].T for row in (0, 1)])
+                found_N1O = group.add(place, x_N1I, x_N1I, out_N1O, 1.0)
+                torch.testing.assert_close(found_N1O, expected_N1O, rtol=1e-4, atol=1e-5)
 
 
 def test_only_what_changed_is_copied() -> None:

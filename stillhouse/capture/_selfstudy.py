@@ -147,7 +147,8 @@ def _forms(word: str) -> set[str]:
 
 
 def mask(text: str, words: Sequence[str], turn: int) -> tuple[str, dict[str, str]]:
-    """`text` with each of `words` replaced by an everyday word, and what each stands for. Numbers stay."""
+    """`text` with each of `words` replaced by an everyday word, and what each stands for. Numbers stay, and in a very
+    long text the words for which there is no other everyday word."""
     stand_ins: dict[str, str] = {}
     taken = {w.lower() for w in _content(text)}
     for number, word in enumerate(w for w in words if not w[0].isdigit()):
@@ -156,6 +157,8 @@ def mask(text: str, words: Sequence[str], turn: int) -> tuple[str, dict[str, str
             for w in (_NAMES if word[0].isupper() and not text.startswith(word) else _THINGS)
             if w.lower() not in taken
         ]
+        if not pool:
+            continue
         new = pool[(turn - 1 + 3 * number) % len(pool)]
         new = new.capitalize() if word[0].isupper() else new
         taken.add(new.lower())

@@ -45,8 +45,8 @@ _DEATHS_AN_ATTEMPT = 16
 @dataclass(frozen=True)
 class Job:
     """One consolidation of one user. `due`: not before this time (seconds since 1970); `attempts` that failed so far;
-    `deaths` of workers that had it;
-    `cancel`: asked for while it runs; `alone`: not in a batch with others; `result`: what came of it."""
+    `deaths` of workers that had it; `cancel`: asked for while it runs; `alone`: not in a batch with others; `result`:
+    what came of it."""
 
     id: str
     user: str

@@ -13,9 +13,11 @@ from stillhouse.capture._selfstudy import (
     decoys,
     hardest,
     lost_words,
+    mask,
     near_misses,
     parse,
     repair,
+    unmask,
 )
 from stillhouse.records import Question, Statement
 
@@ -154,3 +156,14 @@ def test_a_question_that_stutters_is_none() -> None:
     statement = Statement(0, 0, 30, "The desk number of Emma is B7.")
     reply = "What is Emma's desk number? | B7\nWhich Emma has the desk of Emma? | B7\nWhat is Emma's number? | B7"
     assert [q.text for q in candidates(reply, statement)] == ["What is Emma's desk number?", "What is Emma's number?"]
+
+
+@pytest.mark.parametrize("capital", [False, True])
+def test_a_paragraph_with_more_words_than_stand_ins(capital: bool) -> None:
+    words = [f"{'Zeb' if capital else 'zeb'}{'abcdefghij'[n // 10]}{'klmnopqrst'[n % 10]}" for n in range(100)]
+    text = f"There {' '.join(words)}."
+    masked, stand_ins = mask(text, words, turn=1)
+    assert 0 < len(stand_ins) < len(words)
+    assert sorted(stand_ins.values()) == words[: len(stand_ins)], "the first; the others stay as they are"
+    assert masked.endswith(f"{words[-1]}.")
+    assert unmask(masked, stand_ins) == text
