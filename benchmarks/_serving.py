@@ -63,8 +63,12 @@ def _dense(folder: Path, layers: int, width: int) -> str:
     return str(folder)
 
 
-def adapters(model: Model, count: int, rank: int, folder: Path | None = None, size: float = 0.02) -> list[Adapter]:
-    """Random adapters small enough to leave the base's language alone; with `folder`, also for PEFT."""
+def adapters(
+    model: Model, count: int, rank: int, folder: Path | None = None, size: float = 0.02, version: int = 1,
+    half: bool = True,
+) -> list[Adapter]:  # fmt: skip
+    """Random adapters small enough to leave the base's language alone; with `folder`, also for PEFT. `half`: of values
+    that bfloat16 holds, as training here leaves them."""
     bank = AdapterBank(model.network, 1, LoraConfig(rank=rank, alpha=2.0 * rank))
     about = bank.adapter_config(str(model.path))
     made = []
@@ -74,10 +78,10 @@ def adapters(model: Model, count: int, rank: int, folder: Path | None = None, si
         with torch.no_grad():
             for b in bank.parameters()[1::2]:
                 b.copy_(torch.randn(b.shape, generator=generator) * size)
-        tensors = bank.export(0)
+        tensors = {name: t.bfloat16().float() if half else t for name, t in bank.export(0).items()}
         if folder is not None:
             peft.write(folder / str(number), tensors, about)
-        made.append(Adapter(Key(f"user{number}", 1), tensors, about))
+        made.append(Adapter(Key(f"user{number}", version), tensors, about))
     bank.detach()
     return made
 
@@ -172,7 +176,7 @@ def generated(network: Any, model: Model, batch: Sequence[list[int]], tokens: in
     return rows
 
 
-def against(what: str, a: Callable[[], object], b: Callable[[], object], rounds: int, target: float) -> Figure:
+def against(what: str, a: Callable[[], object], b: Callable[[], object], rounds: int, target: float | None) -> Figure:
     """How many times as long `b` takes as `a`: medians of alternated runs, after one of each. Noted: the same in CPU
     seconds of this process, which others on the machine do not change."""
     a(), b()

@@ -8,6 +8,8 @@ with ours, in one process, after the outputs:
 (a) PEFT's mixed batches: `model.generate(..., adapter_names=[...])`, all adapters loaded beforehand;
 (b) the base alone: our engine with the same batch and no adapters, and transformers' `generate` with the same batch;
 (c) one request at a time: PEFT's `set_adapter` before each `generate`.
+Whoever runs has all threads: the others' OpenMP workers are given back before. Adapters are of values that bfloat16
+holds, as training here leaves them; the base's ratio is also printed for others, which take twice the bytes.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import argparse
 import sys
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +29,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks._machine import Figure, machine, say, seconds, table
 from benchmarks._serving import adapters, against, answers, generated, load, prompts
 from stillhouse import models
+from stillhouse._models_threads import give_back_workers
 from stillhouse.lora import AdapterBank, LoraConfig
 from stillhouse.models import Model
 from stillhouse.serve.adapters import Adapter
@@ -44,28 +48,44 @@ def peft_model(model: Model, folder: Path, count: int) -> Any:
 class Trial:
     """One batch, and every way to answer it."""
 
-    def __init__(self, model: Model, engine: Engine, made: Sequence[Adapter], theirs: Any, tokens: int) -> None:
+    def __init__(
+        self, model: Model, engine: Engine, made: Sequence[Adapter], whole: Sequence[Adapter], theirs: Any, tokens: int
+    ) -> None:
+        """`whole`: adapters of float32's values."""
         self.model, self.engine, self.theirs, self.tokens = model, engine, theirs, tokens
         self.plain = models.load(model.ref).network  # the engine packs the weights of its own
         self.batch = prompts(model, len(made))
         self.names = [str(i) for i in range(len(made))]
-        draw = Sampling(tokens)
-        self._adapted = [Request(tuple(p), draw, a.key.user, a) for p, a in zip(self.batch, made, strict=True)]
-        self._plain = [Request(tuple(p), draw, a.key.user) for p, a in zip(self.batch, made, strict=True)]
+        self._adapted, self._whole = self._requests(made), self._requests(whole)
+        self._plain = [replace(request, adapter=None) for request in self._adapted]
+
+    def _requests(self, made: Sequence[Adapter]) -> list[Request]:
+        draw = Sampling(self.tokens)
+        return [Request(tuple(p), draw, a.key.user, a) for p, a in zip(self.batch, made, strict=True)]
+
+    def _answered(self, requests: Sequence[Request]) -> list[list[int]]:
+        give_back_workers()
+        return answers(self.engine, requests)
 
     def ours(self) -> list[list[int]]:
-        return answers(self.engine, self._adapted)
+        return self._answered(self._adapted)
+
+    def ours_whole(self) -> list[list[int]]:
+        return self._answered(self._whole)
 
     def our_base(self) -> list[list[int]]:
-        return answers(self.engine, self._plain)
+        return self._answered(self._plain)
 
     def their_base(self) -> list[list[int]]:
+        self.engine.between(give_back_workers).result()
         return generated(self.plain, self.model, self.batch, self.tokens)
 
     def mixed(self) -> list[list[int]]:
+        self.engine.between(give_back_workers).result()
         return generated(self.theirs, self.model, self.batch, self.tokens, adapter_names=self.names)
 
     def apart(self) -> list[list[int]]:
+        self.engine.between(give_back_workers).result()
         found = []
         for name, prompt in zip(self.names, self.batch, strict=True):
             self.theirs.set_adapter(name)
@@ -91,6 +111,7 @@ def figures(trial: Trial, rounds: int) -> list[Figure]:
         found.append(Figure("rows with PEFT's tokens, its own mixed batch", same, "%"))
         found.append(against("against PEFT's mixed batches", trial.ours, trial.mixed, rounds, 3.0))
     found.append(against("against the base alone, our engine", trial.ours, trial.our_base, rounds, 0.85))
+    found.append(against("the same, adapters of float32's values", trial.ours_whole, trial.our_base, rounds, None))
     found.append(against("against the base alone, generate", trial.ours, trial.their_base, rounds, 0.85))
     return [*found, against("against one request at a time", trial.ours, trial.apart, max(rounds // 2, 1), 5.0)]
 
@@ -110,9 +131,10 @@ def main() -> int:
         say(f"{args.model}: {sum(p.numel() for p in model.network.parameters()) / 1e6:.0f}M parameters")
         made = adapters(model, args.rows, args.rank, Path(folder))
         theirs = peft_model(model, Path(folder), args.rows)
-        bank = AdapterBank(model.network, args.rows, LoraConfig(rank=args.rank, alpha=2.0 * args.rank))
+        whole = adapters(model, args.rows, args.rank, version=2, half=False)
+        bank = AdapterBank(model.network, 2 * args.rows, LoraConfig(rank=args.rank, alpha=2.0 * args.rank))
         engine = Engine(model, bank, Config(rows=args.rows)).start()
-        found = figures(Trial(model, engine, made, theirs, args.tokens), args.rounds)
+        found = figures(Trial(model, engine, made, whole, theirs, args.tokens), args.rounds)
         engine.close()
     return table(found)
 

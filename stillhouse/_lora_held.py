@@ -15,7 +15,6 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from ._lora_kernel import Kernel, rows_kernel
 from ._lora_sites import Site
 
 Slot = tuple[int, int]  # a slot, and how often it had been filled when it was copied from
@@ -29,24 +28,18 @@ class _Group:
     def __init__(self, sites: Sequence[Site]) -> None:
         self.sites = tuple(sites)
         self._ranks = [site.a.shape[1] for site in sites]
-        self._firsts = [sum(self._ranks[:place]) for place in range(len(sites))]
         self.a_NGI = self._a_NGI = sites[0].a.new_empty(0)
         self.b_NRO: list[Tensor] = []
         self._b_NRO: list[Tensor] = []
         self._x: Tensor | None = None
         self._z_NTR: Sequence[Tensor] = ()
         self._z_run_TR: dict[int, Sequence[Tensor]] = {}
-        plain = self.a_NGI.device.type == "cpu" and self.a_NGI.dtype == torch.float32
-        self._kernel = rows_kernel() if plain else None
-        self._z_NG = self.a_NGI
-        self._z_of: Tensor | None = None  # the input that `_z_NG` belongs to
 
     def allocate(self, rows: int) -> None:
         """Room for this many rows."""
         rank = sum(self._ranks)
         self.a_NGI = self.sites[0].a.new_empty(rows, rank, self.sites[0].a.shape[2])
         self.b_NRO = [site.b.new_empty(rows, *site.b.shape[:0:-1]) for site in self.sites]
-        self._z_NG = self.a_NGI.new_empty(rows, rank)
 
     def fill(self, row: int, slot: int) -> None:
         """Copy a slot to a row; -1: zeros."""
@@ -61,8 +54,6 @@ class _Group:
 
     def add(self, place: int, x: Tensor, x_NTI: Tensor, out_NTO: Tensor, scale: float) -> Tensor:
         """`out + scale * B A x`, in place where the types allow, for target number `place`. `x`: to know it again."""
-        if self._kernel is not None and x_NTI.shape[1] == 1 and self._rows_of_values(x_NTI, out_NTO):
-            return self._add_token(self._kernel, place, x, x_NTI, out_NTO, scale)
         exact = out_NTO.dtype == self._a_NGI.dtype
         if self._x is not x:
             narrow = x_NTI if exact else x_NTI.to(self._a_NGI.dtype)
@@ -72,20 +63,6 @@ class _Group:
         if exact:
             return out_NTO.baddbmm_(z_NTR, b_NRO, alpha=scale)
         return (out_NTO + scale * torch.bmm(z_NTR, b_NRO)).to(out_NTO.dtype)
-
-    def _rows_of_values(self, *tensors: Tensor) -> bool:
-        return all(s_N1X.dtype == torch.float32 and s_N1X.stride(2) == 1 for s_N1X in tensors)
-
-    def _add_token(self, kernel: Kernel, place: int, x: Tensor, x_N1I: Tensor, out_N1O: Tensor, scale: float) -> Tensor:
-        fresh, (rows, ranks, inner), b_NRO = self._z_of is not x, self._a_NGI.shape, self._b_NRO[place]
-        if fresh:
-            self._z_of, self._z_run_TR = x, {}
-        kernel(
-            *(out_N1O.data_ptr(), out_N1O.stride(0), x_N1I.data_ptr(), x_N1I.stride(0)),
-            *(self._a_NGI.data_ptr(), b_NRO.data_ptr(), self._z_NG.data_ptr()),
-            *(rows, inner, ranks, self._firsts[place], *b_NRO.shape[1:], fresh, scale, torch.get_num_threads()),
-        )
-        return out_N1O
 
     def add_run(self, place: int, row: int, x_TI: Tensor, out_TO: Tensor, scale: float) -> None:
         """The same for many tokens of one row, in place; after `add`, with tokens of the same input."""
@@ -100,16 +77,18 @@ class _Group:
 
     def forget(self) -> None:
         """Let go of the last input."""
-        self._x, self._z_of, self._z_NTR, self._z_run_TR = None, None, (), {}
+        self._x, self._z_NTR, self._z_run_TR = None, (), {}
 
 
 class Held:
     """The gathered adapters of one batch. `choose` says which slot each row has; then the bank's hooks call `add`."""
 
-    def __init__(self, sites: Sequence[Site], filled: Callable[[int], int]) -> None:
+    any_batch = False  # rows of another batch would be gathered in place of these
+
+    def __init__(self, sites: Sequence[Site], filled: Callable[[int], int], scale: float) -> None:
         """`filled(slot)`: how often a slot has been filled, so that another adapter in it is seen."""
         self._dense = [site for site in sites if not site.experts]
-        self._filled = filled
+        self._filled, self._scale = filled, scale
         self._here: list[Slot | None] = []  # what each row's weights are copies of
         self._rows = self._capacity = 0
         self.runs: tuple[Run, ...] = ()
@@ -133,28 +112,29 @@ class Held:
         if self._rows != len(slots):
             self._view(len(slots))
 
-    def add(self, site: Site, x: Tensor, out: Tensor, scale: float) -> Tensor:
+    def add(self, site: Site, x: Tensor, out: Tensor) -> Tensor:
         """`out + scale * B A x`; x `[..., in]` and out `[..., out]` in row order."""
         if self._seen is not None:
             self._seen.append((site, x))
         group, place = self._place[site]
         if self.runs:
-            return self._add_flat(group, place, x, out, scale)
+            return self._add_flat(group, place, x, out)
         if x.dim() == 3 and len(x) == self._rows:
-            return group.add(place, x, x, out, scale)
+            return group.add(place, x, x, out, self._scale)
         rows, inner, outer = self._rows, x.shape[-1], out.shape[-1]
-        return group.add(place, x, x.reshape(rows, -1, inner), out.reshape(rows, -1, outer), scale).view(out.shape)
+        added = group.add(place, x, x.reshape(rows, -1, inner), out.reshape(rows, -1, outer), self._scale)
+        return added.view(out.shape)
 
-    def _add_flat(self, group: _Group, place: int, x: Tensor, out: Tensor, scale: float) -> Tensor:
+    def _add_flat(self, group: _Group, place: int, x: Tensor, out: Tensor) -> Tensor:
         x_TI, out_TO = x.reshape(-1, x.shape[-1]), out.reshape(-1, out.shape[-1])
         rows_N1O, end = out_TO[: self._rows, None], self._rows
-        added_N1O = group.add(place, x, x_TI[:end, None], rows_N1O, scale)
+        added_N1O = group.add(place, x, x_TI[:end, None], rows_N1O, self._scale)
         if added_N1O is not rows_N1O:
             rows_N1O.copy_(added_N1O)
         for row, (slot, tokens) in enumerate(self.runs, self._rows):
             here = slice(end, end + tokens)
             if slot >= 0:
-                group.add_run(place, row, x_TI[here], out_TO[here], scale)
+                group.add_run(place, row, x_TI[here], out_TO[here], self._scale)
             end += tokens
         return out_TO.view(out.shape)
 
@@ -164,15 +144,9 @@ class Held:
         for group in self._groups:
             group.forget()
         if self._seen:
-            by_input: dict[int, list[Site]] = {}
-            called: set[Site] = set()
-            for site, x in self._seen:
-                if site not in called:  # a layer that is used twice belongs to its first input
-                    by_input.setdefault(id(x), []).append(site)
-                    called.add(site)
-            alone = [[site] for site in self._dense if site not in called]
+            groups = together(self._dense, self._seen)
             self._seen = None
-            self._arrange([*by_input.values(), *alone])
+            self._arrange(groups)
 
     def _arrange(self, groups: Sequence[Sequence[Site]]) -> None:
         self._groups = [_Group(sites) for sites in groups]
@@ -189,3 +163,14 @@ class Held:
         self._rows = rows
         for group in self._groups:
             group.choose(rows)
+
+
+def together(sites: Sequence[Site], seen: Sequence[tuple[Site, Tensor]]) -> list[list[Site]]:
+    """Sites by the input they were seen with; one seen twice belongs to its first, one never seen is alone."""
+    by_input: dict[int, list[Site]] = {}
+    called: set[Site] = set()
+    for site, x in seen:
+        if site not in called:
+            by_input.setdefault(id(x), []).append(site)
+            called.add(site)
+    return [*by_input.values(), *([site] for site in sites if site not in called)]

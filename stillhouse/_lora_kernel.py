@@ -1,26 +1,85 @@
-"""`out + scale * B A x` for one token of each of many rows, by the kernel in kernels/lora_rows.cpp.
+"""`out + scale * B A x` for many rows, each with its own A and B, by the kernel in kernels/lora_rows.cpp.
 
-In: addresses of float32 tensors on the CPU, and their sizes. Out: the rows of `out`, in place. The kernel is built when
-the package is installed, where there is a C++ compiler; without it callers have torch's operators. It shares torch's
-threads. It does not know adapters.
+In: tensors on the CPU. Out: an adapter in the order in which the kernel reads it; and the rows of `out`, in place. The
+kernel is built when the package is installed, where there is a C++ compiler; without it callers have torch's operators.
+It shares torch's threads. It does not know whose rows they are.
 """
 
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
 Kernel = Callable[..., None]
-_COUNT, _ADDRESS = ctypes.c_int64, ctypes.c_void_p
+LANES, COLUMNS = 16, 64  # what the kernel's blocks are multiples of
+
+
+class _Run(ctypes.Structure):
+    _fields_ = (
+        ("adapter", ctypes.c_void_p),
+        ("first", ctypes.c_int64),
+        ("tokens", ctypes.c_int64),
+        ("half", ctypes.c_int32),
+    )
+
+
+class Runs(ctypes.Structure):
+    """Tokens of a batch, in order, by the adapter they use: `(adapter, tokens)` each; None is the base alone. Keep the
+    adapters alive."""
+
+    _fields_ = (
+        ("count", ctypes.c_int64),
+        ("runs", ctypes.POINTER(_Run)),
+        ("threads", ctypes.c_int32),
+    )
+
+    def __init__(self, runs: Sequence[tuple[Tensor | None, int]], threads: int) -> None:
+        made, first = [], 0
+        for adapter, tokens in runs:
+            if adapter is not None:
+                made.append(_Run(adapter.data_ptr(), first, tokens, adapter.dtype == torch.bfloat16))
+            first += tokens
+        super().__init__(len(made), (_Run * len(made))(*made), threads)
+
+
+class Target(ctypes.Structure):
+    """Sizes of one target, and where its A and B are in an adapter, in values; as the kernel's source explains them."""
+
+    _fields_ = (
+        *((name, ctypes.c_int64) for name in ("inner", "ranks", "a", "first", "rank", "outer", "b")),
+        ("z", ctypes.c_void_p),
+        ("scale", ctypes.c_float),
+    )
+
+
+def columns(a_GRI: Sequence[Tensor], half: bool) -> Tensor:
+    """A's of targets with one input, `[rank, inner]` each, beside each other as the kernel reads them, flat."""
+    a_IG = torch.cat(list(a_GRI)).T
+    return _pairs(pad(a_IG, (0, -a_IG.shape[1] % LANES))[None], half)
+
+
+def blocks(b_OR: Tensor, half: bool) -> Tensor:
+    """One B, `[out, rank]`, as the kernel reads it, flat."""
+    b_RO = pad(b_OR.T, (0, -len(b_OR) % COLUMNS))
+    return _pairs(b_RO.unflatten(1, (-1, COLUMNS)).transpose(0, 1), half)
+
+
+def _pairs(rows_NRC: Tensor, half: bool) -> Tensor:
+    """In bfloat16 two rows lie in one, value by value in turns."""
+    return (rows_NRC.unflatten(1, (-1, 2)).mT if half else rows_NRC).flatten()
 
 
 @cache
 def rows_kernel() -> Kernel | None:
-    """The kernel, or None where it was not built or does not load: `(out, out_stride, x, x_stride, a, b, z, rows,
-    inner, ranks, first, rank, outer, fresh, scale, threads)`, as its source explains them."""
+    """The kernel, or None where it was not built or does not load: `(runs, target, x, out, fresh)`, the first two by
+    reference, x `[tokens, inner]` and out `[tokens, outer]` addresses of float32 without gaps; fresh: x is new."""
     for suffix in EXTENSION_SUFFIXES:
         file = Path(__file__).with_name(f"_kernels{suffix}")
         if not file.exists():
@@ -30,10 +89,7 @@ def rows_kernel() -> Kernel | None:
         except (OSError, AttributeError):
             return None
         found.restype = None
-        found.argtypes = [
-            *(_ADDRESS, _COUNT, _ADDRESS, _COUNT, _ADDRESS, _ADDRESS, _ADDRESS),
-            *(_COUNT, _COUNT, _COUNT, _COUNT, _COUNT, _COUNT),
-            *(ctypes.c_int32, ctypes.c_float, ctypes.c_int32),
-        ]
+        runs, target, address = ctypes.POINTER(Runs), ctypes.POINTER(Target), ctypes.c_void_p
+        found.argtypes = [runs, target, address, address, ctypes.c_int32]
         return found
     return None

@@ -14,6 +14,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from . import models
+from ._models_threads import CORES
 from ._pipeline_settings import Settings
 from .config import as_dict
 from .errors import InputError
@@ -38,7 +39,7 @@ def processes(model: Model, users: int, wanted: int) -> int:
         return 1
     each = LEAST + NEEDED * model.network.get_memory_footprint()
     fitting = int(ROOM * models.memory_bytes() / each)
-    return max(1, min(models.cores(), users, fitting))
+    return max(1, min(CORES, users, fitting))
 
 
 class Shares:
@@ -49,7 +50,7 @@ class Shares:
         cuts = [len(users) * n // count for n in range(count + 1)]
         self._shares = [users[start:end] for start, end in pairwise(cuts)]
         self._about = {"home": str(home), "model": ref, "settings": as_dict(settings), "memories": dict(memories)}
-        self._threads = {"OMP_NUM_THREADS": str(max(1, models.cores() // count))}
+        self._threads = {"OMP_NUM_THREADS": str(max(1, CORES // count))}
         self._stack = ExitStack()
 
     @property

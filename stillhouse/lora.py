@@ -22,11 +22,13 @@ from transformers import PreTrainedModel
 
 from . import _lora_experts, _lora_peft
 from ._lora_held import Held, Run
+from ._lora_kernel import rows_kernel
+from ._lora_packed import Packed
 from ._lora_sites import LoraConfig, Site, find_sites
 from ._lora_wide import add_wide
 from .errors import InputError
 
-__all__ = ["AdapterBank", "Held", "LoraConfig", "Run"]
+__all__ = ["AdapterBank", "Held", "LoraConfig", "Packed", "Run"]
 
 DEFAULT = LoraConfig()
 
@@ -47,7 +49,7 @@ class AdapterBank:
         self.slots = slots
         self.scale = config.alpha / config.rank
         self._rows: _Rows | None = None
-        self._held: Held | None = None
+        self._held: Held | Packed | None = None
         self._filled = [0] * slots
         self._targets = _lora_peft.targets(network, self._sites)
         self._thawed = [p for p in network.parameters() if p.requires_grad]
@@ -88,12 +90,16 @@ class AdapterBank:
         """Where the stacked parameters are."""
         return self._sites[0].a.device
 
-    def held(self) -> Held:
+    def held(self) -> Held | Packed:
         """For `holding`: gathered weights of one batch, kept from step to step."""
-        return Held(self._sites, self._filled.__getitem__)
+        site = self._sites[0]
+        kernel = rows_kernel() if site.a.device.type == "cpu" and site.a.dtype == torch.float32 else None
+        if kernel is None:
+            return Held(self._sites, self._filled.__getitem__, self.scale)
+        return Packed(self._sites, self._filled.__getitem__, self.scale, kernel)
 
     @contextmanager
-    def holding(self, held: Held, slots: Sequence[int], runs: Sequence[Run] = ()) -> Iterator[None]:
+    def holding(self, held: Held | Packed, slots: Sequence[int], runs: Sequence[Run] = ()) -> Iterator[None]:
         """`rows(slots)` without gradients for a batch that goes on: only rows whose slot changed, or was filled anew by
         `load` or `reset`, are gathered again. One forward per context. With `runs`, (slot, tokens) each, the forward is
         over one flat row: a token of every row of `slots`, then the tokens of every run."""
@@ -193,7 +199,9 @@ class AdapterBank:
             if self._held is not None:
                 if len(x) != rows.count and not self._held.runs:
                     rows.check(len(x), flat=x.dim() == 2)
-                return self._held.add(site, x, out, self.scale)
+                added = self._held.add(site, x, out)
+                if added is not None:
+                    return added
             if rows.wide and x.device.type == "cpu":
                 rows.check(len(x), flat=x.dim() == 2)
                 flat_TI = x.flatten(0, -2)

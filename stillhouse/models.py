@@ -12,7 +12,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -26,13 +25,13 @@ from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.utils import logging as transformers_logging
 
+from ._models_threads import choose_threads
 from .blobs import write_atomic
 from .chat import Message
 from .errors import ModelError
 
 DEFAULT = "tiny"
 Device = Literal["auto", "cpu", "cuda", "mps"]
-_CORES = torch.get_num_threads()  # what torch takes by itself, before anybody chose
 _ASSETS = Path(__file__).parent / "assets"
 _WANTED = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
 _DECIDING = frozenset(  # files beside the weights that change what a model answers
@@ -239,32 +238,6 @@ def token_bytes(tokenizer: PreTrainedTokenizerFast, vocabulary: int) -> list[byt
         else:
             found[index] = token.replace("\u2581", " ").encode()
     return found
-
-
-def choose_threads(network: PreTrainedModel, rows: int = 8, tokens: int = 24) -> int:
-    """On a CPU, keep the faster of one thread and all of them on a batch `[rows, tokens]` of this network: small
-    products lose by threads. Returns how many threads there were before."""
-    before = torch.get_num_threads()
-    if network.device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(min(sorted({1, _CORES}), key=lambda n: _seconds(network, n, rows, tokens)))
-    return before
-
-
-@torch.inference_mode()
-def _seconds(network: PreTrainedModel, threads: int, rows: int, tokens: int) -> float:
-    torch.set_num_threads(threads)
-    ids_BT = torch.ones(rows, tokens, dtype=torch.long)
-    best = float("inf")
-    for _ in range(3):
-        start = time.perf_counter()
-        network(input_ids=ids_BT)
-        best = min(best, time.perf_counter() - start)
-    return best
-
-
-def cores() -> int:
-    """Threads that torch takes by itself."""
-    return _CORES
 
 
 def memory_bytes() -> int:

@@ -3,15 +3,30 @@
 from __future__ import annotations
 
 import random
+from typing import Literal
 
 import pytest
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from stillhouse._lora_kernel import rows_kernel
 from stillhouse.errors import InputError
-from stillhouse.lora import AdapterBank, LoraConfig
+from stillhouse.lora import AdapterBank, Held, LoraConfig, Packed
 from tests import architectures
+
+Way = Literal["kernel", "torch"]
+both_ways = pytest.mark.parametrize("way", ["kernel", "torch"])
+
+
+def held_by(bank: AdapterBank, way: Way) -> Held | Packed:
+    if way == "torch":
+        return Held(bank._sites, bank._filled.__getitem__, bank.scale)
+    if rows_kernel() is None:
+        pytest.skip("the kernel was not built")
+    found = bank.held()
+    assert isinstance(found, Packed)
+    return found
 
 
 def filled(network: PreTrainedModel, slots: int = 4) -> AdapterBank:
@@ -33,11 +48,12 @@ def ids(rows: int, tokens: int = 5) -> Tensor:
     return torch.randint(5, 60, (rows, tokens), generator=torch.Generator().manual_seed(rows))
 
 
+@both_ways
 @pytest.mark.parametrize("name", architectures.ALL)
-def test_rows_that_come_and_go_have_the_logits_of_their_slots(name: str) -> None:
+def test_rows_that_come_and_go_have_the_logits_of_their_slots(name: str, way: Way) -> None:
     network, chance = architectures.ALL[name](), random.Random(3)
     bank = filled(network)
-    held = bank.held()
+    held = held_by(bank, way)
     for _ in range(8):
         slots = [chance.randint(-1, 3) for _ in range(chance.randint(1, 6))]
         ids_BT = ids(len(slots), chance.choice([1, 5]))
@@ -48,10 +64,11 @@ def test_rows_that_come_and_go_have_the_logits_of_their_slots(name: str) -> None
         torch.testing.assert_close(found_BTV, expected_BTV, rtol=0, atol=2e-5)
 
 
-def test_another_adapter_in_the_same_slot_is_seen() -> None:
+@both_ways
+def test_another_adapter_in_the_same_slot_is_seen(way: Way) -> None:
     network, ids_BT = architectures.qwen3(), ids(2)
     bank = filled(network)
-    held = bank.held()
+    held = held_by(bank, way)
     for step in ("as it was", "loaded", "reset"):
         if step == "loaded":
             bank.load(1, bank.export(3), bank.adapter_config("base"))
@@ -66,40 +83,58 @@ def test_another_adapter_in_the_same_slot_is_seen() -> None:
     assert torch.equal(found_BTV, logits(network, ids_BT)), "the base alone"
 
 
-def test_targets_with_one_input_share_a_product_from_the_second_forward_on() -> None:
+@both_ways
+def test_targets_with_one_input_share_a_product_from_the_second_forward_on(way: Way) -> None:
     network = architectures.qwen3()
     bank = filled(network)
-    held = bank.held()
+    held = held_by(bank, way)
     layers = network.config.num_hidden_layers
     assert len(held._groups) == 7 * layers
     with bank.holding(held, [0, 1]):
         logits(network, ids(2))
     assert len(held._groups) == 4 * layers, "q, k and v; o; gate and up; down"
-    assert all(group._x is None and group._z_of is None for group in held._groups), "no activation outlives its step"
+    kept = [held._x] if isinstance(held, Packed) else [group._x for group in held._groups]
+    assert kept == [None] * len(kept), "no activation outlives its step"
 
 
-def test_targets_of_one_input_may_go_different_ways() -> None:
+def test_what_is_not_for_the_kernel_goes_by_torch() -> None:
     network = architectures.qwen3()
     bank = filled(network)
-    held = bank.held()
-    with bank.holding(held, [0, 1]):
-        logits(network, ids(2))
-    group = next(group for group in held._groups if len(group.sites) == 3)
-    for seed in range(2):  # q by torch, for its values are not in rows; k and v by the kernel, where there is one
-        x_N1I = torch.randn(2, 1, group.a_NGI.shape[2], generator=torch.Generator().manual_seed(seed))
-        with torch.no_grad(), bank.holding(held, [0, 1]):
-            for place, site in enumerate(group.sites):
-                step = 2 if place == 0 else 1
-                out_N1O = torch.zeros(2, 1, step * site.b.shape[1])[..., ::step]
-                expected_N1O = torch.stack([x_N1I[row] @ site.a[row].T @ site.b[row].T for row in (0, 1)])
-                found_N1O = group.add(place, x_N1I, x_N1I, out_N1O, 1.0)
-                torch.testing.assert_close(found_N1O, expected_N1O, rtol=1e-4, atol=1e-5)
+    held = held_by(bank, "kernel")
+    site = bank._sites[0]
+    outer, inner = site.b.shape[1], site.a.shape[2]
+    x_N1I = torch.randn(2, 1, inner, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad(), bank.holding(held, [0, 1]):
+        assert held.add(site, x_N1I, torch.zeros(2, 1, 2 * outer)[..., ::2]) is None, "it has gaps"
+        assert held.add(site, x_N1I, torch.zeros(2, 1, outer, dtype=torch.bfloat16)) is None
+        out_N1O = torch.zeros(2, 1, outer)
+        assert held.add(site, x_N1I, out_N1O) is out_N1O
+        expected_N1O = torch.stack([x_N1I[row] @ site.a[row].T @ site.b[row].T for row in (0, 1)]) * bank.scale
+        torch.testing.assert_close(out_N1O, expected_N1O, rtol=1e-4, atol=1e-5)
+
+
+def test_an_adapter_that_bfloat16_holds_takes_half_the_bytes_and_answers_the_same() -> None:
+    network = architectures.qwen3()
+    bank = AdapterBank(network, 2, LoraConfig(rank=4, alpha=8.0))
+    with torch.no_grad():
+        for parameter in bank.parameters():
+            parameter.copy_(torch.randn(parameter.shape) * 0.05)
+            parameter[0] = parameter[0].bfloat16().float()
+    held = held_by(bank, "kernel")
+    assert isinstance(held, Packed)
+    for _ in range(2):
+        with bank.holding(held, [0, 1]):
+            found_BTV = logits(network, ids(2))
+    with bank.rows([0, 1]):
+        torch.testing.assert_close(found_BTV, logits(network, ids(2)), rtol=0, atol=2e-5)
+    assert [held._adapters[slot, 0].dtype for slot in (0, 1)] == [torch.bfloat16, torch.float32]
 
 
 def test_only_what_changed_is_copied() -> None:
     network = architectures.qwen3()
     bank = filled(network)
-    held = bank.held()
+    held = held_by(bank, "torch")
+    assert isinstance(held, Held)
     for slots in ([0, 1, 2], [0, 1, 2]):
         with bank.holding(held, slots):
             logits(network, ids(3))
@@ -112,7 +147,25 @@ def test_only_what_changed_is_copied() -> None:
     assert all(torch.equal(group.a_NGI[0], a) for group, a in zip(held._groups, before, strict=True))
 
 
-def test_a_broken_adapter_stays_in_its_row() -> None:
+def test_only_what_changed_is_packed() -> None:
+    network = architectures.qwen3()
+    bank = filled(network)
+    held = held_by(bank, "kernel")
+    assert isinstance(held, Packed)
+    for slots in ([0, 1, 2], [2, 0, 1], [-1]):
+        with bank.holding(held, slots):
+            logits(network, ids(len(slots)))
+    before = dict(held._adapters)
+    assert len(before) == 3
+    bank.reset(1, 0)
+    with bank.holding(held, [0, 1]):
+        logits(network, ids(2))
+    assert held._adapters[0, 0] is before[0, 0] and held._adapters[1, 1] is not before[1, 0]
+    assert (1, 0) not in held._adapters, "what was in the slot before is let go"
+
+
+@both_ways
+def test_a_broken_adapter_stays_in_its_row(way: Way) -> None:
     network, ids_BT = architectures.qwen3_moe(), ids(3)
     bank = filled(network)
     with bank.rows([0, 1, -1]):
@@ -120,7 +173,7 @@ def test_a_broken_adapter_stays_in_its_row() -> None:
     with torch.no_grad():
         for parameter in bank.parameters():
             parameter[0] = float("nan")
-    with bank.holding(bank.held(), [0, 1, -1]):
+    with bank.holding(held_by(bank, way), [0, 1, -1]):
         found_BTV = logits(network, ids_BT)
     torch.testing.assert_close(found_BTV[1:], expected_BTV[1:], rtol=0, atol=2e-5)
 

@@ -2,62 +2,99 @@
 
 from __future__ import annotations
 
+import ctypes
 import shutil
 import sys
+from collections.abc import Sequence
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import Tensor
 
-from stillhouse._lora_kernel import rows_kernel
+from stillhouse._lora_kernel import COLUMNS, LANES, Runs, Target, blocks, columns, rows_kernel
 
 pytestmark = pytest.mark.skipif(
     rows_kernel() is None and not (sys.platform == "linux" and shutil.which("g++")), reason="there is no C++ compiler"
 )
 
 
+class Some:
+    """Adapters of targets with one input, and what they add to tokens."""
+
+    def __init__(self, adapters: int, inner: int, ranks: Sequence[int], outer: int, half: bool, seed: int = 0) -> None:
+        self.ranks, self.outer, self.half = ranks, outer, half
+        generator = torch.Generator().manual_seed(seed)
+        shapes = [(rank, inner) for rank in ranks], [(outer, rank) for rank in ranks]
+        drawn = [[[torch.randn(s, generator=generator) for s in two] for two in shapes] for _ in range(adapters)]
+        self.weights = [[[t.bfloat16().float() for t in two] for two in both] for both in drawn]
+        kept = torch.bfloat16 if half else torch.float32
+        self.packed = [torch.cat([columns(a, half), *(blocks(b, half) for b in bs)]).to(kept) for a, bs in self.weights]
+
+    def add(self, x_TI: Tensor, runs: Sequence[tuple[int, int]], threads: int = 1) -> list[Tensor]:
+        """Each target's, by the kernel; `runs`: (adapter, -1 is none; tokens)."""
+        kernel, made = rows_kernel(), []
+        assert kernel is not None, "it was not built: pip install -e . says why"
+        tokens, inner = x_TI.shape
+        all_runs = Runs([(self.packed[n] if n >= 0 else None, many) for n, many in runs], threads)
+        ranks = -(-sum(self.ranks) // LANES) * LANES
+        z_TG, first, b = torch.full((tokens, ranks), torch.nan), 0, ranks * inner
+        for place, rank in enumerate(self.ranks):
+            out_TO = torch.ones(tokens + 1, self.outer)  # the last is nobody's
+            target = Target(inner, ranks, 0, first, rank, self.outer, b, z_TG.data_ptr(), 0.5)
+            kernel(ctypes.byref(all_runs), ctypes.byref(target), x_TI.data_ptr(), out_TO.data_ptr(), place == 0)
+            assert bool((out_TO[-1] == 1).all()), "beyond its own"
+            made.append(out_TO[:-1])
+            first, b = first + rank, b + rank * -(-self.outer // COLUMNS) * COLUMNS
+        return made
+
+    def expected(self, x_TI: Tensor, runs: Sequence[tuple[int, int]]) -> list[Tensor]:
+        """The same by torch."""
+        owner_T = [n for n, many in runs for _ in range(many)]
+        found = torch.ones(len(self.ranks), len(x_TI), self.outer)
+        for place in range(len(self.ranks)):
+            for t, adapter in enumerate(owner_T):
+                found[place, t] = self._one(x_TI[t], adapter, place)
+        return list(found)
+
+    def _one(self, x_I: Tensor, adapter: int, place: int) -> Tensor:
+        if adapter < 0:
+            return torch.ones(self.outer)
+        a, b = (two[place] for two in self.weights[adapter])
+        return 1 + 0.5 * (b @ (a @ x_I))
+
+
 @given(
-    rows=st.integers(0, 5),
-    inner=st.integers(1, 300),
-    ranks=st.lists(st.integers(1, 9), min_size=1, max_size=3),
-    outer=st.integers(1, 300),
-    spare=st.integers(0, 3),
+    runs=st.lists(st.tuples(st.integers(-1, 2), st.integers(1, 9)), max_size=5),
+    inner=st.integers(1, 150),
+    ranks=st.lists(st.integers(1, 33), min_size=1, max_size=3),
+    outer=st.integers(1, 200),
+    half=st.booleans(),
     threads=st.integers(1, 2),
     seed=st.integers(0, 99),
 )
 def test_rows_are_those_of_torch(
-    rows: int, inner: int, ranks: list[int], outer: int, spare: int, threads: int, seed: int
+    runs: list[tuple[int, int]], inner: int, ranks: list[int], outer: int, half: bool, threads: int, seed: int
 ) -> None:
-    kernel = rows_kernel()
-    assert kernel is not None, "it was not built: pip install -e . says why"
-    generator, total = torch.Generator().manual_seed(seed), sum(ranks)
-    x_NX, a_NGI = (torch.randn(*s, generator=generator) for s in ((rows, inner + spare), (rows, total, inner)))
-    z_NG = torch.full((rows, total), torch.nan)
-    for place, rank in enumerate(ranks):
-        first = sum(ranks[:place])
-        b_NRO, out_NX = (torch.randn(*s, generator=generator) for s in ((rows, rank, outer), (rows, outer + spare)))
-        expected_NX = out_NX.clone()
-        z_N1R = torch.bmm(x_NX[:, None, :inner], a_NGI[:, first : first + rank].mT)
-        expected_NX[:, :outer] += 0.5 * torch.bmm(z_N1R, b_NRO)[:, 0]
-        kernel(
-            *(out_NX.data_ptr(), outer + spare, x_NX.data_ptr(), inner + spare, a_NGI.data_ptr()),
-            *(b_NRO.data_ptr(), z_NG.data_ptr(), rows, inner, total, first, rank, outer, place == 0, 0.5, threads),
-        )
-        torch.testing.assert_close(out_NX, expected_NX, rtol=1e-4, atol=1e-3)
+    if half:
+        inner, ranks = 2 * inner, [2 * rank for rank in ranks]
+    some = Some(3, inner, ranks, outer, half, seed)
+    x_TI = torch.randn(sum(many for _, many in runs), inner, generator=torch.Generator().manual_seed(seed))
+    for found, expected in zip(some.add(x_TI, runs, threads), some.expected(x_TI, runs), strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-2)
 
 
-def test_a_row_is_the_same_in_any_company() -> None:
-    kernel = rows_kernel()
-    assert kernel is not None
-    x_NI, a_NGI, b_NRO = torch.randn(16, 512), torch.randn(16, 16, 512), torch.randn(16, 16, 600)
-    found = []
-    for rows in (slice(16), slice(3, 4)):
-        x, a, b = x_NI[rows], a_NGI[rows], b_NRO[rows]
-        out, z = torch.zeros(len(x), 600), torch.empty(len(x), 16)
-        kernel(
-            *(out.data_ptr(), 600, x.data_ptr(), 512, a.data_ptr(), b.data_ptr(), z.data_ptr()),
-            *(len(x), 512, 16, 0, 16, 600, True, 2.0, 2),
-        )
-        found.append(out)
-    assert torch.equal(found[0][3:4], found[1])
+def test_a_token_is_the_same_in_any_company_of_rows() -> None:
+    some, x_TI = Some(16, 512, [16], 600, True), torch.randn(16, 512)
+    (together,) = some.add(x_TI, [(n, 1) for n in range(16)], threads=2)
+    (apart,) = some.add(x_TI[3:4].contiguous(), [(3, 1)])
+    assert torch.equal(together[3:4], apart)
+
+
+def test_half_the_bytes_lose_nothing() -> None:
+    x_TI, runs = torch.randn(9, 128), [(0, 1), (1, 8)]
+    whole, half = (Some(2, 128, [16, 16], 96, half).add(x_TI, runs) for half in (False, True))
+    for found, exact in zip(half, Some(2, 128, [16, 16], 96, True).expected(x_TI, runs), strict=True):
+        torch.testing.assert_close(found, exact, rtol=1e-5, atol=1e-4)
+    assert all(map(torch.equal, half, whole))

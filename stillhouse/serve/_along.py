@@ -41,6 +41,7 @@ def feed(answered: Batch, read: Batch, columns: int) -> tuple[Tensor, Tensor | N
     flat_T = torch.tensor([token for group in ids for row in group for token in row], device=device)
     position_T = torch.cat([part.positions(device) for part in parts])
     network, flat = answered.model.network, _Flat(parts)
+    answered.prepare(len(flat_T))
     with _attending(network, flat), answered.adapted([(row.slot, columns) for row in read.rows]):
         logits_BV: Tensor = network(
             input_ids=flat_T[None], position_ids=position_T[None], past_key_values=flat, use_cache=True,

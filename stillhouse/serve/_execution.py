@@ -13,18 +13,24 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor
 
-from ..lora import AdapterBank, Held, Run
+from .._models_threads import Threads
+from ..lora import AdapterBank, Held, Packed, Run
 from ..models import Model
 from ._cache import Columns, Kept
 from ._rows import Row
 
 
 class Batch:
-    """Rows that are fed together. With `held`, a row's adapter is gathered when it joins, not at every step."""
+    """Rows that are fed together. With `held`, a row's adapter is gathered when it joins, not at every step; while
+    prompts are read, only if that takes it from no other batch."""
 
-    def __init__(self, model: Model, bank: AdapterBank | None, rows: Sequence[Row], cache: Columns) -> None:
+    def __init__(
+        self, model: Model, bank: AdapterBank | None, rows: Sequence[Row], cache: Columns,
+        held: Held | Packed | None = None, threads: Threads | None = None,
+    ) -> None:  # fmt: skip
         self.model, self.bank, self.rows, self.cache = model, bank, list(rows), cache
-        self.held: Held | None = None
+        self.held = held if held is not None and held.any_batch else None
+        self._threads = threads
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -46,6 +52,7 @@ class Batch:
     def feed(self, ids: Sequence[Sequence[int]], wanted: bool = True) -> Tensor | None:
         """One forward over each row's next ids, of one length; `logits_BV` behind them if wanted."""
         width, device = len(ids[0]), self.model.device
+        self.prepare(width * len(ids))
         ids_BT = torch.tensor(ids, device=device)
         self.cache.make_room(width)
         start_B1 = torch.tensor(self.cache.starts, device=device)[:, None]
@@ -64,6 +71,11 @@ class Batch:
                 self.model.network.base_model(**settings)
         self.fed(width)
         return logits_BV if wanted else None
+
+    def prepare(self, tokens: int) -> None:
+        """A forward of so many tokens is next."""
+        if self._threads is not None:
+            self._threads.prepare(tokens)
 
     def fed(self, columns: int) -> None:
         """After a forward: its columns count."""

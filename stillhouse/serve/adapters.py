@@ -24,6 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._models_threads import alone
 from ..errors import ModelError, NotFound, Rejected, StillhouseError, StoreError
 from ..export import peft
 from ..lora import AdapterBank, LoraConfig
@@ -153,10 +154,10 @@ class Library:
         tensors, config = peft.read(folder)
         if config != candidate.adapter_config:
             raise StoreError(f"{folder / peft.CONFIG} is not what was gated: restore it, or roll {key.user!r} back")
-        for name, tensor in tensors.items():
-            if not bool(torch.isfinite(tensor).all()):
-                raise ModelError(f"v{key.number} of {key.user!r}: tensor {name!r} is not finite")
-        with self._trial:
+        with self._trial, alone():
+            for name, tensor in tensors.items():
+                if not bool(torch.isfinite(tensor).all()):
+                    raise ModelError(f"v{key.number} of {key.user!r}: tensor {name!r} is not finite")
             self._bench.load(0, tensors, config)
         return Adapter(key, tensors, config)
 
@@ -257,7 +258,7 @@ class Slots:
     def _carry(self, slot: int, adapter: Adapter) -> None:
         error: StillhouseError | None = None
         try:
-            with _own_stream(self.bank.device):
+            with alone(), _own_stream(self.bank.device):
                 self.bank.load(slot, adapter.tensors, adapter.config)
         except StillhouseError as refused:
             error = refused

@@ -29,6 +29,7 @@ from torch import Tensor
 
 from .._models_attention import replaceable
 from .._models_packed import pack
+from .._models_threads import Threads
 from ..errors import ModelError, StillhouseError
 from ..lora import AdapterBank
 from ..models import Model
@@ -71,7 +72,7 @@ class Engine:
         self._held = bank.held() if bank is not None and not config.deterministic else None
         self._unpack = pack(model.network, config.packed_bytes)
         self._reads_along = not config.deterministic and replaceable(model.network)
-        self._pace = Pace(config.stretch)
+        self._pace, self._threads = Pace(config.stretch), Threads()
         self._known: dict[int, Row] = {}
         self._forgetting: list[tuple[str, threading.Event]] = []
         self._tallies: Counter[str] = Counter()
@@ -89,8 +90,8 @@ class Engine:
         return self._thread.is_alive() and not self._closed
 
     def start(self) -> Engine:
-        """Begin to answer."""
-        self._thread.start()
+        """Begin to answer. Whoever calls this had better not compute beside it."""
+        self._threads.start(self._thread)
         return self
 
     def close(self) -> None:
@@ -169,6 +170,7 @@ class Engine:
 
     @torch.inference_mode()
     def _run(self) -> None:
+        self._threads.measure(self.model.network, 1 if self.config.deterministic else self.config.rows)
         while not self._closed:
             try:
                 self._receive()
@@ -230,13 +232,10 @@ class Engine:
             for r in self._waiting.values()
         ]
         runs = [scheduler.Running(r.request.user, r.longest, r.key) for r in running]
-        rows = [self._waiting[number] for number in scheduler.plan(waits, runs, self._limits())]
-        self._begin([row for row in rows if self._seated(row, now)])
-
-    def _limits(self) -> scheduler.Limits:
         config, adapters = self.config, self.bank.slots if self.bank else 0
-        tokens = config.kv_bytes // self._token_bytes
-        return scheduler.Limits(config.rows, tokens, adapters, config.patience)
+        limits = scheduler.Limits(config.rows, config.kv_bytes // self._token_bytes, adapters, config.patience)
+        rows = [self._waiting[number] for number in scheduler.plan(waits, runs, limits)]
+        self._begin([row for row in rows if self._seated(row, now)])
 
     def _seated(self, row: Row, now: float) -> bool:
         """Whether the row begins now: its adapter is in the bank. While that is on its way, it has a seat and waits."""
@@ -285,7 +284,7 @@ class Engine:
                 self._tallies["prefix_hits"] += row.cached
             held = [(kept[row], row.cached) for row in group]
             cache = Columns(self._layers, [row.length for row in group], held, more)
-            self._filling.append(Batch(self.model, self.bank, group, cache))
+            self._filling.append(Batch(self.model, self.bank, group, cache, self._held, self._threads))
 
     def _kept(self, row: Row) -> Kept | None:
         """What an earlier turn of the same session left; `row.cached` tokens of the prompt are in it."""

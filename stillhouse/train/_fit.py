@@ -224,12 +224,13 @@ def _record(data: Batch, loss_P: Tensor, weighted_P: Tensor, progress: Progress)
 
 
 def _finish(bank: AdapterBank, active: Mapping[int, Source], plan: Plan, progress: Progress) -> None:
+    """What is finished has values that bfloat16 holds exactly: gates measure what servers read in half the bytes."""
     for slot, source in active.items():
         newest = progress.latest[slot][source.to_master]
         mastered = bool((newest < plan.mastered).all()) and len(newest) > 0  # nan compares false: not visited yet
         mastered = mastered and progress.drift.get(slot, 0.0) < plan.anchored
         if mastered or progress.step >= plan.steps:
-            progress.finished[slot] = bank.export(slot)
+            progress.finished[slot] = {name: t.bfloat16().float() for name, t in bank.export(slot).items()}
 
 
 def _schedule(step: int, plan: Plan) -> float:

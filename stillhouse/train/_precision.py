@@ -15,7 +15,8 @@ from typing import Literal
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from ..models import Model, choose_threads
+from .._models_threads import choose_threads
+from ..models import Model
 
 SHORT = 128  # tokens
 BATCH = (32, 32)  # rows and tokens of a usual step, to choose threads by
