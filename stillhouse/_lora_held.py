@@ -112,6 +112,9 @@ class Held:
         if self._rows != len(slots):
             self._view(len(slots))
 
+    def prepare(self, slot: int) -> None:
+        """Nothing: a slot is gathered when a row takes it."""
+
     def add(self, site: Site, x: Tensor, out: Tensor) -> Tensor:
         """`out + scale * B A x`; x `[..., in]` and out `[..., out]` in row order."""
         if self._seen is not None:

@@ -54,10 +54,17 @@ class Packed:
         self._slots = [(slot, self._filled(slot)) if slot >= 0 else None for slot in every]
         missing = {slot for slot in self._slots if slot is not None and slot not in self._adapters}
         if missing:
-            for stale in [key for key in self._adapters if key[1] != self._filled(key[0])]:
+            for stale in [key for key in list(self._adapters) if key[1] != self._filled(key[0])]:
                 del self._adapters[stale]
-            self._adapters |= {slot: self._pack(slot[0]) for slot in missing}
+            for slot, _ in missing:
+                self.prepare(slot)
         self._tokens = 0  # of a forward: its first target says how many
+
+    @torch.no_grad()
+    def prepare(self, slot: int) -> None:
+        """Pack what is in a slot. Any thread may, while no row uses it: then `choose` finds it done."""
+        adapters, groups = self._adapters, self._groups
+        adapters[slot, self._filled(slot)] = _pack(slot, groups, self._even)
 
     def add(self, site: Site, x: Tensor, out: Tensor) -> Tensor | None:
         """`out + scale * B A x`, in place; x `[..., in]` and out `[..., out]` in row order, as many tokens in each row.
@@ -103,13 +110,6 @@ class Packed:
             for _, _, target in self._targets.values():
                 target.z = self._z_TG.data_ptr()
 
-    def _pack(self, slot: int) -> Tensor:
-        parts = [t[slot] for site in self._dense for t in (site.a, site.b)]
-        half = self._even and all(torch.equal(part.bfloat16().float(), part) for part in parts)
-        flat = [columns([site.a[slot] for site in sites], half) for sites in self._groups]
-        flat += [blocks(site.b[slot], half) for sites in self._groups for site in sites]
-        return torch.cat(flat).to(torch.bfloat16 if half else torch.float32)
-
     def _arrange(self, groups: Sequence[Sequence[Site]]) -> None:
         self._groups, self._adapters, self._laid_out = groups, {}, None
         self._targets: dict[Site, tuple[int, int, Target]] = {}
@@ -124,6 +124,15 @@ class Packed:
                 first, b = first + rank, b + rank * _up(outer, COLUMNS)
             a += many * inner
         self._z_TG = torch.empty(0, max(ranks, default=0))
+
+
+def _pack(slot: int, groups: Sequence[Sequence[Site]], even: bool) -> Tensor:
+    """One adapter, flat: in bfloat16 where that loses nothing and its sizes are `even`."""
+    stacked = [t for sites in groups for site in sites for t in (site.a, site.b)]
+    half = even and all(torch.equal(t[slot].bfloat16(), t[slot]) for t in stacked)
+    kept = torch.bfloat16 if half else torch.float32
+    flat = [columns([site.a[slot].to(kept) for site in sites], half) for sites in groups]
+    return torch.cat([*flat, *(blocks(site.b[slot].to(kept), half) for sites in groups for site in sites)])
 
 
 def _up(count: int, multiple: int) -> int:

@@ -200,9 +200,12 @@ class Slots:
     being answered waits for it. `hits` are rows that found their adapter in the bank or on its way.
     """
 
-    def __init__(self, bank: AdapterBank, told: Callable[[Key, StillhouseError | None], None]) -> None:
-        """`told(key, error)` is called from the other thread when a load has ended."""
-        self.bank, self._told = bank, told
+    def __init__(
+        self, bank: AdapterBank, told: Callable[[Key, StillhouseError | None], None],
+        prepare: Callable[[int], None] = lambda slot: None,
+    ) -> None:  # fmt: skip
+        """Called from the other thread: `prepare(slot)` after a load, `told(key, error)` when all has ended."""
+        self.bank, self._told, self._prepare = bank, told, prepare
         self.hits = self.loads = self.evictions = 0
         self._slot: OrderedDict[Key, int] = OrderedDict()
         self._coming: set[Key] = set()
@@ -260,6 +263,7 @@ class Slots:
         try:
             with alone(), _own_stream(self.bank.device):
                 self.bank.load(slot, adapter.tensors, adapter.config)
+                self._prepare(slot)
         except StillhouseError as refused:
             error = refused
         except Exception as broken:  # noqa: BLE001 - out of memory, a damaged mapping: its rows fail, the others go on

@@ -59,7 +59,9 @@ class Engine:
 
     def __init__(self, model: Model, bank: AdapterBank | None = None, config: Config = DEFAULTS) -> None:
         self.model, self.bank, self.config = model, bank, config
-        self.slots = Slots(bank, self._carried) if bank is not None else None
+        self._held = bank.held() if bank is not None and not config.deterministic else None
+        prepare = [self._held.prepare] if self._held is not None else []
+        self.slots = Slots(bank, self._carried, *prepare) if bank is not None else None
         self.sessions = Sessions(config.session_bytes)
         self._layers, self._token_bytes = layers_of(model.network), token_bytes(model.network)
         self._inbox: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
@@ -69,7 +71,6 @@ class Engine:
         self._boarding: dict[Key, list[Row]] = {}  # admitted, and their adapter is on its way
         self._filling: deque[Batch] = deque()
         self._answering: list[Batch] = []
-        self._held = bank.held() if bank is not None and not config.deterministic else None
         self._unpack = pack(model.network, config.packed_bytes)
         self._reads_along = not config.deterministic and replaceable(model.network)
         self._pace, self._threads = Pace(config.stretch), Threads()
