@@ -110,8 +110,8 @@ def figures(trial: Trial, rounds: int) -> list[Figure]:
         same = sum(a == b for a, b in zip(mixed, reference, strict=True)) / rows
         found.append(Figure("rows with PEFT's tokens, its own mixed batch", same, "%"))
         found.append(against("against PEFT's mixed batches", trial.ours, trial.mixed, rounds, 3.0))
-    found.append(against("against the base alone, our engine", trial.ours, trial.our_base, rounds, 0.85))
-    found.append(against("the same, adapters of float32's values", trial.ours_whole, trial.our_base, rounds, None))
+    found.append(against("against the base alone, our engine", trial.ours, trial.our_base, 3 * rounds, 0.85))
+    found.append(against("the same, adapters of float32's values", trial.ours_whole, trial.our_base, 3 * rounds, None))
     found.append(against("against the base alone, generate", trial.ours, trial.their_base, rounds, 0.85))
     return [*found, against("against one request at a time", trial.ours, trial.apart, max(rounds // 2, 1), 5.0)]
 

@@ -149,11 +149,21 @@ INLINE void widen(const Target& to, const Stored* b, const float* z, float* out)
       load(even, odd, b + r * kColumns, 0, i * kLanes);
       for (int t = 0; t < kTokens; ++t) sums[t][i] += z[t * to.ranks + r] * even;
     }
-    const int64_t here = to.outer - column < kColumns ? to.outer - column : kColumns;
+    const int64_t here = to.outer - column;
     for (int t = 0; t < kTokens; ++t) {
-      float own[kColumns];
-      memcpy(own, sums[t], sizeof own);
-      for (int64_t o = 0; o < here; ++o) out[t * to.outer + column + o] += to.scale * own[o];
+      float* own = out + t * to.outer + column;
+      if (here >= kColumns) {
+        for (int i = 0; i < kBlocks; ++i) {
+          Lanes before;
+          memcpy(&before, own + i * kLanes, sizeof before);
+          before += to.scale * sums[t][i];
+          memcpy(own + i * kLanes, &before, sizeof before);
+        }
+      } else {
+        float added[kColumns];
+        memcpy(added, sums[t], sizeof added);
+        for (int64_t o = 0; o < here; ++o) own[o] += to.scale * added[o];
+      }
     }
   }
 }

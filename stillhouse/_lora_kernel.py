@@ -31,7 +31,7 @@ class _Run(ctypes.Structure):
 
 
 class Runs(ctypes.Structure):
-    """Tokens of a batch, in order, by the adapter they use: `(adapter, tokens)` each; None is the base alone. Keep the
+    """Tokens of a batch, in order, by the adapter they use: `(adapter, tokens)` each; None is the base alone. Keeps the
     adapters alive."""
 
     _fields_ = (
@@ -41,6 +41,7 @@ class Runs(ctypes.Structure):
     )
 
     def __init__(self, runs: Sequence[tuple[Tensor | None, int]], threads: int) -> None:
+        self.adapters = [adapter for adapter, _ in runs]
         made, first = [], 0
         for adapter, tokens in runs:
             if adapter is not None:
@@ -78,8 +79,9 @@ def _pairs(rows_NRC: Tensor, half: bool) -> Tensor:
 
 @cache
 def rows_kernel() -> Kernel | None:
-    """The kernel, or None where it was not built or does not load: `(runs, target, x, out, fresh)`, the first two by
-    reference, x `[tokens, inner]` and out `[tokens, outer]` addresses of float32 without gaps; fresh: x is new."""
+    """The kernel, or None where it was not built or does not load: `(runs, target, x, out, fresh)`, all addresses but
+    the last: of `Runs`, `Target`, x `[tokens, inner]` and out `[tokens, outer]` of float32 without gaps; fresh: x is
+    new."""
     for suffix in EXTENSION_SUFFIXES:
         file = Path(__file__).with_name(f"_kernels{suffix}")
         if not file.exists():
@@ -89,7 +91,6 @@ def rows_kernel() -> Kernel | None:
         except (OSError, AttributeError):
             return None
         found.restype = None
-        runs, target, address = ctypes.POINTER(Runs), ctypes.POINTER(Target), ctypes.c_void_p
-        found.argtypes = [runs, target, address, address, ctypes.c_int32]
+        found.argtypes = [ctypes.c_void_p] * 4 + [ctypes.c_int32]
         return found
     return None

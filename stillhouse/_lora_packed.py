@@ -64,18 +64,20 @@ class Packed:
     def prepare(self, slot: int) -> None:
         """Pack what is in a slot. Any thread may, while no row uses it: then `choose` finds it done."""
         adapters, groups = self._adapters, self._groups
-        adapters[slot, self._filled(slot)] = _pack(slot, groups, self._even)
+        adapters.setdefault((slot, self._filled(slot)), _pack(slot, groups, self._even))
 
     def add(self, site: Site, x: Tensor, out: Tensor) -> Tensor | None:
         """`out + scale * B A x`, in place; x `[..., in]` and out `[..., out]` in row order, as many tokens in each row.
         None: not for the kernel, which takes float32 without gaps."""
         if self._seen is not None:
             self._seen.append((site, x))
-        if not (x.dtype == out.dtype == torch.float32 and x.is_contiguous() and out.is_contiguous()):
+        if out.dtype is not torch.float32 or not out.is_contiguous():
             return None
-        inner, group, target = self._targets[site]
+        inner, group, _, target = self._targets[site]
         fresh = self._x is not x or self._group != group
         if fresh:
+            if x.dtype is not torch.float32 or not x.is_contiguous():
+                return None
             tokens = x.numel() // inner
             if tokens != self._tokens:
                 self._tokens = tokens
@@ -104,15 +106,15 @@ class Packed:
                 adapter = None if slot is None else self._adapters[slot]
                 parts += [(adapter, min(_TOKENS, count - start)) for start in range(0, count, _TOKENS)]
             self._parts = Runs(parts, wanted[-1])
-            self._all, self._laid_out = ctypes.byref(self._parts), wanted
+            self._all, self._laid_out = ctypes.addressof(self._parts), wanted
         if tokens > len(self._z_TG):
             self._z_TG = torch.empty(tokens, self._z_TG.shape[1])
-            for _, _, target in self._targets.values():
+            for _, _, target, _ in self._targets.values():
                 target.z = self._z_TG.data_ptr()
 
     def _arrange(self, groups: Sequence[Sequence[Site]]) -> None:
         self._groups, self._adapters, self._laid_out = groups, {}, None
-        self._targets: dict[Site, tuple[int, int, Target]] = {}
+        self._targets: dict[Site, tuple[int, int, Target, int]] = {}
         ranks = [_up(sum(site.a.shape[1] for site in sites), LANES) for sites in groups]
         a, b = 0, sum(many * sites[0].a.shape[2] for many, sites in zip(ranks, groups, strict=True))
         for number, (many, sites) in enumerate(zip(ranks, groups, strict=True)):
@@ -120,7 +122,7 @@ class Packed:
             for site in sites:
                 outer, rank = site.b.shape[1:]
                 target = Target(inner, many, a, first, rank, outer, b, None, self._scale)
-                self._targets[site] = inner, number, target
+                self._targets[site] = inner, number, target, ctypes.addressof(target)
                 first, b = first + rank, b + rank * _up(outer, COLUMNS)
             a += many * inner
         self._z_TG = torch.empty(0, max(ranks, default=0))

@@ -6,7 +6,7 @@ library is not at its best (MKL on AMD's; benchmarks/serve_mixed.py); rounding m
 of what goes in come from copies packed the other way round. The weights stay where they are, for whoever reads them;
 the copies take as many bytes again, or twice as many, up to a limit.
 
-It does not know adapters: they hang on the same layers by hooks, and take an expert's copies from `packed_experts`.
+It does not know adapters: they follow the same layers' forwards, and take an expert's copies from `packed_experts`.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+
+from ._models_forward import is_plain, replace
 
 SMALL = 2**16  # weights of a layer up to here lie in the cache anyway, which is what counts for the few rows of answers
 BYTES = 8 * 2**30  # of copies, where nobody says how many
@@ -57,8 +59,7 @@ def pack(network: nn.Module, limit: int, gradients: bool = False) -> Callable[[]
         if limit < 0:
             break
         if isinstance(layer, nn.Linear):
-            layer.forward = partial(_forward, layer, _packed(weight, gradients))  # type: ignore[method-assign]
-            undo.append(partial(delattr, layer, "forward"))
+            undo.append(replace(layer, partial(_forward, layer, _packed(weight, gradients))))
         else:
             copies = layer.__dict__.setdefault(_EXPERTS, {})
             copies[name] = [_packed(weight_OI, gradients) for weight_OI in weight]
@@ -90,7 +91,7 @@ def _weights(network: nn.Module, learning: bool) -> Iterator[tuple[nn.Module, st
     """Weights that gain by it: of plain linear layers, and stacks of experts as transformers keeps them."""
     usable = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
     for module in network.modules() if usable else ():
-        if type(module) is nn.Linear and "forward" not in vars(module) and _gains(module.weight, learning):
+        if type(module) is nn.Linear and is_plain(module) and _gains(module.weight, learning):
             yield module, "weight"
         elif learning and not getattr(module, "is_transposed", False):
             for name in ("gate_up_proj", "down_proj"):

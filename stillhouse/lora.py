@@ -5,8 +5,8 @@ In: a transformers causal LM and, per batch, the slot of each row. Out: the netw
 one tensor, so one forward trains or serves many adapters at once, and stacked parameters keep an elementwise optimiser
 (Adam, SGD) apart per slot. Adapters come and go in PEFT's names and shapes (`docs/formats/adapter.md`).
 
-It does not know users, files, losses or optimisers. It attaches to modules by forward hooks; the base weights are
-neither copied nor changed.
+It does not know users, files, losses or optimisers. It follows modules' own forwards; the base weights are neither
+copied nor changed.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -26,6 +27,7 @@ from ._lora_kernel import rows_kernel
 from ._lora_packed import Packed
 from ._lora_sites import LoraConfig, Site, find_sites
 from ._lora_wide import add_wide
+from ._models_forward import follow
 from .errors import InputError
 
 __all__ = ["AdapterBank", "Held", "LoraConfig", "Packed", "Run"]
@@ -188,29 +190,26 @@ class AdapterBank:
             if sites[0].experts:
                 yield _lora_experts.attach(module, sites, self.scale, lambda: self._rows)
             else:
-                yield module.register_forward_hook(self._hook(sites[0])).remove
+                yield follow(module, partial(self._add, sites[0]))
 
-    def _hook(self, site: Site) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor | None]:
-        def add(module: nn.Module, inputs: tuple[Tensor, ...], out: Tensor) -> Tensor | None:
-            rows = self._rows
-            if rows is None:
-                return None
-            x = inputs[0]
-            if self._held is not None:
-                if len(x) != rows.count and not self._held.runs:
-                    rows.check(len(x), flat=x.dim() == 2)
-                added = self._held.add(site, x, out)
-                if added is not None:
-                    return added
-            if rows.wide and x.device.type == "cpu":
+    def _add(self, site: Site, x: Tensor, out: Tensor) -> Tensor:
+        """What a dense target gives for x, from what its module alone gives."""
+        rows = self._rows
+        if rows is None:
+            return out
+        if self._held is not None:
+            if len(x) != rows.count and not self._held.runs:
                 rows.check(len(x), flat=x.dim() == 2)
-                flat_TI = x.flatten(0, -2)
-                keep_TG = rows.columns(rows.slot_of_token(len(flat_TI), x.device), site.a.shape[1])
-                one = site.a[:, None], site.b.mT[:, None], rows.present, [len(flat_TI)]  # as if of one expert
-                return add_wide(out.flatten(0, -2), flat_TI, *one, keep_TG, self.scale).view_as(out)
-            return _adapted(x, out, *rows.weights(site, len(x), x.dim()), self.scale)
-
-        return add
+            added = self._held.add(site, x, out)
+            if added is not None:
+                return added
+        if rows.wide and x.device.type == "cpu":
+            rows.check(len(x), flat=x.dim() == 2)
+            flat_TI = x.flatten(0, -2)
+            keep_TG = rows.columns(rows.slot_of_token(len(flat_TI), x.device), site.a.shape[1])
+            one = site.a[:, None], site.b.mT[:, None], rows.present, [len(flat_TI)]  # as if of one expert
+            return add_wide(out.flatten(0, -2), flat_TI, *one, keep_TG, self.scale).view_as(out)
+        return _adapted(x, out, *rows.weights(site, len(x), x.dim()), self.scale)
 
 
 def _adapted(x: Tensor, out: Tensor, a_GRI: Tensor, b_GOR: Tensor, scale: float) -> Tensor:

@@ -43,7 +43,7 @@ class Some:
         for place, rank in enumerate(self.ranks):
             out_TO = torch.ones(tokens + 1, self.outer)  # the last is nobody's
             target = Target(inner, ranks, 0, first, rank, self.outer, b, z_TG.data_ptr(), 0.5)
-            kernel(ctypes.byref(all_runs), ctypes.byref(target), x_TI.data_ptr(), out_TO.data_ptr(), place == 0)
+            kernel(ctypes.addressof(all_runs), ctypes.addressof(target), x_TI.data_ptr(), out_TO.data_ptr(), place == 0)
             assert bool((out_TO[-1] == 1).all()), "beyond its own"
             made.append(out_TO[:-1])
             first, b = first + rank, b + rank * -(-self.outer // COLUMNS) * COLUMNS
