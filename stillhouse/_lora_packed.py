@@ -52,19 +52,18 @@ class Packed:
         self.runs, self._rows = tuple(runs), len(slots)
         every = [*slots, *(slot for slot, _ in runs)]
         self._slots = [(slot, self._filled(slot)) if slot >= 0 else None for slot in every]
-        missing = {slot for slot in self._slots if slot is not None and slot not in self._adapters}
-        if missing:
-            for stale in [key for key in list(self._adapters) if key[1] != self._filled(key[0])]:
-                del self._adapters[stale]
-            for slot, _ in missing:
-                self.prepare(slot)
+        for slot, _ in {slot for slot in self._slots if slot is not None and slot not in self._adapters}:
+            self.prepare(slot)
         self._tokens = 0  # of a forward: its first target says how many
 
     @torch.no_grad()
     def prepare(self, slot: int) -> None:
-        """Pack what is in a slot. Any thread may, while no row uses it: then `choose` finds it done."""
-        adapters, groups = self._adapters, self._groups
-        adapters.setdefault((slot, self._filled(slot)), _pack(slot, groups, self._even))
+        """Pack what is in a slot, and let go of what was. Any thread may, while no row uses it: then `choose` finds it
+        done."""
+        adapters, groups, key = self._adapters, self._groups, (slot, self._filled(slot))
+        for stale in [other for other in list(adapters) if other[0] == slot and other != key]:
+            adapters.pop(stale, None)
+        adapters.setdefault(key, _pack(slot, groups, self._even))
 
     def add(self, site: Site, x: Tensor, out: Tensor) -> Tensor | None:
         """`out + scale * B A x`, in place; x `[..., in]` and out `[..., out]` in row order, as many tokens in each row.

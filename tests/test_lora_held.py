@@ -164,6 +164,21 @@ def test_only_what_changed_is_packed() -> None:
     assert (1, 0) not in held._adapters, "what was in the slot before is let go"
 
 
+def test_what_was_in_a_slot_before_is_let_go() -> None:
+    network = architectures.qwen3()
+    bank = filled(network)
+    held = held_by(bank, "kernel")
+    assert isinstance(held, Packed)
+    for seed in range(5):
+        for slot in (0, 1):
+            bank.reset(slot, seed)
+            held.prepare(slot)
+        with bank.holding(held, [0, 1]):
+            logits(network, ids(2))
+        assert len(held._adapters) <= 2, "one for each slot that is in use"
+    assert set(held._adapters) == {(0, 5), (1, 5)}
+
+
 @both_ways
 def test_a_broken_adapter_stays_in_its_row(way: Way) -> None:
     network, ids_BT = architectures.qwen3_moe(), ids(3)

@@ -237,7 +237,9 @@ class Slots:
     def forget(self, user: str) -> None:
         """A slot of a forgotten user is not found again. Its rows were cancelled before."""
         for key in [k for k in self._slot if k.user == user]:
-            self.bank.reset(self._slot.pop(key), 0)
+            slot = self._slot.pop(key)
+            self.bank.reset(slot, 0)
+            self._prepare(slot)
 
     def close(self) -> None:
         """Wait for what is on its way."""
