@@ -31,18 +31,18 @@ def compute() -> None:
     torch.ones(1 << 20).mul_(2.0)
 
 
-def count() -> int:
-    return sum(1 for _ in Path("/proc/self/task").iterdir())
+def threads() -> set[str]:
+    return {task.name for task in Path("/proc/self/task").iterdir()}
 
 
 def in_a_thread(work: Callable[[], None]) -> int:
-    """How many threads there were more, at its end, than before it."""
+    """How many threads it started and left."""
     found: list[int] = []
 
     def run() -> None:
-        before = count()
+        before = threads()
         work()
-        found.append(count() - before)
+        found.append(len(threads() - before))
 
     thread = threading.Thread(target=run)
     thread.start()
@@ -74,22 +74,22 @@ def test_workers_are_given_back_and_come_again() -> None:
 
 def test_a_large_forward_takes_all_and_a_small_one_what_is_fastest() -> None:
     network = ALL["llama"]()
-    threads = Threads()
-    threads.measure(network, 4)
+    chosen = Threads()
+    chosen.measure(network, 4)
     small = torch.get_num_threads()
     assert small in {1, 2}
-    threads.prepare(5)
+    chosen.prepare(5)
     assert torch.get_num_threads() == 2
-    threads.prepare(4)
+    chosen.prepare(4)
     assert torch.get_num_threads() == small
 
 
 def test_who_says_how_many_is_listened_to(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     torch.set_num_threads(1)
-    threads = Threads()
-    threads.measure(ALL["llama"](), 4)
-    threads.prepare(500)
+    chosen = Threads()
+    chosen.measure(ALL["llama"](), 4)
+    chosen.prepare(500)
     assert torch.get_num_threads() == 1
 
 

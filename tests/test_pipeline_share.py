@@ -11,7 +11,7 @@ from typing import Any, cast
 import pytest
 import torch
 
-from stillhouse import models
+from stillhouse import _pipeline_share, models
 from stillhouse._pipeline_share import processes
 from stillhouse.errors import InputError, ModelError
 from stillhouse.models import Model
@@ -88,7 +88,7 @@ def test_a_process_that_dies_is_said() -> None:
 
 
 def test_as_many_processes_as_cores_and_memory_allow(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(models, "cores", lambda: 8)
+    monkeypatch.setattr(_pipeline_share, "CORES", 8)
     monkeypatch.setattr(models, "memory_bytes", lambda: 64 << 30)
     assert processes(sized(30 << 20), 16, 0) == 8
     assert processes(sized(30 << 20), 3, 0) == 3
