@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 
 import torch
 from transformers import PreTrainedModel
@@ -109,6 +110,7 @@ def alone() -> Iterator[None]:
         openmp.omp_set_num_threads(before)
 
 
+@cache
 def _openmp() -> ctypes.CDLL | None:
     """The OpenMP library that torch has loaded, where its names are to be seen by everyone."""
     try:
