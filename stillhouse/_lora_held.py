@@ -81,7 +81,7 @@ class _Group:
 
 
 class Held:
-    """The gathered adapters of one batch. `choose` says which slot each row has; then the bank's hooks call `add`."""
+    """The gathered adapters of one batch. `choose` says which slot each row has; then the bank's targets call `add`."""
 
     any_batch = False  # rows of another batch would be gathered in place of these
 
@@ -112,7 +112,7 @@ class Held:
         if self._rows != len(slots):
             self._view(len(slots))
 
-    def prepare(self, slot: int) -> None:
+    def pack(self, slot: int) -> None:
         """Nothing: a slot is gathered when a row takes it."""
 
     def add(self, site: Site, x: Tensor, out: Tensor) -> Tensor:

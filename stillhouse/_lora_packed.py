@@ -20,12 +20,13 @@ from torch import Tensor
 from ._lora_held import Run, Slot, together
 from ._lora_kernel import COLUMNS, LANES, Kernel, Runs, Target, blocks, columns
 from ._lora_sites import Site
+from .errors import InputError
 
 _TOKENS = 16  # of one row that one thread takes at a time
 
 
 class Packed:
-    """The packed adapters of a bank. `choose` says which slot each row has; then the bank's hooks call `add`."""
+    """The packed adapters of a bank. `choose` says which slot each row has; then the bank's targets call `add`."""
 
     any_batch = True  # rows of several batches in turns cost nothing
 
@@ -53,11 +54,11 @@ class Packed:
         every = [*slots, *(slot for slot, _ in runs)]
         self._slots = [(slot, self._filled(slot)) if slot >= 0 else None for slot in every]
         for slot, _ in {slot for slot in self._slots if slot is not None and slot not in self._adapters}:
-            self.prepare(slot)
+            self.pack(slot)
         self._tokens = 0  # of a forward: its first target says how many
 
     @torch.no_grad()
-    def prepare(self, slot: int) -> None:
+    def pack(self, slot: int) -> None:
         """Pack what is in a slot, and let go of what was. Any thread may, while no row uses it: then `choose` finds it
         done."""
         adapters, groups, key = self._adapters, self._groups, (slot, self._filled(slot))
@@ -67,7 +68,7 @@ class Packed:
 
     def add(self, site: Site, x: Tensor, out: Tensor) -> Tensor | None:
         """`out + scale * B A x`, in place; x `[..., in]` and out `[..., out]` in row order, as many tokens in each row.
-        None: not for the kernel, which takes float32 without gaps."""
+        None: not for the kernel, which takes float32 without gaps. `InputError`: another number of tokens."""
         if self._seen is not None:
             self._seen.append((site, x))
         if out.dtype is not torch.float32 or not out.is_contiguous():
@@ -100,6 +101,8 @@ class Packed:
         if wanted != self._laid_out:
             each = 1 if self.runs else tokens // max(self._rows, 1)
             many = [each] * self._rows + [count for _, count in self.runs]
+            if sum(many) != tokens:  # the kernel would write beyond them
+                raise InputError(f"a batch of {tokens} tokens with slots for {sum(many)}")
             parts: list[tuple[Tensor | None, int]] = []
             for slot, count in zip(self._slots, many, strict=True):
                 adapter = None if slot is None else self._adapters[slot]

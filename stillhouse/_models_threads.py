@@ -23,7 +23,7 @@ from transformers import PreTrainedModel
 
 CORES = torch.get_num_threads()  # what torch takes by itself, before anybody chose
 SURE = 0.1  # seconds of a forward from which on more threads are never slower, and trying fewer takes long
-ROUNDS = 5
+ROUNDS = 3  # each tries both, in turns
 _SOFT = 1  # omp_pause_soft (OpenMP 5.0, 3.6)
 
 

@@ -172,11 +172,25 @@ def test_what_was_in_a_slot_before_is_let_go() -> None:
     for seed in range(5):
         for slot in (0, 1):
             bank.reset(slot, seed)
-            held.prepare(slot)
+            held.pack(slot)
         with bank.holding(held, [0, 1]):
             logits(network, ids(2))
         assert len(held._adapters) <= 2, "one for each slot that is in use"
     assert set(held._adapters) == {(0, 5), (1, 5)}
+
+
+def test_a_flat_row_of_another_length_is_refused_before_anything_is_written() -> None:
+    network = architectures.qwen3()
+    bank = filled(network)
+    held = held_by(bank, "kernel")
+    site = bank._sites[0]
+    outer, inner = site.b.shape[1], site.a.shape[2]
+    for tokens in (4, 6):  # two rows and a run of three are five
+        out_1TO = torch.zeros(1, tokens, outer)
+        wrong = pytest.raises(InputError, match=f"a batch of {tokens} tokens with slots for 5")
+        with torch.no_grad(), bank.holding(held, [0, 1], [(2, 3)]), wrong:
+            held.add(site, torch.ones(1, tokens, inner), out_1TO)
+        assert not bool(out_1TO.any())
 
 
 @both_ways

@@ -27,7 +27,7 @@ from torch import Tensor
 from .._models_threads import alone
 from ..errors import ModelError, NotFound, Rejected, StillhouseError, StoreError
 from ..export import peft
-from ..lora import AdapterBank, LoraConfig
+from ..lora import AdapterBank, Held, LoraConfig, Packed
 from ..models import Model
 from ..records import Candidate, Version
 from ..store import Store
@@ -201,11 +201,10 @@ class Slots:
     """
 
     def __init__(
-        self, bank: AdapterBank, told: Callable[[Key, StillhouseError | None], None],
-        prepare: Callable[[int], None] = lambda slot: None,
-    ) -> None:  # fmt: skip
-        """Called from the other thread: `prepare(slot)` after a load, `told(key, error)` when all has ended."""
-        self.bank, self._told, self._prepare = bank, told, prepare
+        self, bank: AdapterBank, told: Callable[[Key, StillhouseError | None], None], held: Held | Packed | None = None
+    ) -> None:
+        """`told(key, error)` is called from the other thread when a load has ended; `held` has it packed by then."""
+        self.bank, self._told, self._held = bank, told, held
         self.hits = self.loads = self.evictions = 0
         self._slot: OrderedDict[Key, int] = OrderedDict()
         self._coming: set[Key] = set()
@@ -239,7 +238,8 @@ class Slots:
         for key in [k for k in self._slot if k.user == user]:
             slot = self._slot.pop(key)
             self.bank.reset(slot, 0)
-            self._prepare(slot)
+            if self._held is not None:
+                self._held.pack(slot)
 
     def close(self) -> None:
         """Wait for what is on its way."""
@@ -265,7 +265,8 @@ class Slots:
         try:
             with alone(), _own_stream(self.bank.device):
                 self.bank.load(slot, adapter.tensors, adapter.config)
-                self._prepare(slot)
+                if self._held is not None:
+                    self._held.pack(slot)
         except StillhouseError as refused:
             error = refused
         except Exception as broken:  # noqa: BLE001 - out of memory, a damaged mapping: its rows fail, the others go on

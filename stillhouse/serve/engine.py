@@ -60,8 +60,7 @@ class Engine:
     def __init__(self, model: Model, bank: AdapterBank | None = None, config: Config = DEFAULTS) -> None:
         self.model, self.bank, self.config = model, bank, config
         self._held = bank.held() if bank is not None and not config.deterministic else None
-        prepare = [self._held.prepare] if self._held is not None else []
-        self.slots = Slots(bank, self._carried, *prepare) if bank is not None else None
+        self.slots = Slots(bank, self._carried, self._held) if bank is not None else None
         self.sessions = Sessions(config.session_bytes)
         self._layers, self._token_bytes = layers_of(model.network), token_bytes(model.network)
         self._inbox: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
