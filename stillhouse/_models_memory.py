@@ -16,13 +16,14 @@ from contextlib import contextmanager
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # what mallopt(3) calls them
 _LARGEST = 32 << 20  # what glibc allows for a block that is not a mapping of its own
-_KEPT = 1 << 30
+_KEPT = (1 << 31) - 1  # what mallopt can be told: four users' step needs 0.7 GB besides the model
+_HUGE = 1 << 30
 _USUAL_TRIM = 64 << 20  # twice the largest, as glibc itself would set it by then
 
 
 @contextmanager
 def kept_memory() -> Iterator[None]:
-    """Inside, up to a gigabyte of what is freed is kept; on leaving it is given back."""
+    """Inside, up to two gigabytes of what is freed are kept; on leaving they are given back."""
     libc = _libc()
     if libc is None:
         yield
@@ -44,8 +45,8 @@ def _in_huge_pages(libc: ctypes.CDLL) -> None:
     libc.malloc.restype, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
     libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
     size = _LARGEST // 2
-    blocks = sorted(filter(None, (libc.malloc(size) for _ in range(_KEPT // 2 // size))))
-    if blocks and blocks[-1] - blocks[0] < _KEPT:
+    blocks = sorted(filter(None, (libc.malloc(size) for _ in range(_HUGE // size))))
+    if blocks and blocks[-1] - blocks[0] < 2 * _HUGE:
         start = blocks[0] // mmap.PAGESIZE * mmap.PAGESIZE
         libc.madvise(start, blocks[-1] + size - start, mmap.MADV_HUGEPAGE)
     for block in blocks:
