@@ -6,8 +6,8 @@ token. Out: the experts' output, with `W_e + scale * B_e A_e` of the token's slo
 
 Pairs of (token, expert) are sorted by expert and slot. The frozen weights take one product per expert. The small
 ones take two batched products over blocks of equally many pairs that share expert and slot, padded by a pair of the
-same block, so that no token meets another slot's weights. In training on a CPU all of an expert's adapters are one wide
-product (`_lora_wide`), over rows padded to a multiple of `ROWS`, because a CPU compiles a product for every new shape.
+same block, so that no token meets another slot's weights. In training on a CPU they are `_lora_wide`, over rows
+padded to a multiple of `ROWS`, because a CPU compiles a product for every new shape.
 `reference_forward` is the same, pair by pair.
 
 It knows concatenated and interleaved gates, transposed weights and biases through the attributes transformers sets
@@ -17,7 +17,7 @@ It knows concatenated and interleaved gates, transposed weights and biases throu
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cache, partial
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -25,7 +25,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ._lora_sites import Site
-from ._lora_wide import add_wide
+from ._lora_wide import Owners, add_wide
+from ._models_between import combined, taken
+from ._models_kernels import usable
 from ._models_packed import Packed, packed_experts
 from .errors import ModelError
 
@@ -51,13 +53,6 @@ class _Blocks(NamedTuple):
     pair_QP: Tensor
     place_S: Tensor
     live_S1: Tensor | None  # False for pairs of the base alone; None: all live
-
-
-class _Columns(NamedTuple):
-    """Which slots' adapters stand side by side, and which of the G columns are a row's own."""
-
-    slots: slice | list[int]
-    keep_TG: Tensor | None
 
 
 def attach(
@@ -103,7 +98,7 @@ def adapted_forward(
     slots, experts = sites[0].a.shape[:2]
     slot_S = slot_N.repeat_interleave(chosen)
     key_S, order_S = (expert_NK.reshape(-1) * (slots + 1) + slot_S + 1).sort()
-    layout: _Blocks | _Columns
+    layout: _Blocks | Owners
     expert_S, few = key_S // (slots + 1), len(hidden_NH) <= FEW_TOKENS
     if few or not rows.wide:
         layout, order_T, place_S = _blocks(key_S, slots, experts, few), order_S, None
@@ -111,8 +106,16 @@ def adapted_forward(
     else:
         ends, pair_T, place_S = _padded(expert_S, experts)
         order_T = order_S[pair_T]
-        layout = _Columns(rows.present, rows.columns(slot_S[order_T], sites[0].a.shape[2]))
+        slot_T = slot_S[order_T]
+        adapter_T = torch.where(slot_T < 0, -1, slot_T * experts + expert_S[pair_T])
+        keep = cache(partial(rows.columns, slot_T, sites[0].a.shape[2]))
+        layout = Owners(adapter_T, rows.present, ends, keep)
     linear = partial(_linear, module, ends=ends, layout=layout, scale=scale)
+    if place_S is not None and usable(hidden_NH):
+        place_NK = torch.empty_like(order_S).index_copy_(0, order_S, place_S).view_as(expert_NK)
+        gated_TI = _gate(module, linear(sites[0], taken(hidden_NH, order_T // chosen, place_NK), "gate_up_proj"))
+        out_TH = linear(sites[1], gated_TI, "down_proj")
+        return combined(out_TH, place_NK, routing_NK.to(out_TH.dtype)).to(hidden_NH.dtype)
     gated_TI = _gate(module, linear(sites[0], hidden_NH.index_select(0, order_T // chosen), "gate_up_proj"))
     out_TH = linear(sites[1], gated_TI, "down_proj") * routing_NK.reshape(-1)[order_T, None]
     back_S = torch.empty_like(order_S)
@@ -185,7 +188,7 @@ def _linear(
     name: str,
     *,
     ends: list[int],
-    layout: _Blocks | _Columns,
+    layout: _Blocks | Owners,
     scale: float,
 ) -> Tensor:
     weight_EOI = _oriented(module, name)
@@ -203,8 +206,8 @@ def _linear(
         else:
             packed = packed_experts(module, name) if weight_EOI.dtype == torch.float32 else None
             out_TO = _Experts.apply(x_TI, weight_EOI, ends, packed)  # type: ignore[no-untyped-call]
-    if isinstance(layout, _Columns):
-        out_TO = add_wide(out_TO, x_TI, site.a, site.b, layout.slots, ends, layout.keep_TG, scale)
+    if isinstance(layout, Owners):
+        out_TO = add_wide(out_TO, x_TI, site.a, site.b, layout, scale)
     return _biased(out_TO, getattr(module, f"{name}_bias", None), ends)
 
 

@@ -1,8 +1,8 @@
 """`out + scale * B A x` for many rows, each with its own A and B, by the kernel in kernels/lora_rows.cpp.
 
-In: tensors on the CPU. Out: an adapter in the order in which the kernel reads it; and the rows of `out`, in place. The
-kernel is built when the package is installed, where there is a C++ compiler; without it callers have torch's operators.
-It shares torch's threads. It does not know whose rows they are.
+In: tensors on the CPU. Out: an adapter in the order in which the kernel reads it; and the rows of `out`, in place.
+
+It does not know whose rows they are.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable, Sequence
 from functools import cache
-from importlib.machinery import EXTENSION_SUFFIXES
-from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
+
+from ._models_kernels import library
 
 Kernel = Callable[..., None]
 LANES, COLUMNS = 16, 64  # what the kernel's blocks are multiples of
@@ -79,18 +79,12 @@ def _pairs(rows_NRC: Tensor, half: bool) -> Tensor:
 
 @cache
 def rows_kernel() -> Kernel | None:
-    """The kernel, or None where it was not built or does not load: `(runs, target, x, out, fresh)`, all addresses but
-    the last: of `Runs`, `Target`, x `[tokens, inner]` and out `[tokens, outer]` of float32 without gaps; fresh: x is
-    new."""
-    for suffix in EXTENSION_SUFFIXES:
-        file = Path(__file__).with_name(f"_kernels{suffix}")
-        if not file.exists():
-            continue
-        try:
-            found = ctypes.CDLL(str(file)).stillhouse_lora_rows
-        except (OSError, AttributeError):
-            return None
-        found.restype = None
-        found.argtypes = [ctypes.c_void_p] * 4 + [ctypes.c_int32]
-        return found
-    return None
+    """The kernel, or None where there is none: `(runs, target, x, out, fresh)`, all addresses but the last: of `Runs`,
+    `Target`, x `[tokens, inner]` and out `[tokens, outer]` of float32 without gaps; fresh: x is new."""
+    built = library()
+    if built is None:
+        return None
+    found = built.stillhouse_lora_rows
+    found.restype = None
+    found.argtypes = [ctypes.c_void_p] * 4 + [ctypes.c_int32]
+    return found

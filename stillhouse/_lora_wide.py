@@ -1,38 +1,93 @@
-"""The small products of several adapters as one: what a CPU does best in training.
+"""The small products of several adapters in training on a CPU, for rows of all of them side by side.
 
-In: T rows, A and B of the G = slots * rank rows of all adapters side by side, and whose rows they are. Out: what the
-frozen weight gave plus `scale * B A x`. Every row meets every adapter, and a mask keeps its own: more arithmetic than
-sorting rows by adapter, in a few big products instead of many small ones. An adapter that is not finite spoils the
-others' rows, so nothing is served this way. It does not know what the rows are: tokens, or (token, expert) pairs.
+In: T rows, A and B of all slots, and whose adapter each row uses. Out: what the frozen weight gave plus
+`scale * B A x`. By the kernel in kernels/lora_train.cpp where it was built. Elsewhere by torch: every row meets the
+adapters of all slots in one product, and a mask keeps its own, which is more arithmetic than sorting rows by adapter,
+in a few big products instead of many small ones; an adapter that is not finite then spoils the others' rows, so nothing
+is served this way. It does not know what the rows are: tokens, or (token, expert) pairs.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from ._models_kernels import Call, fields, threads_for, usable
 
-def add_wide(
-    out_TO: Tensor,
-    x_TI: Tensor,
-    a_SERI: Tensor,
-    b_SERO: Tensor,
-    slots: slice | list[int],
-    ends: list[int],
-    keep_TG: Tensor | None,
-    scale: float,
-) -> Tensor:
-    """`out + scale * B A x`, in place where the types allow. Of A and B, `slots` stand side by side. Rows up to
-    `ends[e]` belong to expert e; `keep_TG` is True at a row's own adapter, None with only one. The products are of the
-    type autocast asks for, else of A's."""
+
+class Owners(NamedTuple):
+    """Whose adapters T rows use. Rows up to `ends[e]` belong to expert e."""
+
+    adapter_T: Tensor  # slot * experts + expert, -1: none; the fewer changes from row to row, the faster
+    slots: slice | list[int]  # those among them
+    ends: list[int]
+    keep: Callable[[], Tensor | None]  # `[T, slots * rank]`, True at a row's own adapter; None with only one
+
+
+def add_wide(out_TO: Tensor, x_TI: Tensor, a_SERI: Tensor, b_SERO: Tensor, owners: Owners, scale: float) -> Tensor:
+    """`out + scale * B A x`, in place where the types allow. Without the kernel products are of the type autocast asks
+    for, else of A's."""
     device = x_TI.device.type
+    added: Tensor
+    with torch.autocast(device, enabled=False):
+        if usable(out_TO) and a_SERI.dtype == b_SERO.dtype == torch.float32 and len(out_TO):
+            rows = out_TO.contiguous(), x_TI.to(out_TO.dtype)
+            added = _Adapted.apply(*rows, a_SERI, b_SERO, owners.adapter_T, scale)  # type: ignore[no-untyped-call]
+            return added
     small = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else a_SERI.dtype
     with torch.autocast(device, enabled=False):
         rows = out_TO.to(small), x_TI.to(small)
-        added: Tensor = _Wide.apply(*rows, a_SERI, b_SERO, slots, ends, keep_TG, scale)  # type: ignore[no-untyped-call]
+        added = _Wide.apply(*rows, a_SERI, b_SERO, owners.slots, owners.ends, owners.keep(), scale)  # type: ignore[no-untyped-call]
         return added.to(out_TO.dtype)
+
+
+class _AdaptedCall(Call):
+    _fields_ = fields(
+        "rows adapters inner rank outer b_rank b_outer",
+        "adapter x a b out z gradient x_gradient a_gradient b_gradient",
+        "scale",
+    )
+
+
+class _Adapted(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, out_TO: Tensor, x_TI: Tensor, a_SERI: Tensor, b_SERO: Tensor, adapter_T: Tensor, scale: float
+    ) -> Tensor:
+        x_TI, a_SERI, adapter_T = x_TI.contiguous(), a_SERI.contiguous(), adapter_T.contiguous()
+        z_TR = a_SERI.new_empty(len(x_TI), a_SERI.shape[2])
+        _call(x_TI, a_SERI, b_SERO).run(
+            "adapted", x_TI, adapter=adapter_T, x=x_TI, a=a_SERI, b=b_SERO, out=out_TO, z=z_TR, scale=scale
+        )
+        ctx.mark_dirty(out_TO)
+        ctx.save_for_backward(x_TI, a_SERI, b_SERO, adapter_T, z_TR)
+        ctx.scale = scale
+        return out_TO
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad_TO: Tensor) -> tuple[Tensor | None, ...]:
+        x_TI, a_SERI, b_SERO, adapter_T, z_TR = ctx.saved_tensors
+        came_TO, threads = grad_TO.contiguous(), threads_for(x_TI)
+        a_NX, b_NX = (p.new_zeros(threads, p.numel()) for p in (a_SERI, b_SERO))
+        given: dict[str, Tensor] = {"x_gradient": torch.empty_like(x_TI)} if ctx.needs_input_grad[1] else {}
+        _call(x_TI, a_SERI, b_SERO).run(
+            "adapted_backward", x_TI, adapter=adapter_T, x=x_TI, a=a_SERI, b=b_SERO, z=z_TR, gradient=came_TO,
+            a_gradient=a_NX, b_gradient=b_NX, scale=ctx.scale, **given,
+        )  # fmt: skip
+        grads = (
+            (s_NX[0] if threads == 1 else s_NX.sum(0)).as_strided(p.shape, p.stride())
+            for s_NX, p in ((a_NX, a_SERI), (b_NX, b_SERO))
+        )
+        return grad_TO, given.get("x_gradient"), *grads, None, None
+
+
+def _call(x_TI: Tensor, a_SERI: Tensor, b_SERO: Tensor) -> _AdaptedCall:
+    slots, experts, rank, inner = a_SERI.shape
+    return _AdaptedCall(len(x_TI), slots * experts, inner, rank, b_SERO.shape[3], b_SERO.stride(2), b_SERO.stride(3))
 
 
 class _Wide(torch.autograd.Function):

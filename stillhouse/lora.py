@@ -26,7 +26,7 @@ from ._lora_held import Held, Run
 from ._lora_kernel import rows_kernel
 from ._lora_packed import Packed
 from ._lora_sites import LoraConfig, Site, find_sites
-from ._lora_wide import add_wide
+from ._lora_wide import Owners, add_wide
 from ._models_forward import follow
 from .errors import InputError
 
@@ -206,9 +206,9 @@ class AdapterBank:
         if rows.wide and x.device.type == "cpu":
             rows.check(len(x), flat=x.dim() == 2)
             flat_TI = x.flatten(0, -2)
-            keep_TG = rows.columns(rows.slot_of_token(len(flat_TI), x.device), site.a.shape[1])
-            one = site.a[:, None], site.b.mT[:, None], rows.present, [len(flat_TI)]  # as if of one expert
-            return add_wide(out.flatten(0, -2), flat_TI, *one, keep_TG, self.scale).view_as(out)
+            one = site.a[:, None], site.b.mT[:, None]  # as if of one expert
+            owners = rows.owners(len(flat_TI), x.device, site.a.shape[1])
+            return add_wide(out.flatten(0, -2), flat_TI, *one, owners, self.scale).view_as(out)
         return _adapted(x, out, *rows.weights(site, len(x), x.dim()), self.scale)
 
 
@@ -244,6 +244,11 @@ class _Rows:
         self._with_base = -1 in slots
         self._gathered: dict[int, tuple[tuple[int, int], Tensor, Tensor]] = {}
         self._slot_N: dict[int, Tensor] = {}
+
+    def owners(self, tokens: int, device: torch.device, rank: int) -> Owners:
+        """Whose adapter of a linear target each token of a flattened batch uses."""
+        slot_T = self.slot_of_token(tokens, device)
+        return Owners(slot_T, self.present, [tokens], partial(self.columns, slot_T, rank))
 
     def columns(self, slot_T: Tensor, rank: int) -> Tensor | None:
         """`[T, slots present * rank]`, True in the columns of a row's own adapter; None where that is everywhere."""

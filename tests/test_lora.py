@@ -110,7 +110,7 @@ def test_slots_trained_together_equal_each_trained_alone(make: Callable[[], PreT
         train(alone, network, ids_BT[2 * slot : 2 * slot + 2], [0, 0])
         alone.detach()
         for name, tensor in alone.export(0).items():
-            torch.testing.assert_close(together.export(slot)[name], tensor, rtol=0, atol=1e-5)
+            torch.testing.assert_close(together.export(slot)[name], tensor, rtol=0, atol=3e-5)
             assert (tensor - start[name]).abs().max() > 1e-3
 
 

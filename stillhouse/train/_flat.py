@@ -22,6 +22,8 @@ from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from .._models_attention import attending, replaceable, window_of
+from .._models_between import attention
+from .._models_kernels import built, usable
 from ..models import Model
 from ._precision import SHORT
 
@@ -48,10 +50,16 @@ def states(model: Model, ids_T: Tensor, groups: Sequence[Lengths]) -> Tensor:
     spare = padded(len(ids_T)) - len(ids_T)
     position_T = torch.cat([torch.arange(n, device=ids_T.device) for lengths in groups for n in lengths])
     given_T1, position_T1 = (F.pad(s_T, (0, spare))[:, None] for s_T in (ids_T, position_T))
-    with _attending(model, groups):
+    with _attending(model, _merged(groups, spare)):
         out = model.network.base_model(input_ids=given_T1, position_ids=position_T1, use_cache=False)
     hidden_T1H: Tensor = out.last_hidden_state
     return hidden_T1H[: len(ids_T), 0]
+
+
+def _merged(groups: Sequence[Lengths], spare: int) -> Sequence[Lengths]:
+    """Short rows are one group where the kernel has no use for their width; so are the tokens nobody reads."""
+    lengths = [*(n for group in groups for n in group), *([spare] if spare else [])]
+    return [lengths] if built() and max(lengths) <= SHORT else groups
 
 
 class _Group:
@@ -60,7 +68,8 @@ class _Group:
     def __init__(self, lengths: Lengths, start: int, device: torch.device) -> None:
         length_B1 = torch.tensor(lengths, device=device)[:, None]
         self.rows, self.width = len(lengths), -(-max(lengths) // 8) * 8
-        self.end = start + sum(lengths)
+        self.start, self.end = start, start + sum(lengths)
+        self.start_B = F.pad(length_B1.cumsum(0)[:, 0], (1, 0))
         column_W = torch.arange(self.width, device=device)
         first_B1 = start + length_B1.cumsum(0) - length_B1
         self.token_X = (first_B1 + torch.minimum(column_W, length_B1 - 1)).flatten()
@@ -69,11 +78,14 @@ class _Group:
 
     def attend(self, module: nn.Module, states: tuple[Tensor, ...], settings: dict[str, Any]) -> Tensor:
         """`[tokens of the group, heads, dim]` from queries, keys and values `[T, heads, 1, dim]`."""
-        query, keys, values = (self._padded(s_TH1D) for s_TH1D in states)
-        window = window_of(module)
+        window, scale = window_of(module), settings.get("scaling")
         usual = settings.get("position_bias") is None and not settings.get("dropout")
+        if usual and self.width <= SHORT and usable(*states) and states[0].shape[-1] == states[2].shape[-1]:
+            query, keys, values = (s_TH1D[self.start : self.end, :, 0] for s_TH1D in states)
+            return attention(query, keys, values, self.start_B, window, scale or query.shape[-1] ** -0.5)
+        query, keys, values = (self._padded(s_TH1D) for s_TH1D in states)
         if usual and self.width <= SHORT:
-            said_BWHD = _short(query, keys, values, self._mask(window, query.device), settings.get("scaling"))
+            said_BWHD = _short(query, keys, values, self._mask(window, query.device), scale)
         else:
             mask = None if window is None or self.width <= window else self._mask(window, query.device) == 0
             said_BWHD = sdpa_attention_forward(module, query, keys, values, mask, **settings)[0]
@@ -116,7 +128,8 @@ def _attend(
 ) -> tuple[Tensor, None]:
     """For transformers: attention within each row, `[T, 1, heads, dim]`."""
     settings["is_causal"] = True
-    said_THD = torch.cat([group.attend(module, (query, key, value), settings) for group in _CURRENT.get()])
+    parts = [group.attend(module, (query, key, value), settings) for group in _CURRENT.get()]
+    said_THD = parts[0] if len(parts) == 1 else torch.cat(parts)
     return F.pad(said_THD, (0, 0, 0, 0, 0, len(query) - len(said_THD)))[:, None], None
 
 

@@ -15,6 +15,7 @@ from typing import Literal
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from .._models_between import between
 from .._models_threads import choose_threads
 from ..models import Model
 
@@ -41,7 +42,7 @@ def computing(model: Model, precision: Precision) -> Iterator[None]:
     try:
         for parameter, data in kept:
             parameter.data = data.to(wanted)
-        with torch.autocast(device, dtype=torch.bfloat16, enabled=wanted == torch.bfloat16):
+        with between(model.network), torch.autocast(device, dtype=torch.bfloat16, enabled=wanted == torch.bfloat16):
             threads = choose_threads(model.network, *BATCH)
             try:
                 yield

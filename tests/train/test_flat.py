@@ -8,6 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from stillhouse import _models_kernels
+from stillhouse._models_between import between
 from stillhouse.generate import head
 from stillhouse.lora import AdapterBank, LoraConfig
 from stillhouse.losses import chunked_forward_kl
@@ -21,8 +23,13 @@ from tests.train.test_adapter import CONFIG, signals
 Make = Callable[..., Model]
 
 
+@pytest.mark.parametrize("kernels", [True, False])
 @pytest.mark.parametrize("name", ["gemma3", "llama", "olmoe", "qwen3", "qwen3_moe"])
-def test_losses_and_gradients_are_those_of_padded_rows(name: str, random_model: Make) -> None:
+def test_losses_and_gradients_are_those_of_padded_rows(
+    name: str, kernels: bool, random_model: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not kernels:
+        monkeypatch.setattr(_models_kernels, "library", lambda: None)
     model, slots = random_model(name), (0, 1)
     assert _flat.fits(model)
     bank = AdapterBank(model.network, 2, LoraConfig(rank=4, alpha=8.0))
@@ -35,8 +42,10 @@ def test_losses_and_gradients_are_those_of_padded_rows(name: str, random_model: 
     reference = Reference(model, plan.anchors, plan.steps, plan.batch_tokens)
     sources = {slot: Source(signals(model, slot + 1), _mix(CONFIG), slot, model.device) for slot in slots}
     (data,) = batches(sources, 1, 0, model.device)
-    loss_P, drift_S = _fit._losses(model, bank, data, slots, plan, reference, 1)
-    flat = gradients(bank, (loss_P * data.weight_P).sum() + drift_S.sum())
+    with between(model.network):
+        loss_P, drift_S = _fit._losses(model, bank, data, slots, plan, reference, 1)
+        flat = gradients(bank, (loss_P * data.weight_P).sum() + drift_S.sum())
+    monkeypatch.setattr(_models_kernels, "library", lambda: None)
     hidden_PH = _fit._padded(model, bank, data, plan, 1)
     other_P = chunked_forward_kl(hidden_PH, head(model), data.targets, plan.tail)
     other_S = anchor_loss(model, bank, slots, reference, 1)
