@@ -15,7 +15,7 @@ help:  ## list the targets
 
 setup: $(READY)  ## make .venv with everything pinned in constraints.txt
 
-$(READY): pyproject.toml constraints.txt $(wildcard kernels/*.cpp)
+$(READY): pyproject.toml constraints.txt $(wildcard kernels/*)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	  echo "stillhouse needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) -V 2>&1). Try: make PYTHON=python3.11 $(MAKECMDGOALS)" >&2; exit 2; }
 	@echo "setting up $(VENV) (once; a few minutes when nothing is cached)"

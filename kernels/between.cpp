@@ -12,32 +12,38 @@
 
 extern "C" {
 
-// y = x / rms(x) * (weight + offset) over rows of `width`; `inverse` is 1 / rms(x) of each row. In the backward pass y is
-// the gradient that comes in, `gradient` the one by x.
+// y = x / rms(x) * (weight + offset) over rows of `width`; `inverse` is 1 / rms(x) of each row. In the backward pass
+// `y_gradient` comes in and `x_gradient` goes out.
 struct Norm {
   int64_t rows, width;
   const void *x, *weight;
-  void *y, *gradient;
+  void* y;
+  const void* y_gradient;
+  void* x_gradient;
   float *inverse, eps, offset;
   int32_t half, threads;
 };
 
-// y = silu(gate) * up: rows of `width` values, those of gate and up `stride` apart, of y `width`. In the backward pass y
-// is the gradient that comes in; gradients of gate and up are `stride` apart too.
+// y = silu(gate) * up: rows of `width` values, those of gate and up `stride` apart, of y `width`. In the backward pass
+// `y_gradient` comes in; gradients of gate and up are `stride` apart too.
 struct Gated {
   int64_t rows, width, stride;
   const void *gate, *up;
-  void *y, *gate_gradient, *up_gradient;
+  void* y;
+  const void* y_gradient;
+  void *gate_gradient, *up_gradient;
   int32_t half, threads;
 };
 
 // y[n] = sum over k of weight[n][k] * x[place[n][k]], rows of `width`; without `weight` the sum alone. In the backward
-// pass y is the gradient that comes in, `gradient` is of x's shape and zero where no place is, `slope` of weight's.
+// pass `y_gradient` comes in; `x_gradient` is zero where no place is.
 struct Combined {
   int64_t rows, chosen, width;
   const int64_t* place;
   const void *x, *weight;
-  void *y, *gradient, *slope;
+  void* y;
+  const void* y_gradient;
+  void *x_gradient, *weight_gradient;
   int32_t half, threads;
 };
 
@@ -84,8 +90,8 @@ template <typename Stored>
 INLINE void norm_backward(const Norm& of, int64_t first, int64_t last) {
   const Stored *weight = static_cast<const Stored*>(of.weight), *all = static_cast<const Stored*>(of.x);
   for (int64_t row = first; row < last; ++row) {
-    const Stored *x = all + row * of.width, *y = static_cast<const Stored*>(of.y) + row * of.width;
-    Stored* gradient = static_cast<Stored*>(of.gradient) + row * of.width;
+    const Stored *x = all + row * of.width, *y = static_cast<const Stored*>(of.y_gradient) + row * of.width;
+    Stored* gradient = static_cast<Stored*>(of.x_gradient) + row * of.width;
     const float inverse = of.inverse[row];
     Lanes along = {};
     for (int64_t i = 0; i < of.width; i += kLanes) {
@@ -130,7 +136,7 @@ INLINE void gated_backward(const Gated& of, int64_t first, int64_t last) {
   for (int64_t row = first; row < last; ++row) {
     const Stored* gate = static_cast<const Stored*>(of.gate) + row * of.stride;
     const Stored* up = static_cast<const Stored*>(of.up) + row * of.stride;
-    const Stored* y = static_cast<const Stored*>(of.y) + row * of.width;
+    const Stored* y = static_cast<const Stored*>(of.y_gradient) + row * of.width;
     Stored* gate_gradient = static_cast<Stored*>(of.gate_gradient) + row * of.stride;
     Stored* up_gradient = static_cast<Stored*>(of.up_gradient) + row * of.stride;
     for (int64_t i = 0; i < of.width; i += kLanes) {
@@ -173,9 +179,9 @@ template <typename Stored>
 INLINE void combined_backward(const Combined& of, int64_t first, int64_t last) {
   const Stored *x = static_cast<const Stored*>(of.x), *weight = static_cast<const Stored*>(of.weight);
   for (int64_t row = first; row < last; ++row) {
-    const Stored* y = static_cast<const Stored*>(of.y) + row * of.width;
+    const Stored* y = static_cast<const Stored*>(of.y_gradient) + row * of.width;
     for (int64_t k = row * of.chosen; k < (row + 1) * of.chosen; ++k) {
-      Stored* gradient = static_cast<Stored*>(of.gradient) + of.place[k] * of.width;
+      Stored* gradient = static_cast<Stored*>(of.x_gradient) + of.place[k] * of.width;
       const Stored* from = x + of.place[k] * of.width;
       const float scale = single(weight + k);
       Lanes slope = {};
@@ -185,8 +191,8 @@ INLINE void combined_backward(const Combined& of, int64_t first, int64_t last) {
         slope += came * load(from + i, many);
         store(gradient + i, came * scale, many);
       }
-      const Lanes total = slope * 0 + sum(slope);
-      store(static_cast<Stored*>(of.slope) + k, total, 1);
+      const Lanes total = Lanes{} + sum(slope);
+      store(static_cast<Stored*>(of.weight_gradient) + k, total, 1);
     }
   }
 }
@@ -224,7 +230,7 @@ INLINE void spread(const Stored* from, float* to, int64_t dim) {
 }
 
 template <typename Stored>
-INLINE void gather(const float* from, Stored* to, int64_t dim) {
+INLINE void put_back(const float* from, Stored* to, int64_t dim) {
   for (int64_t i = 0; i < dim; i += kLanes) store(to + i, load(from + i), dim - i);
 }
 
@@ -261,7 +267,7 @@ INLINE Lanes looked(Lanes scores, int64_t block, int64_t first, int64_t i, float
   for (int l = 0; l < kLanes; ++l) token[l] = static_cast<int32_t>(block * kLanes) + l;
   const Lanes chances = exponential(scores - most);
   const Ints seen = (token >= static_cast<int32_t>(first)) & (token <= static_cast<int32_t>(i));
-  return seen ? chances : chances * 0;
+  return seen ? chances : Lanes{};
 }
 
 template <typename Stored>
@@ -306,7 +312,7 @@ INLINE void attend(const Attention& of, int64_t begin, int64_t end) {
         of.normaliser[at] = most + std::log(all);
         mix(room.chances, room.values, room.across, first, i, room.y);
         for (int64_t d = 0; d < room.across; d += kLanes) store(room.y + d, load(room.y + d) * (1.0f / all));
-        gather(room.y, static_cast<Stored*>(of.y) + at * of.dim, of.dim);
+        put_back(room.y, static_cast<Stored*>(of.y) + at * of.dim, of.dim);
       }
     }
   }
@@ -343,7 +349,7 @@ INLINE void attend_backward(const Attention& of, int64_t begin, int64_t end) {
         }
         mix(room.slopes, room.keys, room.across, first, i, room.y);
         for (int64_t d = 0; d < room.across; d += kLanes) store(room.y + d, load(room.y + d) * of.scale);
-        gather(room.y, static_cast<Stored*>(of.query_gradient) + at * of.dim, of.dim);
+        put_back(room.y, static_cast<Stored*>(of.query_gradient) + at * of.dim, of.dim);
         for (int64_t d = 0; d < room.across; d += kLanes) {
           const Lanes query = load(room.query + d), came = load(room.came + d);
           for (int64_t j = first; j <= i; ++j) {
@@ -356,8 +362,8 @@ INLINE void attend_backward(const Attention& of, int64_t begin, int64_t end) {
     }
     for (int64_t j = 0; j < length; ++j) {
       const int64_t at = ((start + j) * of.shared + group) * of.dim;
-      gather(room.keys_gradient + j * room.across, static_cast<Stored*>(of.keys_gradient) + at, of.dim);
-      gather(room.values_gradient + j * room.across, static_cast<Stored*>(of.values_gradient) + at, of.dim);
+      put_back(room.keys_gradient + j * room.across, static_cast<Stored*>(of.keys_gradient) + at, of.dim);
+      put_back(room.values_gradient + j * room.across, static_cast<Stored*>(of.values_gradient) + at, of.dim);
     }
   }
 }

@@ -11,7 +11,8 @@
 #else
 #define EVERY_INSTRUCTION_SET
 #endif
-#define INLINE inline __attribute__((always_inline))
+#define ALWAYS __attribute__((always_inline))
+#define INLINE inline ALWAYS
 
 namespace {
 
@@ -40,7 +41,7 @@ INLINE void store(float* to, Lanes values) { memcpy(to, &values, sizeof values);
 INLINE void store(uint16_t* to, Lanes values) {  // to the nearest, ties to even; no number stays none
   const Words whole = (Words)values;
   const Words nearest = (whole + 0x7fff + ((whole >> 16) & 1)) >> 16;
-  const Words none = nearest * 0 + 0x7fc0;
+  const Words none = Words{} + 0x7fc0;
   const Halves upper = __builtin_convertvector(values == values ? nearest : none, Halves);
   memcpy(to, &upper, sizeof upper);
 }
@@ -79,8 +80,8 @@ INLINE float sum(Lanes values) {
 
 // e^x to the last bit or two: 2^n times a polynomial on [-ln 2 / 2, ln 2 / 2] (Cephes' coefficients).
 INLINE Lanes exponential(Lanes x) {
-  x = x < -87.3f ? x * 0 - 87.3f : x;
-  x = x > 88.3f ? x * 0 + 88.3f : x;
+  x = x < -87.3f ? Lanes{} - 87.3f : x;
+  x = x > 88.3f ? Lanes{} + 88.3f : x;
   const Lanes n = (x * 1.44269504f + 12582912.f) - 12582912.f;
   const Lanes f = x - n * 0.693359375f + n * 2.12194440e-4f;
   Lanes p = f * 1.9875691500e-4f + 1.3981999507e-3f;

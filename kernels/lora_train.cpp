@@ -131,7 +131,7 @@ INLINE void forward(const Adapted& of, Bench& bench, int64_t first, int64_t last
     for (int64_t row = 0; row < many; ++row) {
       for (int64_t r = 0; r < of.rank; ++r) of.z[(t + row) * of.rank + r] = bench.z[row * bench.rank + r];
     }
-    widen(bench.z, bench.b, bench.rank, bench.outer, of.rank, [&](int64_t row, int64_t o, Lanes sums) {
+    widen(bench.z, bench.b, bench.rank, bench.outer, of.rank, [&](int64_t row, int64_t o, Lanes sums) ALWAYS {
       if (row >= many) return;
       Stored* out = static_cast<Stored*>(of.out) + (t + row) * of.outer + o;
       store(out, load(out, of.outer - o) + of.scale * sums, of.outer - o);
@@ -154,7 +154,7 @@ INLINE void backward(const Adapted& of, Bench& bench, int64_t first, int64_t las
     gather(bench.z, bench.y, bench.b_gradient, bench.rank, bench.outer);
     gather(bench.z_gradient, bench.x, bench.a_gradient, bench.rank, bench.inner);
     if (of.x_gradient == nullptr) continue;
-    widen(bench.z_gradient, bench.a, bench.rank, bench.inner, of.rank, [&](int64_t row, int64_t i, Lanes sums) {
+    widen(bench.z_gradient, bench.a, bench.rank, bench.inner, of.rank, [&](int64_t row, int64_t i, Lanes sums) ALWAYS {
       if (row < many) store(static_cast<Stored*>(of.x_gradient) + (t + row) * of.inner + i, sums, of.inner - i);
     });
   }

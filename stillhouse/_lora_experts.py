@@ -100,27 +100,28 @@ def adapted_forward(
     key_S, order_S = (expert_NK.reshape(-1) * (slots + 1) + slot_S + 1).sort()
     layout: _Blocks | Owners
     expert_S, few = key_S // (slots + 1), len(hidden_NH) <= FEW_TOKENS
-    if few or not rows.wide:
-        layout, order_T, place_S = _blocks(key_S, slots, experts, few), order_S, None
-        ends = torch.bincount(expert_S, minlength=experts).cumsum(0).tolist()
-    else:
+    wide = rows.wide and not few
+    if wide:
         ends, pair_T, place_S = _padded(expert_S, experts)
         order_T = order_S[pair_T]
         slot_T = slot_S[order_T]
         adapter_T = torch.where(slot_T < 0, -1, slot_T * experts + expert_S[pair_T])
         keep = cache(partial(rows.columns, slot_T, sites[0].a.shape[2]))
         layout = Owners(adapter_T, rows.present, ends, keep)
+    else:
+        layout, order_T = _blocks(key_S, slots, experts, few), order_S
+        place_S = torch.arange(len(order_S), device=order_S.device)
+        ends = torch.bincount(expert_S, minlength=experts).cumsum(0).tolist()
+    place_NK = torch.empty_like(order_S).index_copy_(0, order_S, place_S).view_as(expert_NK)
+    token_T = order_T // chosen
+    picked = wide and usable(hidden_NH)
+    x_TH = taken(hidden_NH, token_T, place_NK) if picked else hidden_NH.index_select(0, token_T)
     linear = partial(_linear, module, ends=ends, layout=layout, scale=scale)
-    if place_S is not None and usable(hidden_NH):
-        place_NK = torch.empty_like(order_S).index_copy_(0, order_S, place_S).view_as(expert_NK)
-        gated_TI = _gate(module, linear(sites[0], taken(hidden_NH, order_T // chosen, place_NK), "gate_up_proj"))
-        out_TH = linear(sites[1], gated_TI, "down_proj")
+    out_TH = linear(sites[1], _gate(module, linear(sites[0], x_TH, "gate_up_proj")), "down_proj")
+    if wide and usable(out_TH):
         return combined(out_TH, place_NK, routing_NK.to(out_TH.dtype)).to(hidden_NH.dtype)
-    gated_TI = _gate(module, linear(sites[0], hidden_NH.index_select(0, order_T // chosen), "gate_up_proj"))
-    out_TH = linear(sites[1], gated_TI, "down_proj") * routing_NK.reshape(-1)[order_T, None]
-    back_S = torch.empty_like(order_S)
-    back_S[order_S] = torch.arange(len(order_S), device=order_S.device) if place_S is None else place_S
-    return out_TH.index_select(0, back_S).view(len(hidden_NH), chosen, -1).sum(1).to(hidden_NH.dtype)
+    out_TH = out_TH * routing_NK.reshape(-1)[order_T, None]
+    return out_TH.index_select(0, place_NK.flatten()).view(len(hidden_NH), chosen, -1).sum(1).to(hidden_NH.dtype)
 
 
 def reference_forward(

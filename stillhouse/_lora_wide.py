@@ -1,7 +1,7 @@
 """The small products of several adapters in training on a CPU, for rows of all of them side by side.
 
 In: T rows, A and B of all slots, and whose adapter each row uses. Out: what the frozen weight gave plus
-`scale * B A x`. By the kernel in kernels/lora_train.cpp where it was built. Elsewhere by torch: every row meets the
+`scale * B A x`. By the kernel in kernels/lora_train.cpp where it pays. Elsewhere by torch: every row meets the
 adapters of all slots in one product, and a mask keeps its own, which is more arithmetic than sorting rows by adapter,
 in a few big products instead of many small ones; an adapter that is not finite then spoils the others' rows, so nothing
 is served this way. It does not know what the rows are: tokens, or (token, expert) pairs.
@@ -16,6 +16,10 @@ import torch
 from torch import Tensor
 
 from ._models_kernels import Call, fields, threads_for, usable
+
+SMALL = 2**14  # values of an adapter up to which a product is mostly its start
+MANY = 3  # slots from which on a row meets too many adapters that are not its own
+GRADIENTS = 2**24  # values: every thread adds up gradients of its own, as long as all have room in so many
 
 
 class Owners(NamedTuple):
@@ -33,7 +37,7 @@ def add_wide(out_TO: Tensor, x_TI: Tensor, a_SERI: Tensor, b_SERO: Tensor, owner
     device = x_TI.device.type
     added: Tensor
     with torch.autocast(device, enabled=False):
-        if usable(out_TO) and a_SERI.dtype == b_SERO.dtype == torch.float32 and len(out_TO):
+        if usable(out_TO) and _pays(out_TO, a_SERI, b_SERO, owners):
             rows = out_TO.contiguous(), x_TI.to(out_TO.dtype)
             added = _Adapted.apply(*rows, a_SERI, b_SERO, owners.adapter_T, scale)  # type: ignore[no-untyped-call]
             return added
@@ -42,6 +46,16 @@ def add_wide(out_TO: Tensor, x_TI: Tensor, a_SERI: Tensor, b_SERO: Tensor, owner
         rows = out_TO.to(small), x_TI.to(small)
         added = _Wide.apply(*rows, a_SERI, b_SERO, owners.slots, owners.ends, owners.keep(), scale)  # type: ignore[no-untyped-call]
         return added.to(out_TO.dtype)
+
+
+def _pays(out_TO: Tensor, a_SERI: Tensor, b_SERO: Tensor, owners: Owners) -> bool:
+    """Whether the kernel is the faster one: always in float32; a library multiplies bfloat16 twice as fast as the
+    kernel, but slowly where an adapter is small, and every row by the adapters of all slots."""
+    if not len(out_TO) or not a_SERI.dtype == b_SERO.dtype == torch.float32:
+        return False
+    slots = len(a_SERI) if isinstance(owners.slots, slice) else len(owners.slots)
+    few = a_SERI[0, 0].numel() + b_SERO[0, 0].numel() <= SMALL
+    return out_TO.dtype == torch.float32 or few or slots >= MANY
 
 
 class _AdaptedCall(Call):
@@ -71,11 +85,12 @@ class _Adapted(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad_TO: Tensor) -> tuple[Tensor | None, ...]:
         x_TI, a_SERI, b_SERO, adapter_T, z_TR = ctx.saved_tensors
-        came_TO, threads = grad_TO.contiguous(), threads_for(x_TI)
+        came_TO, room = grad_TO.contiguous(), GRADIENTS // (a_SERI.numel() + b_SERO.numel())
+        threads = max(1, min(threads_for(x_TI), room))
         a_NX, b_NX = (p.new_zeros(threads, p.numel()) for p in (a_SERI, b_SERO))
         given: dict[str, Tensor] = {"x_gradient": torch.empty_like(x_TI)} if ctx.needs_input_grad[1] else {}
         _call(x_TI, a_SERI, b_SERO).run(
-            "adapted_backward", x_TI, adapter=adapter_T, x=x_TI, a=a_SERI, b=b_SERO, z=z_TR, gradient=came_TO,
+            "adapted_backward", x_TI, threads, adapter=adapter_T, x=x_TI, a=a_SERI, b=b_SERO, z=z_TR, gradient=came_TO,
             a_gradient=a_NX, b_gradient=b_NX, scale=ctx.scale, **given,
         )  # fmt: skip
         grads = (

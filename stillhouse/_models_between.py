@@ -19,8 +19,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from ._models_forward import replace
-from ._models_kernels import TYPES, Call, built, fields, usable
+from ._models_forward import is_plain, replace
+from ._models_kernels import Call, built, fields, usable
 
 
 def norm(x: Tensor, weight_D: Tensor, eps: float, offset: float = 0.0) -> Tensor:
@@ -30,7 +30,8 @@ def norm(x: Tensor, weight_D: Tensor, eps: float, offset: float = 0.0) -> Tensor
 
 
 def gated(gate: Tensor, up: Tensor) -> Tensor:
-    """`silu(gate) * up`."""
+    """`silu(gate) * up`, of one shape."""
+    assert gate.shape == up.shape, f"gate {tuple(gate.shape)}, up {tuple(up.shape)}"
     found: Tensor = _Gated.apply(gate, up)  # type: ignore[no-untyped-call]
     return found
 
@@ -66,7 +67,7 @@ def attention(
 
 @contextmanager
 def between(network: nn.Module) -> Iterator[None]:
-    """Inside, norms and gates of the network that are of the usual kind are the kernels', where weights are frozen."""
+    """Inside, RMSNorms with frozen weights, and gates by SiLU without clamps, are the kernels'."""
     with ExitStack() as undone:
         for module in network.modules() if built() else ():
             if undo := _replaced(module):
@@ -75,15 +76,15 @@ def between(network: nn.Module) -> Iterator[None]:
 
 
 class _NormCall(Call):
-    _fields_ = fields("rows width", "x weight y gradient inverse", "eps offset")
+    _fields_ = fields("rows width", "x weight y y_gradient x_gradient inverse", "eps offset")
 
 
 class _GatedCall(Call):
-    _fields_ = fields("rows width stride", "gate up y gate_gradient up_gradient")
+    _fields_ = fields("rows width stride", "gate up y y_gradient gate_gradient up_gradient")
 
 
 class _CombinedCall(Call):
-    _fields_ = fields("rows chosen width", "place x weight y gradient slope")
+    _fields_ = fields("rows chosen width", "place x weight y y_gradient x_gradient weight_gradient")
 
 
 class _AttentionCall(Call):
@@ -113,7 +114,14 @@ class _Norm(torch.autograd.Function):
         grad, gradient = grad.contiguous(), torch.empty_like(x)
         call = _NormCall(len(inverse_R), x.shape[-1])
         call.run(
-            "norm_backward", x, x=x, weight=weight_D, y=grad, gradient=gradient, inverse=inverse_R, offset=ctx.offset
+            "norm_backward",
+            x,
+            x=x,
+            weight=weight_D,
+            y_gradient=grad,
+            x_gradient=gradient,
+            inverse=inverse_R,
+            offset=ctx.offset,
         )
         return gradient, None, None, None
 
@@ -134,7 +142,13 @@ class _Gated(torch.autograd.Function):
         grad, width = grad.contiguous(), gate.shape[-1]
         gradients = torch.empty_like(gate), torch.empty_like(up)
         _GatedCall(gate.numel() // width, width, width).run(
-            "gated_backward", gate, gate=gate, up=up, y=grad, gate_gradient=gradients[0], up_gradient=gradients[1]
+            "gated_backward",
+            gate,
+            gate=gate,
+            up=up,
+            y_gradient=grad,
+            gate_gradient=gradients[0],
+            up_gradient=gradients[1],
         )
         return gradients
 
@@ -156,7 +170,7 @@ class _GatedHalves(torch.autograd.Function):
         grad, gradient = grad.contiguous(), torch.empty_like(gate_up)
         width = grad.shape[-1]
         _GatedCall(grad.numel() // width, width, 2 * width).run(
-            "gated_backward", grad, gate=gate_up, up=gate_up[..., width:], y=grad,
+            "gated_backward", grad, gate=gate_up, up=gate_up[..., width:], y_gradient=grad,
             gate_gradient=gradient, up_gradient=gradient[..., width:],
         )  # fmt: skip
         return gradient
@@ -188,8 +202,8 @@ class _Combined(torch.autograd.Function):
         x_TH, place_NK, weight_NK = ctx.saved_tensors
         grad_NH, gradient, slope_NK = grad_NH.contiguous(), torch.zeros_like(x_TH), torch.empty_like(weight_NK)
         _CombinedCall(*place_NK.shape, x_TH.shape[1]).run(
-            "combined_backward", x_TH, place=place_NK, x=x_TH, weight=weight_NK, y=grad_NH, gradient=gradient,
-            slope=slope_NK,
+            "combined_backward", x_TH, place=place_NK, x=x_TH, weight=weight_NK, y_gradient=grad_NH,
+            x_gradient=gradient, weight_gradient=slope_NK,
         )  # fmt: skip
         return gradient, None, slope_NK
 
@@ -242,37 +256,57 @@ def _replaced(module: Any) -> Callable[[], None] | None:
     """What undoes the replacement of this module's own computation; None where nothing is replaced."""
     weight = module._parameters.get("weight")
     if type(module).__name__.endswith("RMSNorm") and weight is not None and weight.dim() == 1:
-        for offset in (0.0, 1.0):  # Gemma's weights are differences from one
-            own = partial(_own_norm, module, _eps(module), offset)
-            if _agrees(module, own, weight, len(weight)):
+        eps = float(getattr(module, "variance_epsilon", getattr(module, "eps", None)) or 0)
+        for offset in (0.0, 1.0) if eps else ():  # Gemma's weights are differences from one
+            own = partial(_own_norm, module, eps, offset)
+            if is_plain(module) and _agrees(module, own, _trial(weight, len(weight))):
                 return replace(module, own)
-    elif {"gate_proj", "up_proj", "down_proj", "act_fn"} <= {*module._modules}:
+    elif {"gate_proj", "up_proj", "down_proj", "act_fn"} <= {*module._modules} and _is_silu(module):
         own = partial(_own_mlp, module)
-        if isinstance(module.gate_proj, nn.Linear) and _agrees(
-            module, own, module.gate_proj.weight, module.gate_proj.in_features
-        ):
+        if is_plain(module) and isinstance(module.gate_proj, nn.Linear) and _agrees(module, own, _inputs(module)):
             return replace(module, own)
-    elif hasattr(module, "_apply_gate") and module._parameters.get("gate_up_proj") is not None:
+    elif {"_apply_gate", "gate_up_proj"} <= {*dir(module)} and _is_silu(module) and "_apply_gate" not in vars(module):
         own = partial(_own_gate, module._apply_gate)
-        if _agrees(module._apply_gate, own, module.gate_up_proj, 64):
+        if _agrees(module._apply_gate, own, _trial(module.gate_up_proj, 64)):
             module._apply_gate = own
             return partial(module.__dict__.pop, "_apply_gate", None)
     return None
 
 
+def _is_silu(module: Any) -> bool:
+    return type(getattr(module, "act_fn", None)).__name__ in ("SiLU", "SiLUActivation")
+
+
+def _trial(like: Tensor, width: int) -> Tensor:
+    """Rows of all sizes, none of them centred, in the type of `like`: zeros, where only an epsilon counts, where a
+    nonlinearity bends, and far out, where a clamp would show."""
+    size_R1 = torch.tensor([0, 1e-3, 0.1, 1, 10, 1000])[:, None]
+    drawn_RD = torch.randn(len(size_R1), width, generator=torch.Generator().manual_seed(0)) + 0.5
+    return (drawn_RD * size_R1).to(like)
+
+
+def _inputs(module: Any) -> Tensor:
+    """A trial whose gates come in all sizes, whatever the weights are."""
+    weight_ID: Tensor = module.gate_proj.weight
+    trial_RD = _trial(weight_ID, weight_ID.shape[1])
+    usual = (trial_RD[3:4] @ weight_ID.T).float().square().mean().sqrt()
+    return trial_RD / usual.clamp(min=1e-6).to(trial_RD.dtype)
+
+
 @torch.no_grad()
-def _agrees(stock: Callable[[Tensor], Tensor], own: Callable[[Tensor], Tensor], like: Tensor, width: int) -> bool:
-    """Whether both give the same for a row of `width` values as large as they come, in the type of `like`."""
-    if like.device.type != "cpu" or like.dtype not in TYPES:
+def _agrees(stock: Callable[[Tensor], Tensor], own: Callable[[Tensor], Tensor], trial_RD: Tensor) -> bool:
+    """Whether both give the same, row by row, and something; a part that cannot be asked this way does not."""
+    if not usable(trial_RD):
         return False
-    x_1D = torch.linspace(-8, 8, width, dtype=like.dtype)[None]
-    ours, theirs = own(x_1D), stock(x_1D)
-    close = 1e-4 if like.dtype == torch.float32 else 2e-2
-    return ours.shape == theirs.shape and torch.allclose(ours.float(), theirs.float(), close, close)
-
-
-def _eps(module: Any) -> float:
-    return float(getattr(module, "variance_epsilon", getattr(module, "eps", 0.0)) or 0.0)
+    try:
+        theirs_RX, ours_RX = stock(trial_RD).float(), own(trial_RD).float()
+    except Exception:  # noqa: BLE001 - whatever a stranger's forward raises
+        return False
+    if ours_RX.shape != theirs_RX.shape:
+        return False
+    size_R, close = theirs_RX.norm(dim=-1), 1e-4 if trial_RD.dtype == torch.float32 else 2e-2
+    same = bool(((ours_RX - theirs_RX).norm(dim=-1) <= close * size_R).all())
+    return same and bool((size_R[1:] > 0).all())
 
 
 def _own_norm(module: Any, eps: float, offset: float, x: Tensor) -> Tensor:

@@ -66,9 +66,11 @@ class Call(ctypes.Structure):
     half: int
     threads: int
 
-    def run(self, kernel: str, like: Tensor, **told: Tensor | float) -> None:
-        """For values of the type of `like`, and as many. Tensors go as their addresses: whoever calls keeps them."""
-        self.half, self.threads = like.dtype == torch.bfloat16, threads_for(like)
+    def run(self, kernel: str, like: Tensor, threads: int = 0, /, **told: Tensor | float) -> None:
+        """For values of the type of `like`, and as many (0: `threads_for` it). Tensors go as their addresses: whoever
+        calls keeps them."""
+        assert usable(like), f"no kernel for {like.dtype} on {like.device}"
+        self.half, self.threads = like.dtype == torch.bfloat16, threads or threads_for(like)
         for name, value in told.items():
             setattr(self, name, value.data_ptr() if isinstance(value, Tensor) else value)
         _function(kernel)(ctypes.byref(self))

@@ -284,8 +284,9 @@ class _Rows:
         """Slot (-1: base) of each token of a flattened batch, `[tokens]` int64."""
         self.check(tokens, flat=True)
         if tokens not in self._slot_N:
-            slot_B = torch.tensor(self._slots, device=device)
-            self._slot_N[tokens] = slot_B.repeat_interleave(tokens // self.count)
+            with torch.inference_mode(False):  # it may be kept for a backward pass that comes later
+                slot_B = torch.tensor(self._slots, device=device)
+                self._slot_N[tokens] = slot_B.repeat_interleave(tokens // self.count)
         return self._slot_N[tokens]
 
     def check(self, length: int, flat: bool) -> None:

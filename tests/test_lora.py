@@ -318,3 +318,25 @@ def test_wrong_use_is_one_clear_line() -> None:
             call()
     with pytest.raises(InputError, match="a batch of 6 rows with slots for 2 rows"), bank.rows([0, 1]):
         logits(network, tokens())
+
+
+def test_an_answer_and_then_a_step_in_one_context() -> None:
+    network = architectures.qwen3_moe()
+    bank = filled(network, 1)
+    with bank.rows([0] * 6, wide=True):
+        with torch.inference_mode():
+            network(tokens())
+        network(tokens()).logits.sum().backward()
+    assert all(p.grad is not None for p in bank.parameters())
+
+
+@pytest.mark.parametrize("of", [torch.float16, torch.bfloat16])
+def test_experts_under_another_type_than_their_tokens(of: torch.dtype) -> None:
+    network, ids_BT = architectures.qwen3_moe(), tokens(rows=40)
+    bank = filled(network, 1)
+    with torch.no_grad(), torch.autocast("cpu", of):
+        with bank.rows([0] * 40):
+            expected = logits(network, ids_BT)
+        with bank.rows([0] * 40, wide=True):
+            found = logits(network, ids_BT)
+    torch.testing.assert_close(found, expected, rtol=0, atol=0.3 * float(expected.abs().max()))

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
+from transformers import PreTrainedModel
 
 from stillhouse import _models_kernels
 from stillhouse._models_between import attention, between, combined, gated, gated_halves, norm, taken
@@ -110,23 +111,36 @@ def test_threads_change_nothing_and_no_number_stays_none() -> None:
     assert found[0][3].isnan().all() and not found[0][[*range(3), *range(4, 700)]].isnan().any()
     torch.testing.assert_close(*found, rtol=0, atol=0, equal_nan=True)
     assert gated_halves(torch.full((2, 40), torch.nan, dtype=torch.bfloat16)).isnan().all()
+    far = torch.tensor([torch.inf, -torch.inf, 300.0, -300.0])
+    torch.testing.assert_close(gated(far, torch.ones(4))[[0, 2]], far[[0, 2]])
 
 
+def test_what_comes_later_in_a_row_is_not_seen_even_where_it_is_no_number() -> None:
+    query, keys, values = (drawn(9, 2, 8) for _ in range(3))
+    keys[5], values[5] = torch.nan, torch.inf
+    assert attention(query, keys, values, torch.tensor([0, 9]), None, 1.0)[:5].isfinite().all()
+
+
+@pytest.mark.parametrize("of", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("name", sorted(ALL))
-def test_a_network_computes_what_it_did_and_keeps_nothing(name: str) -> None:
-    network = ALL[name](640)
+def test_a_network_computes_what_it_did_and_keeps_nothing(name: str, of: torch.dtype) -> None:
+    network: PreTrainedModel = ALL[name](640)
+    network.to(dtype=of)  # type: ignore[call-arg]
     ids_BT = torch.randint(0, 640, (2, 9), generator=torch.Generator().manual_seed(0))
     before = {m: {*vars(m)} for m in network.modules()}
     with torch.no_grad():
         for parameter in network.parameters():
-            parameter.add_(0.1 * drawn(*parameter.shape))
+            parameter.add_(0.1 * drawn(*parameter.shape, of=of))
         expected = network(ids_BT).logits
+        close = 1e-3 if of == torch.float32 else 0.3 * float(expected.abs().max())  # rounding chooses other experts
         with between(network):
             changed = [m for m in network.modules() if {*vars(m)} != before[m]]
-            torch.testing.assert_close(network(ids_BT).logits, expected, rtol=1e-3, atol=1e-3)
+            torch.testing.assert_close(network(ids_BT).logits, expected, rtol=close, atol=close)
         assert torch.equal(network(ids_BT).logits, expected)
     norms = [m for m in network.modules() if type(m).__name__.endswith("RMSNorm") and hasattr(m, "weight")]
-    assert {*norms} <= {*changed}, "every norm of the usual kind"
+    silu = [m for m in network.modules() if type(m).__name__ in ("LlamaMLP", "Qwen3MLP", "OlmoeExperts")]
+    assert {*norms, *silu} <= {*changed}, "every norm, and every gate by SiLU"
+    assert not any("Gemma" in type(m).__name__ and "MLP" in type(m).__name__ for m in changed), "they gate by GELU"
     assert all({*vars(m)} == before[m] for m in network.modules())
 
 
@@ -137,18 +151,66 @@ def test_weights_that_learn_get_their_gradients() -> None:
     assert all(p.grad is not None for p in network.parameters())
 
 
-def test_what_only_looks_like_it_is_left_alone() -> None:
-    class OddRMSNorm(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.weight, self.eps = nn.Parameter(torch.ones(8)), 1e-6
+class OddRMSNorm(nn.Module):
+    """With whatever forward a test gives it."""
 
-        def forward(self, x: Tensor) -> Tensor:
-            return x * self.weight
+    def __init__(self, forward: Callable[..., Tensor], eps: float | None = 1e-6) -> None:
+        super().__init__()
+        self.weight, self.eps, self.own = nn.Parameter(torch.ones(8)), eps, forward
 
-    network = nn.Sequential(OddRMSNorm())
+    def forward(self, x: Tensor) -> Tensor:
+        return self.own(x)
+
+
+class ClampedMLP(nn.Module):
+    """As DeepSeek-V4 and others have it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate_proj, self.up_proj, self.down_proj = (nn.Linear(8, 8) for _ in range(3))
+        self.act_fn = nn.SiLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate, up = self.gate_proj(x).clamp(max=10), self.up_proj(x).clamp(-10, 10)
+        found: Tensor = self.down_proj(self.act_fn(gate) * up)
+        return found
+
+
+def rms(x: Tensor, eps: float = 1e-6) -> Tensor:
+    return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + eps)
+
+
+def refused(x: Tensor) -> Tensor:
+    raise TypeError("forward() missing 1 required positional argument: 'gate'")
+
+
+@pytest.mark.parametrize("of", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    "part",
+    [
+        OddRMSNorm(lambda x: x),
+        OddRMSNorm(lambda x: rms(x - x.mean(-1, keepdim=True))),
+        OddRMSNorm(lambda x: rms(x, 1e-3)),
+        OddRMSNorm(rms, eps=None),
+        OddRMSNorm(lambda x: rms(x).clamp(-2, 2)),
+        OddRMSNorm(refused),
+        ClampedMLP(),
+    ],
+)
+def test_what_only_looks_like_it_is_left_alone(part: nn.Module, of: torch.dtype) -> None:
+    network = nn.Sequential(part).to(of)
     with between(network):
-        assert "forward" not in vars(network[0])
+        assert "forward" not in vars(part)
+
+
+def test_a_forward_that_somebody_put_there_stays() -> None:
+    network = ALL["llama"](640)
+    norm_layer = next(m for m in network.modules() if type(m).__name__.endswith("RMSNorm"))
+    norm_layer.forward = own = lambda x: x
+    with between(network), between(network):
+        assert norm_layer.forward is own
+        assert sum("forward" in vars(m) for m in network.modules()) > 1
+    assert norm_layer.forward is own
 
 
 def test_without_kernels_nothing_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -79,7 +79,8 @@ class _Group:
     def attend(self, module: nn.Module, states: tuple[Tensor, ...], settings: dict[str, Any]) -> Tensor:
         """`[tokens of the group, heads, dim]` from queries, keys and values `[T, heads, 1, dim]`."""
         window, scale = window_of(module), settings.get("scaling")
-        usual = settings.get("position_bias") is None and not settings.get("dropout")
+        usual = not any(settings.get(name) is not None for name in ("position_bias", "s_aux", "softcap"))
+        usual = usual and not settings.get("dropout")
         if usual and self.width <= SHORT and usable(*states) and states[0].shape[-1] == states[2].shape[-1]:
             query, keys, values = (s_TH1D[self.start : self.end, :, 0] for s_TH1D in states)
             return attention(query, keys, values, self.start_B, window, scale or query.shape[-1] ** -0.5)
