@@ -2,18 +2,9 @@
 //
 // A step reads every adapter once and computes two operations per value it reads, so all that counts is how fast memory
 // streams: an adapter lies in the order in which it is read, a row is on one core, and a value has 16 bits where the
-// other 16 are zero. Sums are float32 and stay in registers; a token's result does not depend on the others. Written in
-// GNU C's vectors: the compiler makes a version for each instruction set and picks one when the library loads.
+// other 16 are zero. Sums are float32 and stay in registers; a token's result does not depend on the others.
 
-#include <cstdint>
-#include <cstring>
-
-#if defined(__GNUC__) && !defined(__clang__) && defined(__x86_64__) && defined(__linux__)
-#define EVERY_INSTRUCTION_SET __attribute__((noinline, target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
-#else
-#define EVERY_INSTRUCTION_SET
-#endif
-#define INLINE inline __attribute__((always_inline))
+#include "lanes.h"
 
 extern "C" {
 
@@ -45,12 +36,9 @@ struct Target {
 
 namespace {
 
-constexpr int64_t kLanes = 16, kColumns = 64;
+constexpr int64_t kColumns = 64;
 constexpr int64_t kWorthAThread = 1 << 14;  // values read: telling the others costs as much as fewer
 constexpr int64_t kAhead = 4096;            // bytes: a page of memory, where the processor's own look ahead ends
-
-typedef float Lanes __attribute__((vector_size(kLanes * sizeof(float))));
-typedef uint32_t Words __attribute__((vector_size(kLanes * sizeof(uint32_t))));
 
 // The same columns of two rows, `length` apart, of values as they are stored.
 INLINE void load(Lanes& even, Lanes& odd, const float* rows, int64_t length, int64_t column) {

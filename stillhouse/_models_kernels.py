@@ -19,19 +19,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
+VERSION = 1  # of all kernels' calls and structures; the library says the same number, or was built from other sources
 TYPES = (torch.float32, torch.bfloat16)
 WORTH_A_THREAD = 2**15  # values: telling the others costs as much as fewer
 
 
 @cache
 def library() -> ctypes.CDLL | None:
-    """The library, or None where it was not built or does not load."""
+    """The library, or None where it was not built, does not load, or was built from other sources than these."""
     for suffix in EXTENSION_SUFFIXES:
         file = Path(__file__).with_name(f"_kernels{suffix}")
         if file.exists():
             try:
-                return ctypes.CDLL(str(file))
-            except OSError:
+                found = ctypes.CDLL(str(file))
+                return found if found.stillhouse_version() == VERSION else None
+            except (OSError, AttributeError):
                 return None
     return None
 

@@ -219,3 +219,8 @@ def test_without_kernels_nothing_is_replaced(monkeypatch: pytest.MonkeyPatch) ->
     with between(network):
         assert not any("forward" in vars(m) for m in network.modules())
     assert not usable(torch.ones(2)) and not built()
+
+
+def test_a_library_built_from_other_sources_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_models_kernels, "VERSION", -1)
+    assert _models_kernels.library.__wrapped__() is None
