@@ -34,17 +34,15 @@ class Owners(NamedTuple):
 def add_wide(out_TO: Tensor, x_TI: Tensor, a_SERI: Tensor, b_SERO: Tensor, owners: Owners, scale: float) -> Tensor:
     """`out + scale * B A x`, in place where the types allow. Without the kernel products are of the type autocast asks
     for, else of A's."""
-    device = x_TI.device.type
-    added: Tensor
+    device, added = x_TI.device.type, out_TO
+    small = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else a_SERI.dtype
     with torch.autocast(device, enabled=False):
         if usable(out_TO) and _pays(out_TO, a_SERI, b_SERO, owners):
             rows = out_TO.contiguous(), x_TI.to(out_TO.dtype)
             added = _Adapted.apply(*rows, a_SERI, b_SERO, owners.adapter_T, scale)  # type: ignore[no-untyped-call]
-            return added
-    small = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else a_SERI.dtype
-    with torch.autocast(device, enabled=False):
-        rows = out_TO.to(small), x_TI.to(small)
-        added = _Wide.apply(*rows, a_SERI, b_SERO, owners.slots, owners.ends, owners.keep(), scale)  # type: ignore[no-untyped-call]
+        else:
+            rows = out_TO.to(small), x_TI.to(small)
+            added = _Wide.apply(*rows, a_SERI, b_SERO, owners.slots, owners.ends, owners.keep(), scale)  # type: ignore[no-untyped-call]
         return added.to(out_TO.dtype)
 
 
