@@ -34,7 +34,8 @@ class Owners(NamedTuple):
 def add_wide(out_TO: Tensor, x_TI: Tensor, a_SERI: Tensor, b_SERO: Tensor, owners: Owners, scale: float) -> Tensor:
     """`out + scale * B A x`, in place where the types allow. Without the kernel products are of the type autocast asks
     for, else of A's."""
-    device, added = x_TI.device.type, out_TO
+    device = x_TI.device.type
+    added: Tensor
     small = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else a_SERI.dtype
     with torch.autocast(device, enabled=False):
         if usable(out_TO) and _pays(out_TO, a_SERI, b_SERO, owners):
