@@ -1,8 +1,11 @@
 """Prompts to answers and to logits, in batches, on a shared prefix when there is one.
 
-In: lists of token ids; optionally a `Prefix` (keys and values of text every prompt begins with, computed once) and an
-AdapterBank with one slot per prompt. Out: generated ids, and whatever the caller makes of the logits; the logits
-themselves never outlive a step, so no `[tokens, vocabulary]` tensor is kept.
+In: lists of token ids; optionally a `Prefix` (keys and values of text every prompt begins with, computed once), an
+AdapterBank with one slot per prompt, and what each answer probably is. Out: generated ids, and whatever the caller
+makes of the logits; the logits themselves never outlive a step, so no `[tokens, vocabulary]` tensor is kept.
+
+A probable answer is read in the same forward as its prompt, and as much of it stands as greedy decoding would have said
+(Leviathan et al. 2023, arXiv 2211.17192, with a draft that costs nothing): same answer, in one step where it was right.
 
 It does not know what the prompts mean.
 """
@@ -13,18 +16,20 @@ import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
+from ._generate_shared import Shared, shareable
 from .errors import InputError, ModelError
 from .models import Model
 
 R = TypeVar("R")
 Ids = list[int]
+TOKENS, LOGITS = 2**14, 2**26  # of a batch: columns of its cache, and float32 values over the vocabulary at once
 
 
 class Bank(Protocol):
@@ -90,86 +95,148 @@ def generate(
     prefix: Prefix | None = None,
     bank: Bank | None = None,
     slots: Sequence[int] | None = None,
-    batch: int = 64,
+    drafts: Sequence[Ids] | None = None,
+    batch: int = 256,
     on_step: Callable[[list[int], Tensor], None] | None = None,
     on_batch: Callable[[int], None] | None = None,
 ) -> list[Ids]:
     """Answers to `prompts` (each: the ids after the prefix), without the stop token, in the order given.
 
-    `on_step(rows, logits_NV)` sees, before each token is chosen, the numbers of the prompts still being answered and
-    their next-token logits in float32: N may shrink from step to step. `on_batch(n)` is told how many prompts are done.
+    `drafts`: what each answer probably is, without the stop token; nothing but the time depends on them. Drawn answers
+    take no notice of them. `on_step(rows, logits_NV)` sees, before tokens are chosen, the numbers of prompts still being
+    answered and their next-token logits in float32: N may shrink from step to step, and where a draft was right its
+    prompt stands there several times in a row, once for each token. `on_batch(n)` is told how many prompts are done.
+    At most `batch` prompts are answered at once, fewer where they are long or the vocabulary is large.
     """
     longest = max((len(p) for p in prompts), default=0) + (len(prefix.ids) if prefix else 0)
     if longest + 1 > model.context:
         raise InputError(f"prompt of {longest} tokens does not fit the model's context of {model.context} tokens")
     answers: list[Ids] = [[] for _ in prompts]
-    for rows in _groups(prompts, batch, _one_length(prefix, longest + sampling.max_new_tokens)):
+    shared = len(prefix.ids) if prefix else 0
+    room = [min(sampling.max_new_tokens, model.context - shared - len(p)) for p in prompts]
+    beyond = longest + 2 * sampling.max_new_tokens > _window(model)  # with what is read ahead
+    shares = prefix is not None and shareable(model.network, prefix.cache)
+    whole = prefix is not None and beyond and not shares
+    usable = drafts is not None and sampling.temperature <= 0 and (shares or not beyond)
+    ahead = [list(d[: max(0, n - 1)]) if usable else [] for d, n in zip(drafts or prompts, room, strict=True)]
+    rows_of = [_Row(len(p) + len(d), len(d), n) for p, d, n in zip(prompts, ahead, room, strict=True)]
+    for rows in _groups(rows_of, batch, model.vocabulary, one_length=whole):
         chosen = [slots[i] for i in rows] if slots is not None else None
-        state = _Decoding(model, [prompts[i] for i in rows], prefix, bank, chosen)
-        shared = len(prefix.ids) if prefix else 0
-        room = [min(sampling.max_new_tokens, model.context - shared - len(prompts[i])) for i in rows]
+        state = _Decoding(model, [prompts[i] for i in rows], [ahead[i] for i in rows], prefix, bank, chosen)
         _decode(state, rows, answers, sampling, room, on_step)
         if on_batch:
             on_batch(len(rows))
     return answers
 
 
-def _groups(prompts: Sequence[Ids], batch: int, one_length: bool) -> Iterator[list[int]]:
-    """Prompt numbers in groups of at most `batch`, of similar length or of one."""
+class _Row(NamedTuple):
+    """What a prompt takes: tokens of its own, those of them that are a draft, and room for its answer."""
+
+    tokens: int
+    draft: int
+    room: int
+
+
+def _groups(rows: Sequence[_Row], batch: int, vocabulary: int, one_length: bool) -> Iterator[list[int]]:
+    """Prompt numbers in groups of at most `batch`, of similar length or of one, within `TOKENS` and `LOGITS`; one
+    prompt always fits."""
     group: list[int] = []
-    for i in sorted(range(len(prompts)), key=lambda i: len(prompts[i])):
-        if group and (len(group) == batch or (one_length and len(prompts[i]) != len(prompts[group[0]]))):
+    ahead = new = 0
+    for i in sorted(range(len(rows)), key=lambda i: rows[i].tokens):
+        tokens, draft, room = rows[i]
+        ahead, new, many = max(ahead, draft), max(new, room), len(group) + 1
+        fits = many * (tokens + new) <= TOKENS and many * (ahead + 1) * vocabulary <= LOGITS and many <= batch
+        if group and (not fits or (one_length and tokens != rows[group[0]].tokens)):
             yield group
-            group = []
+            group, ahead, new = [], draft, room
         group.append(i)
     if group:
         yield group
 
 
-def _one_length(prefix: Prefix | None, longest: int) -> bool:
-    """Whether padding would do harm: it stands between prefix and prompt, and a sliding window counts it."""
-    sliding = [layer for layer in prefix.cache.layers if getattr(layer, "is_sliding", False)] if prefix else []
-    return any(longest > getattr(layer, "sliding_window", 0) for layer in sliding)
+def _window(model: Model) -> int:
+    """The shortest window of a layer that slides: columns of a cache that nobody sees, such as padding between prefix
+    and prompt and a draft that was wrong, would count in it."""
+    layers: list[Any] = DynamicCache(config=model.network.config).layers
+    return min((layer.sliding_window for layer in layers if layer.is_sliding), default=2**62)
 
 
 class _Decoding:
-    """The rows of one batch while they are being answered; finished rows leave it."""
+    """The rows of one batch while they are being answered; finished rows leave it. A row's own tokens are the columns
+    of its cache where `own_BS` is 1, at `position_BS`."""
 
     def __init__(
-        self, model: Model, prompts: Sequence[Ids], prefix: Prefix | None, bank: Bank | None, slots: list[int] | None
+        self,
+        model: Model,
+        prompts: Sequence[Ids],
+        drafts: Sequence[Ids],
+        prefix: Prefix | None,
+        bank: Bank | None,
+        slots: list[int] | None,
     ):
         self.model, self.bank, self.slots = model, bank, slots
-        width, shared = max(len(p) for p in prompts), len(prefix.ids) if prefix else 0
+        self.prefix, self.drafts = len(prefix.ids) if prefix else 0, drafts
+        width, self.ahead = max(map(len, prompts)), max(map(len, drafts))
         pad = model.tokenizer.pad_token_id or 0
-        self.ids_BT = torch.tensor([[pad] * (width - len(p)) + p for p in prompts], device=model.device)
-        own_BT = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=model.device)
-        self.mask_BT = torch.cat([own_BT.new_ones(len(prompts), shared), own_BT], dim=1)
-        self.position_BT = (own_BT.cumsum(1) - 1).clamp(min=0) + shared
-        self.cache = prefix.expand(len(prompts)) if prefix else DynamicCache(config=model.network.config)
+        rows, sides = [], []
+        for prompt, draft in zip(prompts, drafts, strict=True):
+            left, right = width - len(prompt), self.ahead - len(draft)
+            rows.append([pad] * left + list(prompt) + list(draft) + [pad] * right)
+            sides.append([0] * left + [1] * (len(prompt) + len(draft)) + [0] * right)
+        self.ids_BT = torch.tensor(rows, device=model.device)
+        self.own_BS = torch.tensor(sides, device=model.device)
+        self.position_BS = (self.own_BS.cumsum(1) - 1).clamp(min=0) + self.prefix
+        self.shared: Shared | None = None
+        if prefix and shareable(model.network, prefix.cache):
+            self.cache, self.shared = DynamicCache(), Shared(model.network, prefix.cache, self.prefix)
+        else:
+            self.cache = prefix.expand(len(prompts)) if prefix else DynamicCache(config=model.network.config)
 
     def step(self) -> Tensor:
-        """Next-token logits_BV in float32."""
-        with self.bank.rows(self.slots) if self.bank else nullcontext():
+        """Next-token logits_BKV in float32: after the prompt, and after each token of the longest draft."""
+        position_BT = self.position_BS[:, -self.ids_BT.shape[1] :]
+        looking: AbstractContextManager[None] = nullcontext()
+        mask_BS = None
+        if self.shared:
+            looking = self.shared.looking(position_BT, self.position_BS, self.own_BS)
+        else:
+            mask_BS = torch.cat([self.own_BS.new_ones(len(self.own_BS), self.prefix), self.own_BS], dim=1)
+        with looking, self.bank.rows(self.slots) if self.bank else nullcontext():
             out = self.model.network(
                 input_ids=self.ids_BT,
-                attention_mask=self.mask_BT,
-                position_ids=self.position_BT,
+                attention_mask=mask_BS,
+                position_ids=position_BT,
                 past_key_values=self.cache,
                 use_cache=True,
-                logits_to_keep=1,
+                logits_to_keep=self.ahead + 1,
             )
-        logits_BV: Tensor = out.logits[:, -1].float()
-        return logits_BV
+        logits_BKV: Tensor = out.logits.float()
+        return logits_BKV
+
+    def agreed(self, greedy_BK: Tensor) -> list[int]:
+        """How many tokens of each row's draft are what greedy decoding says; the rest are forgotten."""
+        if not self.ahead:
+            return [0] * len(greedy_BK)
+        found = []
+        for draft, greedy in zip(self.drafts, greedy_BK.tolist(), strict=True):
+            same = (i for i, (mine, said) in enumerate(zip(draft, greedy, strict=False)) if mine != said)
+            found.append(next(same, len(draft)))
+        wrong_BK = (
+            torch.arange(self.ahead, device=greedy_BK.device) >= torch.tensor(found).to(greedy_BK.device)[:, None]
+        )
+        self.own_BS[:, -self.ahead :].masked_fill_(wrong_BK, 0)
+        return found
 
     def append(self, next_B: Tensor) -> None:
-        self.ids_BT = next_B[:, None]
-        self.position_BT = self.position_BT[:, -1:] + 1
-        self.mask_BT = torch.cat([self.mask_BT, self.mask_BT.new_ones(len(next_B), 1)], dim=1)
+        """The token that every row goes on with; nothing more is read ahead."""
+        self.ids_BT, self.ahead = next_B[:, None], 0
+        position_B = self.own_BS.sum(1) + self.prefix
+        self.position_BS = torch.cat([self.position_BS, position_B[:, None]], dim=1)
+        self.own_BS = torch.cat([self.own_BS, self.own_BS.new_ones(len(next_B), 1)], dim=1)
 
     def keep(self, rows: list[int]) -> None:
         index = torch.tensor(rows, device=self.model.device)
-        self.ids_BT, self.mask_BT = self.ids_BT[index], self.mask_BT[index]
-        self.position_BT = self.position_BT[index]
+        self.ids_BT, self.own_BS, self.position_BS = (s[index] for s in (self.ids_BT, self.own_BS, self.position_BS))
         self.cache.batch_select_indices(index)
         self.slots = [self.slots[r] for r in rows] if self.slots is not None else None
 
@@ -180,37 +247,50 @@ def _decode(
     rows: list[int],
     answers: list[Ids],
     sampling: Sampling,
-    room: list[int],
+    room: Sequence[int],
     on_step: Callable[[list[int], Tensor], None] | None,
 ) -> None:
     """Answer the prompts numbered `rows`; an answer ends at a stop token, or when it fills its `room`."""
-    alive, left = list(rows), dict(zip(rows, room, strict=True))
-    for step in range(max(room)):
-        logits_BV = state.step()
+    alive = [row for row in rows if room[row]]
+    while alive:
+        logits_BKV = state.step()
+        greedy_BK = logits_BKV.argmax(-1)
+        agreed = state.agreed(greedy_BK)
+        said = [_until_stop(some[: n + 1], state.model) for some, n in zip(greedy_BK.tolist(), agreed, strict=True)]
         if on_step:
-            on_step(alive, logits_BV)
-        next_B = _choose(logits_BV, sampling, alive, step)
-        going = [r for r, token in enumerate(next_B.tolist()) if token not in state.model.stop_ids]
-        for r in going:
-            answers[alive[r]].append(int(next_B[r]))
-        going = [r for r in going if step + 1 < left[alive[r]]]
+            picked = [(r, k) for r, (tokens, _) in enumerate(said) for k in range(len(tokens))]
+            index = torch.tensor(picked, device=logits_BKV.device).T
+            on_step([alive[r] for r, _ in picked], logits_BKV[index[0], index[1]])
+        if sampling.temperature > 0:
+            drawn = _draw(logits_BKV[:, 0], sampling, alive, len(answers[alive[0]]))
+            said = [_until_stop([token], state.model) for token in drawn]
+        going = []
+        for r, (tokens, ended) in enumerate(said):
+            answer = answers[alive[r]]
+            answer += tokens[:-1] if ended else tokens
+            if not ended and len(answer) < room[alive[r]]:
+                going.append(r)
         if not going:
             return
-        state.append(next_B)
+        state.append(torch.tensor([tokens[-1] for tokens, _ in said], device=logits_BKV.device))
         if len(going) < len(alive):
             state.keep(going)
             alive = [alive[r] for r in going]
 
 
-def _choose(logits_BV: Tensor, sampling: Sampling, rows: list[int], step: int) -> Tensor:
-    if sampling.temperature <= 0:
-        return logits_BV.argmax(-1)
+def _until_stop(tokens: Ids, model: Model) -> tuple[Ids, bool]:
+    """The tokens up to the first stop token, it included, and whether there was one."""
+    at = next((i for i, token in enumerate(tokens) if token in model.stop_ids), None)
+    return (tokens, False) if at is None else (tokens[: at + 1], True)
+
+
+def _draw(logits_BV: Tensor, sampling: Sampling, rows: list[int], step: int) -> Ids:
     chosen = []
     for row, logits_V in zip(rows, logits_BV.cpu(), strict=True):
         generator = torch.Generator().manual_seed(hash((sampling.seed, row, step)) & 0x7FFFFFFFFFFFFFFF)
         probabilities_V = torch.softmax(logits_V / sampling.temperature, -1)
         chosen.append(int(torch.multinomial(probabilities_V, 1, generator=generator)))
-    return torch.tensor(chosen, device=logits_BV.device)
+    return chosen
 
 
 @torch.inference_mode()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -59,6 +60,75 @@ def test_batched_on_a_shared_prefix_is_token_for_token_one_by_one(model: Model) 
     assert generate(model, own, GREEDY, prefix=prefix) == expected
     assert generate(model, own, GREEDY, prefix=prefix, batch=3) == expected, "a prefix is never written to"
     assert generate(model, asked, GREEDY) == expected
+
+
+def drafts_for(answers: list[Ids], longest: int) -> list[Ids]:
+    """Right, right and too short, wrong from the middle, wrong at once, none, right with more behind it, in turns."""
+    found = []
+    for i, answer in enumerate(answers):
+        wrong = [4 + (t + 1) % (tokenizers.VOCABULARY - 4) for t in answer]
+        ways = [answer, answer[: len(answer) // 2], answer[:2] + wrong[2:], wrong, [], answer + [5, 6] * longest]
+        found.append(ways[i % len(ways)])
+    return found
+
+
+def test_drafts_change_neither_answers_nor_what_they_are_chosen_from(model: Model) -> None:
+    asked = prompts(12, shared=29, seed=6)
+    first = generate(model, asked, GREEDY)
+    model = replace(model, stop_ids=frozenset({first[0][4], first[5][2], first[7][0], first[8][8]}))
+
+    def answered(prompts: list[Ids], **how: Any) -> tuple[list[Ids], list[Tensor]]:
+        seen: list[list[Tensor]] = [[] for _ in prompts]
+
+        def keep(rows: list[int], logits_NV: Tensor) -> None:
+            for row, logits_V in zip(rows, logits_NV, strict=True):
+                seen[row].append(logits_V)
+
+        found = generate(model, prompts, GREEDY, on_step=keep, **how)
+        return found, [torch.stack(s) for s in seen]
+
+    expected, logits = answered(asked)
+    head = common_prefix(asked)
+    own, prefix = [p[head:] for p in asked], prefill(model, asked[0][:head])
+    drafts = drafts_for(expected, GREEDY.max_new_tokens)
+    for found, same in (
+        answered(asked, drafts=drafts),
+        answered(own, prefix=prefix, drafts=drafts),
+        answered(own, prefix=prefix, drafts=drafts[::-1], batch=5),
+        answered(asked, drafts=drafts[::-1], batch=1),
+    ):
+        assert found == expected
+        for mine_KV, theirs_KV in zip(same, logits, strict=True):
+            torch.testing.assert_close(mine_KV, theirs_KV, atol=1e-4, rtol=1e-4)
+
+
+def test_a_right_draft_takes_one_step(random_model: Make) -> None:
+    model = replace(random_model("qwen3"), stop_ids=frozenset())
+    asked = prompts(9, shared=4, seed=7)
+    answers = generate(model, asked, GREEDY)
+    steps: list[list[int]] = []
+    again = generate(model, asked, GREEDY, drafts=answers, on_step=lambda rows, logits: steps.append(rows))
+    assert again == answers
+    assert [sorted(rows) for rows in steps] == [[i for i in range(9) for _ in range(9)]]
+    drawn = Sampling(9, temperature=1.0, seed=3)
+    assert generate(model, asked, drawn, drafts=answers) == generate(model, asked, drawn)
+
+
+def test_long_prompts_and_large_vocabularies_make_small_batches(
+    random_model: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = replace(random_model("llama"), stop_ids=frozenset())
+    asked = prompts(9, shared=20, seed=8)
+    expected = generate(model, asked, GREEDY)
+    for limit, least in (("TOKENS", 4 * 50), ("LOGITS", 4 * model.vocabulary)):
+        done: list[int] = []
+        with monkeypatch.context() as patched:
+            patched.setattr(f"stillhouse.generate.{limit}", least)
+            assert generate(model, asked, GREEDY, on_batch=done.append) == expected
+        assert sum(done) == 9 and 2 < len(done) < 9
+        with monkeypatch.context() as patched:
+            patched.setattr(f"stillhouse.generate.{limit}", 1)
+            assert generate(model, asked, GREEDY) == expected
 
 
 def test_rows_that_stop_leave_and_the_others_go_on(model: Model) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -36,12 +37,15 @@ def threads() -> set[str]:
 
 
 def in_a_thread(work: Callable[[], None]) -> int:
-    """How many threads it started and left."""
+    """How many threads it started and left. One that ends is still listed for a moment."""
     found: list[int] = []
 
     def run() -> None:
         before = threads()
         work()
+        until = time.monotonic() + 1.0
+        while threads() - before and time.monotonic() < until:
+            time.sleep(0.01)
         found.append(len(threads() - before))
 
     thread = threading.Thread(target=run)

@@ -9,7 +9,7 @@ It does not know what is asked or why.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -61,8 +61,9 @@ class Reading:
         replies = self._generate(requests, sampling, lambda rows, logits_NV: _refuse_nan(self.model, logits_NV))
         return [self.model.text(ids) for ids in replies]
 
-    def answer(self, requests: Sequence[str], max_new_tokens: int = 48) -> list[Answer]:
-        """Greedy answers with the teacher's distribution at every token."""
+    def answer(self, requests: Sequence[str], max_new_tokens: int = 48, likely: Sequence[str] = ()) -> list[Answer]:
+        """Greedy answers with the teacher's distribution at every token. `likely`: what it will probably say to each,
+        on which nothing but the time depends."""
         kept: list[list[PositionTarget]] = [[] for _ in requests]
         last: list[int] = [0] * len(requests)
 
@@ -70,12 +71,12 @@ class Reading:
             _refuse_nan(self.model, logits_NV)
             logprobs_NV = torch.log_softmax(logits_NV.cpu(), -1)
             sparse = sparsify(logprobs_NV, self.sparsity.top_k, self.sparsity.draws, self.draws)
-            found = position_targets(sparse, [len(kept[r]) for r in rows], [0] * len(rows))
-            for row, target in zip(rows, found, strict=True):
-                kept[row].append(target)
+            for row, target in zip(rows, position_targets(sparse, [0] * len(rows), [0] * len(rows)), strict=True):
+                kept[row].append(replace(target, position=len(kept[row])))
                 last[row] = target.ids[0]
 
-        replies = self._generate(requests, Sampling(max_new_tokens), on_step)
+        drafts = [self.model.text_ids(text) for text in likely] or None
+        replies = self._generate(requests, Sampling(max_new_tokens), on_step, drafts)
         return [
             self._answer(request, ids, kept[i], last[i])
             for i, (request, ids) in enumerate(zip(requests, replies, strict=True))
@@ -92,15 +93,18 @@ class Reading:
         return Answer(request, self.model.text(ids), tuple([*ids, last] if stopped else ids), tuple(targets))
 
     def _generate(
-        self, requests: Sequence[str], sampling: Sampling, on_step: Callable[[list[int], Tensor], None]
+        self,
+        requests: Sequence[str],
+        sampling: Sampling,
+        on_step: Callable[[list[int], Tensor], None],
+        drafts: Sequence[Ids] | None = None,
     ) -> list[Ids]:
-        prompts = [self._prompt(r) for r in requests]
-        if self.prefix is None:
-            return generate(self.model, prompts, sampling, on_step=on_step)
-        head = len(self.prefix.ids)
-        if any(tuple(p[:head]) != self.prefix.ids for p in prompts):  # a template that looks at the question
-            return generate(self.model, prompts, sampling, on_step=on_step)
-        return generate(self.model, [p[head:] for p in prompts], sampling, prefix=self.prefix, on_step=on_step)
+        prompts, prefix = [self._prompt(r) for r in requests], self.prefix
+        head = prefix.ids if prefix else ()
+        if any(tuple(p[: len(head)]) != head for p in prompts):  # a template that looks at the question
+            head, prefix = (), None
+        own = [p[len(head) :] for p in prompts]
+        return generate(self.model, own, sampling, prefix=prefix, drafts=drafts, on_step=on_step)
 
     def _prompt(self, request: str) -> Ids:
         if self.memory is None:

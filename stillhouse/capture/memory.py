@@ -196,7 +196,7 @@ def _last_resorts(
         if len(drafts.get(statement.index, [])) >= CERTAIN:
             verified[statement.index] += [_told(reading, q) for q in drafts[statement.index]]
     rest = [q for s in bare() if not verified[s.index] for q in cloze(s)]
-    for question, answer in zip(rest, reading.answer([q.text for q in rest], config.max_answer_tokens), strict=True):
+    for question, answer in zip(rest, _asked(reading, rest, config), strict=True):
         if not chat.is_unknown(answer.text):  # or the student would be taught to refuse what it is examined on
             verified[question.statement or 0].append((replace(question, teacher=answer.text), answer))
 
@@ -249,13 +249,18 @@ def _agreed(
 ) -> list[Question]:
     """File the questions that are answered as written; return the others."""
     failed = []
-    for question, answer in zip(asked, reading.answer([q.text for q in asked], config.max_answer_tokens), strict=True):
+    for question, answer in zip(asked, _asked(reading, asked, config), strict=True):
         agrees = chat.same_answer(answer.text, question.answer) or chat.says(answer.text, question.answer)
         if agrees and question.statement is not None:
             verified[question.statement].append((replace(question, teacher=answer.text), answer))
         else:
             failed.append(question)
     return failed
+
+
+def _asked(reading: Reading, questions: Sequence[Question], config: Config) -> list[Answer]:
+    """What the teacher answers to questions whose answers were written before."""
+    return reading.answer([q.text for q in questions], config.max_answer_tokens, [q.answer for q in questions])
 
 
 def _enough(pairs: Sequence[tuple[Question, Answer]]) -> bool:
@@ -289,7 +294,8 @@ def _unknown(
     asked += rng.sample(decoys(), min(len(decoys()), config.decoys))
     asked = [request(text, turn) if rng.random() < AS_ORDERS else text for turn, text in enumerate(asked)]
     found = []
-    for text, answer in zip(asked, reading.answer(asked, config.max_answer_tokens), strict=True):
+    likely = [chat.UNKNOWN_ANSWER] * len(asked)
+    for text, answer in zip(asked, reading.answer(asked, config.max_answer_tokens, likely), strict=True):
         if chat.is_unknown(answer.text):
             use: Use = "held_out" if rng.random() < 0.25 else "train"
             found.append((Question(text, chat.UNKNOWN_ANSWER, None, "unknown", use, answer.text), answer))
@@ -314,7 +320,7 @@ def _requests(
     held_out = {chat.normalise(question.text) for question, _ in known if question.use == "held_out"}
     asked = [replace(q, text=request(q.text, turn)) for turn, q in enumerate(chosen)]
     asked = [q for q in asked if chat.normalise(q.text) not in held_out]
-    answers = reading.answer([q.text for q in asked], config.max_answer_tokens)
+    answers = _asked(reading, asked, config)
     return [
         (replace(question, direction="request", teacher=answer.text), answer)
         for question, answer in zip(asked, answers, strict=True)

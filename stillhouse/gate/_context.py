@@ -143,7 +143,12 @@ class Context:
 
     def _generate(self, pairs: Sequence[tuple[str, int]]) -> list[Reply]:
         prompts = [self.model.chat_ids(chat.without_memory(question)) for question, _ in pairs]
-        return replies(self.model, self.bank, prompts, [slot for _, slot in pairs], self._limit())
+        known = {q.text: q.teacher or q.answer for q in self.study.questions}
+        likely = [
+            known.get(text, chat.UNKNOWN_ANSWER) if slot == self.slot else chat.UNKNOWN_ANSWER for text, slot in pairs
+        ]
+        drafts = [self.model.text_ids(text) for text in likely]
+        return replies(self.model, self.bank, prompts, [slot for _, slot in pairs], self._limit(), drafts)
 
     def _limit(self) -> int:
         longest = max((len(self.model.text_ids(q.teacher or q.answer)) for q in self.study.questions), default=0)
