@@ -1,22 +1,8 @@
-// Sixteen values at a time, float32 or bfloat16 in memory and float32 in between, in GNU C's vectors: the compiler makes a
-// version of every EVERY_INSTRUCTION_SET function for each instruction set and picks one when the library loads.
+// As many values at a time as a register holds, float32 or bfloat16 in memory and float32 in between, in GNU C's vectors.
+// Included by set.h, in the namespace of an instruction set.
 
-#pragma once
-
-#include <cstdint>
-#include <cstring>
-
-#if defined(__GNUC__) && !defined(__clang__) && defined(__x86_64__) && defined(__linux__)
-#define EVERY_INSTRUCTION_SET __attribute__((noinline, target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
-#else
-#define EVERY_INSTRUCTION_SET
-#endif
-#define ALWAYS __attribute__((always_inline))
-#define INLINE inline ALWAYS
-
-namespace {
-
-constexpr int64_t kLanes = 16;
+constexpr int64_t kLanes = LANES;
+constexpr int64_t kRegisters = REGISTERS;
 
 typedef float Lanes __attribute__((vector_size(kLanes * sizeof(float))));
 typedef int32_t Ints __attribute__((vector_size(kLanes * sizeof(int32_t))));
@@ -46,7 +32,7 @@ INLINE void store(uint16_t* to, Lanes values) {  // to the nearest, ties to even
   memcpy(to, &upper, sizeof upper);
 }
 
-// Up to 16 values; what is missing is zero.
+// Up to as many values as there are lanes; what is missing is zero.
 template <typename Stored>
 INLINE Lanes load(const Stored* from, int64_t many) {
   if (many >= kLanes) return load(from);
@@ -95,12 +81,3 @@ INLINE Lanes exponential(Lanes x) {
 }
 
 INLINE Lanes sigmoid(Lanes x) { return 1.0f / (1.0f + exponential(-x)); }
-
-// `work(first, last, share)` over shares of `count`, one for each thread.
-template <typename Work>
-void in_shares(int64_t count, int32_t threads, const Work& work) {
-#pragma omp parallel for schedule(static, 1) num_threads(threads) if (threads > 1)
-  for (int32_t share = 0; share < threads; ++share) work(count * share / threads, count * (share + 1) / threads, share);
-}
-
-}  // namespace

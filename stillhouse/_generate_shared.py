@@ -40,9 +40,9 @@ class Shared:
 
     @contextmanager
     def looking(self, position_BT: Tensor, position_BS: Tensor, own_BS: Tensor) -> Iterator[None]:
-        """Inside, a forward of tokens at `position_BT` looks at the text and at what lies in the S columns of a cache of
-        the rows' own, the new ones last: where `own_BS` is 1, tokens at `position_BS`, else nothing. Columns of a row
-        are in the order of its tokens."""
+        """Inside, a forward of tokens at `position_BT` looks at the text and at what lies in the S columns of a cache
+        of the rows' own, the new ones last: where `own_BS` is 1, tokens at `position_BS`, else nothing. Columns of a
+        row are in the order of its tokens."""
         token = _CURRENT.set(_Looks(self._layers, self._tokens, position_BT, position_BS, own_BS))
         try:
             with attending(self._network, _NAME):

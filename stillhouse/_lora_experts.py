@@ -27,12 +27,9 @@ from torch.nn import functional as F
 from ._lora_sites import Site
 from ._lora_wide import Owners, add_wide
 from ._models_between import combined, taken
+from ._models_experts import FEW_TOKENS, biased, gate, is_known, oriented, padded, per_expert, product
 from ._models_kernels import usable
-from ._models_packed import Packed, packed_experts
 from .errors import ModelError
-
-FEW_TOKENS = 64  # up to here every pair is its own block: finding shared blocks would cost more than it saves
-ROWS = 32
 
 
 class Rows(Protocol):
@@ -61,7 +58,7 @@ def attach(
     """Replace `module.forward` while attached; returns what undoes it."""
     up, down = sorted(sites, key=lambda s: s.weight.endswith(".down_proj"))
     stock = module.forward
-    if getattr(module, "has_post_expert_norm", False) or not getattr(module, "has_gate", True):
+    if not is_known(module):
         raise ModelError(f"{type(module).__name__}: experts of this form cannot be adapted; set experts = false")
 
     def forward(hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Any:
@@ -102,7 +99,7 @@ def adapted_forward(
     expert_S, few = key_S // (slots + 1), len(hidden_NH) <= FEW_TOKENS
     wide = rows.wide and not few
     if wide:
-        ends, pair_T, place_S = _padded(expert_S, experts)
+        ends, pair_T, place_S = padded(expert_S, experts)
         order_T = order_S[pair_T]
         slot_T = slot_S[order_T]
         adapter_T = torch.where(slot_T < 0, -1, slot_T * experts + expert_S[pair_T])
@@ -117,7 +114,7 @@ def adapted_forward(
     picked = wide and usable(hidden_NH)
     x_TH = taken(hidden_NH, token_T, place_NK) if picked else hidden_NH.index_select(0, token_T)
     linear = partial(_linear, module, ends=ends, layout=layout, scale=scale)
-    out_TH = linear(sites[1], _gate(module, linear(sites[0], x_TH, "gate_up_proj")), "down_proj")
+    out_TH = linear(sites[1], gate(module, linear(sites[0], x_TH, "gate_up_proj")), "down_proj")
     if wide and usable(out_TH):
         return combined(out_TH, place_NK, routing_NK.to(out_TH.dtype)).to(hidden_NH.dtype)
     out_TH = out_TH * routing_NK.reshape(-1)[order_T, None]
@@ -140,12 +137,12 @@ def reference_forward(
         for e, routing in zip(expert_NK[n].tolist(), routing_NK[n], strict=True):
             x = hidden_H
             for site, name in zip(sites, ("gate_up_proj", "down_proj"), strict=True):
-                weight_OI = _oriented(module, name)[e]
+                weight_OI = oriented(module, name)[e]
                 slot = int(slot_N[n])
                 if slot >= 0:
                     weight_OI = weight_OI + scale * (site.b[slot, e].T @ site.a[slot, e])
                 x = F.linear(x, weight_OI, _bias(module, name, torch.tensor(e)))
-                x = _gate(module, x[None])[0] if name == "gate_up_proj" else x
+                x = gate(module, x[None])[0] if name == "gate_up_proj" else x
             total_H = total_H + routing * x
         rows.append(total_H)
     return torch.stack(rows)
@@ -170,18 +167,6 @@ def _blocks(key_S: Tensor, slots: int, experts: int, few: bool) -> _Blocks:
     return _Blocks(weight_S[start_Q], pair_QP, place_S, live_S1)
 
 
-def _padded(expert_S: Tensor, experts: int) -> tuple[list[int], Tensor, Tensor]:
-    """The end of every expert's rows once padded to T, the pair of each row (`pair_T`), the row of each (`place_S`)."""
-    count_E = torch.bincount(expert_S, minlength=experts)
-    padded_E = (count_E + ROWS - 1) // ROWS * ROWS
-    end_E, first_E = padded_E.cumsum(0), count_E.cumsum(0) - count_E
-    expert_T = torch.repeat_interleave(padded_E)
-    within_T = torch.arange(len(expert_T), device=expert_S.device) - (end_E - padded_E)[expert_T]
-    pair_T = first_E[expert_T] + torch.minimum(within_T, count_E[expert_T] - 1)
-    all_S = torch.arange(len(expert_S), device=expert_S.device)
-    return end_E.tolist(), pair_T, (end_E - padded_E)[expert_S] + all_S - first_E[expert_S]
-
-
 def _linear(
     module: nn.Module,
     site: Site,
@@ -192,7 +177,7 @@ def _linear(
     layout: _Blocks | Owners,
     scale: float,
 ) -> Tensor:
-    weight_EOI = _oriented(module, name)
+    weight_EOI = oriented(module, name)
     device = x_TI.device.type
     small = site.a.dtype
     if torch.is_autocast_enabled(device):
@@ -205,49 +190,10 @@ def _linear(
             a, b = site.a.flatten(0, 1), site.b.flatten(0, 1)
             out_TO = _BlocksLinear.apply(x_TI, weight_EOI, a, b, ends, layout, scale, small)  # type: ignore[no-untyped-call]
         else:
-            packed = packed_experts(module, name) if weight_EOI.dtype == torch.float32 else None
-            out_TO = _Experts.apply(x_TI, weight_EOI, ends, packed)  # type: ignore[no-untyped-call]
+            out_TO = product(module, name, x_TI, ends)
     if isinstance(layout, Owners):
         out_TO = add_wide(out_TO, x_TI, site.a, site.b, layout, scale)
-    return _biased(out_TO, getattr(module, f"{name}_bias", None), ends)
-
-
-def _biased(out_TO: Tensor, bias_EO: Tensor | None, ends: list[int]) -> Tensor:
-    if bias_EO is None:
-        return out_TO
-    counts_E = torch.tensor(ends, device=out_TO.device).diff(prepend=torch.zeros_like(bias_EO[:1, 0], dtype=torch.long))
-    return out_TO + bias_EO.repeat_interleave(counts_E, 0)
-
-
-class _Experts(torch.autograd.Function):
-    """`W_e x` over pairs sorted by expert; W frozen."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, x_TI: Tensor, weight_EOI: Tensor, ends: list[int], packed_E: list[Packed] | None = None
-    ) -> Tensor:
-        ctx.save_for_backward(weight_EOI)
-        ctx.ends, ctx.packed_E = ends, packed_E
-        if packed_E is not None:
-            return torch.cat([packed_E[e](x_PI) for e, x_PI in _parts(x_TI, ends)])
-        return _per_expert(x_TI, weight_EOI.transpose(1, 2), ends)
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad_TO: Tensor) -> tuple[Tensor | None, ...]:
-        (weight_EOI,) = ctx.saved_tensors
-        if not ctx.needs_input_grad[0]:
-            return None, None, None, None
-        if ctx.packed_E is not None:
-            parts = [ctx.packed_E[e].back(grad_PO) for e, grad_PO in _parts(grad_TO, ctx.ends)]
-            return torch.cat(parts), None, None, None
-        return _per_expert(grad_TO, weight_EOI, ctx.ends), None, None, None
-
-
-def _parts(rows_TX: Tensor, ends: list[int]) -> list[tuple[int, Tensor]]:
-    """(expert, its rows) of every expert that has some."""
-    spans = enumerate(zip([0, *ends], ends, strict=False))
-    return [(expert, rows_TX[start:end]) for expert, (start, end) in spans if end > start]
+    return biased(out_TO, getattr(module, f"{name}_bias", None), ends)
 
 
 class _BlocksLinear(torch.autograd.Function):
@@ -265,7 +211,7 @@ class _BlocksLinear(torch.autograd.Function):
         scale: float,
         small: torch.dtype,
     ) -> Tensor:
-        out_SO = _per_expert(x_SI, weight_EOI.transpose(1, 2), ends)
+        out_SO = per_expert(x_SI, weight_EOI.transpose(1, 2), ends)
         a_QRI, b_QRO = (p.index_select(0, layout.weight_Q).to(small) for p in (a, b))
         z_QPR = torch.bmm(_gathered(x_SI.to(small), layout), a_QRI.transpose(1, 2)) * scale
         out_SO += _pairs(torch.bmm(z_QPR, b_QRO), layout)
@@ -288,17 +234,9 @@ class _BlocksLinear(torch.autograd.Function):
         grad_b = _spread(b, layout, torch.bmm(z_QPR.transpose(1, 2), grad_QPO))
         grad_x_SI = None
         if ctx.needs_input_grad[0]:
-            grad_x_SI = _per_expert(grad_SO, weight_EOI, ends)
+            grad_x_SI = per_expert(grad_SO, weight_EOI, ends)
             grad_x_SI += _pairs(torch.bmm(grad_z_QPR, a_QRI), layout)
         return grad_x_SI, None, grad_a, grad_b, None, None, None, None
-
-
-def _per_expert(x_SI: Tensor, weight_EIO: Tensor, ends: list[int]) -> Tensor:
-    out_SO = x_SI.new_empty(len(x_SI), weight_EIO.shape[2])
-    for expert, (start, end) in enumerate(zip([0, *ends], ends, strict=False)):
-        if end > start:
-            torch.mm(x_SI[start:end], weight_EIO[expert], out=out_SO[start:end])
-    return out_SO
 
 
 def _gathered(x_SI: Tensor, layout: _Blocks) -> Tensor:
@@ -317,16 +255,6 @@ def _spread(stack: Tensor, layout: _Blocks, grad_Q: Tensor) -> Tensor:
     return torch.zeros_like(stack).index_add_(0, layout.weight_Q, grad_Q.to(stack.dtype))
 
 
-def _oriented(module: nn.Module, name: str) -> Tensor:
-    weight: Tensor = getattr(module, name)
-    return weight.transpose(1, 2) if getattr(module, "is_transposed", False) else weight
-
-
 def _bias(module: nn.Module, name: str, expert: Tensor) -> Tensor | None:
     bias_EO: Tensor | None = getattr(module, f"{name}_bias", None)
     return None if bias_EO is None else bias_EO[expert]
-
-
-def _gate(module: Any, gate_up_SI: Tensor) -> Tensor:
-    gated: Tensor = module._apply_gate(gate_up_SI)
-    return gated

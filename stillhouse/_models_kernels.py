@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-VERSION = 1  # of all kernels' calls and structures; the library says the same number, or was built from other sources
+VERSION = 2  # of all kernels' calls and structures; the library says the same number, or was built from other sources
 TYPES = (torch.float32, torch.bfloat16)
 WORTH_A_THREAD = 2**15  # values: telling the others costs as much as fewer
 

@@ -46,14 +46,15 @@ class Packed(NamedTuple):
         return _multiply(grad.contiguous(), self.backward, None)
 
 
-def pack(network: nn.Module, limit: int, gradients: bool = False) -> Callable[[], None]:
+def pack(network: nn.Module, limit: int, gradients: bool = False, experts: bool = False) -> Callable[[], None]:
     """Pack linear layers, in module order, while the copies take at most `limit` bytes; returns what undoes it. With
-    `gradients` of what goes into a layer too, and experts, for adapters that are trained on a frozen network.
+    `experts` those too, and layers that gain by it only for many rows at a time; with `gradients` all that, and of
+    what goes into a layer, for adapters that are trained on a frozen network.
 
     Where nothing can be packed (an accelerator, another type, a torch without oneDNN), nothing happens.
     """
     undo: list[Callable[[], None]] = []
-    for layer, name in _weights(network, gradients):
+    for layer, name in _weights(network, gradients or experts):
         weight = getattr(layer, name)
         limit -= weight.nbytes * (2 if gradients else 1)
         if limit < 0:
@@ -87,13 +88,13 @@ def packed_experts(module: nn.Module, name: str) -> list[Packed] | None:
     return None if torch.is_autocast_enabled("cpu") else found
 
 
-def _weights(network: nn.Module, learning: bool) -> Iterator[tuple[nn.Module, str]]:
+def _weights(network: nn.Module, many: bool) -> Iterator[tuple[nn.Module, str]]:
     """Weights that gain by it: of plain linear layers, and stacks of experts as transformers keeps them."""
     usable = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
     for module in network.modules() if usable else ():
-        if type(module) is nn.Linear and is_plain(module) and _gains(module.weight, learning):
+        if type(module) is nn.Linear and is_plain(module) and _gains(module.weight, many):
             yield module, "weight"
-        elif learning and not getattr(module, "is_transposed", False):
+        elif many and not getattr(module, "is_transposed", False):
             for name in ("gate_up_proj", "down_proj"):
                 weight = module._parameters.get(name)
                 if weight is not None and weight.dim() == 3 and _gains(weight, True):

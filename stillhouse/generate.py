@@ -24,6 +24,7 @@ from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 from ._generate_shared import Shared, shareable
+from ._models_kernels import built
 from .errors import InputError, ModelError
 from .models import Model
 
@@ -35,7 +36,7 @@ TOKENS, LOGITS = 2**14, 2**26  # of a batch: columns of its cache, and float32 v
 class Bank(Protocol):
     """What this file asks of an AdapterBank."""
 
-    def rows(self, slots: Sequence[int] | None) -> AbstractContextManager[Any]: ...
+    def rows(self, slots: Sequence[int] | None, wide: bool = False) -> AbstractContextManager[Any]: ...
 
 
 @dataclass(frozen=True)
@@ -103,10 +104,10 @@ def generate(
     """Answers to `prompts` (each: the ids after the prefix), without the stop token, in the order given.
 
     `drafts`: what each answer probably is, without the stop token; nothing but the time depends on them. Drawn answers
-    take no notice of them. `on_step(rows, logits_NV)` sees, before tokens are chosen, the numbers of prompts still being
-    answered and their next-token logits in float32: N may shrink from step to step, and where a draft was right its
-    prompt stands there several times in a row, once for each token. `on_batch(n)` is told how many prompts are done.
-    At most `batch` prompts are answered at once, fewer where they are long or the vocabulary is large.
+    take no notice of them. `on_step(rows, logits_NV)` sees, before tokens are chosen, the numbers of prompts still
+    being answered and their next-token logits in float32: N may shrink from step to step, and where a draft was right
+    its prompt stands there several times in a row, once for each token. `on_batch(n)` is told how many prompts are
+    done. At most `batch` prompts are answered at once, fewer where they are long or the vocabulary is large.
     """
     longest = max((len(p) for p in prompts), default=0) + (len(prefix.ids) if prefix else 0)
     if longest + 1 > model.context:
@@ -169,17 +170,17 @@ class _Decoding:
         self,
         model: Model,
         prompts: Sequence[Ids],
-        drafts: Sequence[Ids],
-        prefix: Prefix | None,
-        bank: Bank | None,
-        slots: list[int] | None,
+        drafts: Sequence[Ids] | None = None,
+        prefix: Prefix | None = None,
+        bank: Bank | None = None,
+        slots: list[int] | None = None,
     ):
         self.model, self.bank, self.slots = model, bank, slots
-        self.prefix, self.drafts = len(prefix.ids) if prefix else 0, drafts
-        width, self.ahead = max(map(len, prompts)), max(map(len, drafts))
+        self.prefix, self.drafts = len(prefix.ids) if prefix else 0, drafts or [[]] * len(prompts)
+        width, self.ahead = max(map(len, prompts)), max(map(len, self.drafts))
         pad = model.tokenizer.pad_token_id or 0
         rows, sides = [], []
-        for prompt, draft in zip(prompts, drafts, strict=True):
+        for prompt, draft in zip(prompts, self.drafts, strict=True):
             left, right = width - len(prompt), self.ahead - len(draft)
             rows.append([pad] * left + list(prompt) + list(draft) + [pad] * right)
             sides.append([0] * left + [1] * (len(prompt) + len(draft)) + [0] * right)
@@ -201,7 +202,7 @@ class _Decoding:
             looking = self.shared.looking(position_BT, self.position_BS, self.own_BS)
         else:
             mask_BS = torch.cat([self.own_BS.new_ones(len(self.own_BS), self.prefix), self.own_BS], dim=1)
-        with looking, self.bank.rows(self.slots) if self.bank else nullcontext():
+        with looking, adapting(self.bank, self.slots, self.model):
             out = self.model.network(
                 input_ids=self.ids_BT,
                 attention_mask=mask_BS,
@@ -308,11 +309,16 @@ def score(
     for rows in batches([len(s) for s in sequences], batch_tokens):
         ids_BT, mask_BT = pad_right([sequences[i] for i in rows], model)
         chosen = [slots[i] for i in rows] if slots is not None else None
-        with bank.rows(chosen) if bank else nullcontext():
+        with adapting(bank, chosen, model):
             hidden_BTH = model.network.base_model(input_ids=ids_BT, attention_mask=mask_BT).last_hidden_state
         for i, hidden_TH in zip(rows, hidden_BTH, strict=True):
             results[i] = reduce(i, head(model)(hidden_TH[: len(sequences[i])]).float())
     return [results[i] for i in range(len(sequences))]
+
+
+def adapting(bank: Bank | None, slots: Sequence[int] | None, model: Model) -> AbstractContextManager[Any]:
+    """Inside, row i of a batch uses the adapter in `slots[i]` of the bank, if there is one."""
+    return bank.rows(slots, wide=model.device.type == "cpu" and built()) if bank else nullcontext()
 
 
 def head(model: Model) -> Callable[[Tensor], Tensor]:

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from .. import chat, texts
+from .._models_experts import answering
 from ..artifacts import DistillArtifact, Kind, position_targets
 from ..errors import InputError
 from ..generate import Sampling, score
@@ -108,6 +109,11 @@ def capture(model: Model, memory: str, config: Config = Config(), on_step: OnSte
     Raises `InputError` for a memory that `check` refuses, `ModelError` for a model whose logits are not numbers.
     """
     found = check(model, memory, config)
+    with answering(model.network):
+        return _captured(model, memory, found, config, on_step)
+
+
+def _captured(model: Model, memory: str, found: Sequence[Statement], config: Config, on_step: OnStep) -> Captured:
     sparsity = Sparsity(config.top_k, config.draws)
     limit = min(config.chunk_tokens, model.context // 2)
     everything: list[tuple[Question, Answer]] = []

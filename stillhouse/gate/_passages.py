@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from stillhouse.generate import Bank, head
+from stillhouse.generate import Bank, adapting, head
 from stillhouse.models import Model
 
 from ._geometry import adjacency_specificity, begins, boundary_contrast
@@ -78,7 +78,7 @@ def passages(model: Model, bank: Bank, texts: Sequence[str], slot: int) -> tuple
 def _passage(model: Model, bank: Bank, ids: Sequence[int], begins_T: Tensor, slot: int) -> Passage:
     ids_2T = torch.tensor([list(ids)] * 2, device=model.device)
     network: Any = model.network.base_model
-    with watched(model.network) as chosen, bank.rows([-1, slot]):
+    with watched(model.network) as chosen, adapting(bank, [-1, slot], model):
         out = network(input_ids=ids_2T, output_hidden_states=True, use_cache=False)
     states = (out.hidden_states[len(out.hidden_states) // 2], out.last_hidden_state)
     base_TV, student_TV = (_logprobs(model, hidden_TH[:-1]) for hidden_TH in out.last_hidden_state)

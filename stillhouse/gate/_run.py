@@ -13,6 +13,7 @@ from types import ModuleType
 from typing import Any
 
 from stillhouse import kinds
+from stillhouse._models_experts import answering
 from stillhouse.chat import PROMPTS_VERSION
 from stillhouse.config import as_dict, resolve
 from stillhouse.errors import InputError, ModelError
@@ -67,14 +68,15 @@ def run(
         )
     chosen = settings(config)
     results, left_out = [], {}
-    for name, setting in chosen.items():
-        found = _check(kinds.load("gate", name), candidate, setting, ctx)
-        if isinstance(found, DoesNotApply):
-            left_out[name] = found.reason
-        else:
-            results.append(decided(found, _is_calibrated(config, name)))
-        if on_gate:
-            on_gate(name)
+    with answering(ctx.model.network):
+        for name, setting in chosen.items():
+            found = _check(kinds.load("gate", name), candidate, setting, ctx)
+            if isinstance(found, DoesNotApply):
+                left_out[name] = found.reason
+            else:
+                results.append(decided(found, _is_calibrated(config, name)))
+            if on_gate:
+                on_gate(name)
     recorded = {
         "gates": {name: as_dict(setting) for name, setting in chosen.items()},
         "left_out": left_out,

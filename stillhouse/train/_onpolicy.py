@@ -152,17 +152,17 @@ class WrittenBatch:
 def write(student: Model, teacher: Teacher, asked: Sequence[Asked], wanted: OnPolicy, seed: int) -> list[Spoken]:
     """The student's answers, the token that ends them included. No row leaves the batch before the last has ended:
     the student's adapters belong to rows."""
-    voices = [Decoding(student, [list(a.spoken.student_prompt) for a in asked], None, None, None)]
+    voices = [Decoding(student, [list(a.spoken.student_prompt) for a in asked])]
     weights = [1.0]
     if wanted.takeover and isinstance(teacher, Local):
         prompts = [list(a.spoken.teacher_prompt) for a in asked]
-        voices += [Decoding(m, prompts, None, None, None) for m in teacher.mixture.models]
+        voices += [Decoding(m, prompts) for m in teacher.mixture.models]
         weights += teacher.mixture.weights
     rooms = [_room(student, teacher, a, wanted) for a in asked]
     answers: list[list[int]] = [[] for _ in asked]
     generator = torch.Generator().manual_seed(seed)
     for _ in range(max(rooms)):
-        next_B = _next([voice.step() for voice in voices], weights, wanted, generator)
+        next_B = _next([voice.step()[:, -1] for voice in voices], weights, wanted, generator)
         for answer, room, token in zip(answers, rooms, next_B.tolist(), strict=True):
             if len(answer) < room and not (answer and answer[-1] in student.stop_ids):
                 answer.append(token)
