@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ..artifacts import DistillArtifact, Kind, PositionTarget, sparse_targets
+from ..generate import Ids
 from ..losses import SparseTargets
 
 
@@ -53,11 +54,13 @@ class Source:
         self.kinds: dict[Kind, list[int]] = {"fact": [], "unknown": [], "anchor": []}
         self._orders: dict[Kind, tuple[int, list[int]]] = {}  # of the newest cycle: which one, and its order
         self.rows_of: list[range] = []
+        self.ids: list[Ids] = []  # up to the last one that predicts something: nothing reads what comes after it
         flat: list[PositionTarget] = []
         for i, artifact in enumerate(artifacts):
             self.kinds[artifact.kind].append(i)
             self.rows_of.append(range(len(flat), len(flat) + len(artifact.targets)))
             flat += list(artifact.targets)
+            self.ids.append(list(artifact.x_ids[: max((t.position for t in artifact.targets), default=1)]))
         self.targets = sparse_targets(flat, device)
         self.column_P = torch.tensor([t.position - 1 for t in flat], device=device)
 
@@ -118,7 +121,7 @@ def batches(
             positions = sum(len(source.rows_of[i]) for i in chosen)
             rows += [(slot, i) for i in chosen]
             weights += [source.mix.weights[kind] / max(positions, 1)] * len(chosen)
-    lengths = [len(sources[slot].artifacts[i].x_ids) for slot, i in rows]
+    lengths = [len(sources[slot].ids[i]) for slot, i in rows]
     groups = _groups(lengths, tokens)
     return [_gather(sources, [rows[n] for n in g], [weights[n] for n in g], pad, device) for g in groups]
 
@@ -139,7 +142,7 @@ def _groups(lengths: Sequence[int], tokens: int) -> list[list[int]]:
 def _gather(
     sources: Mapping[int, Source], rows: list[tuple[int, int]], weights: list[float], pad: int, device: torch.device
 ) -> Batch:
-    sequences = [list(sources[slot].artifacts[i].x_ids) for slot, i in rows]
+    sequences = [sources[slot].ids[i] for slot, i in rows]
     width = -(-max(map(len, sequences)) // 8) * 8
     ids_BT = torch.tensor([s + [pad] * (width - len(s)) for s in sequences], device=device)
     mask_BT = torch.tensor([[1] * len(s) + [0] * (width - len(s)) for s in sequences], device=device)

@@ -190,15 +190,17 @@ def _side_by_side(
     slots += slots[-1:] * (_flat.padded(len(slots)) - len(slots))
     extra_X = torch.tensor([token for _ in along for ids in windows for token in ids], device=model.device)
     ids_T = torch.cat([data.ids_BT[data.mask_BT.bool()], extra_X.long()])
+    end_B = torch.tensor(data.lengths, device=model.device).cumsum(0)
+    target_P, end = F.pad(end_B, (1, 0))[data.row_P] + data.column_P, int(end_B[-1])
+    read_T = (torch.arange(len(ids_T), device=model.device) >= end).index_fill(0, target_P, True)
     with (
-        bank.rows(slots, wide=True),
         attention(model, max(length for _, length in rows)),
         noisy(model, data, plan.noise, plan.seed, step, flat=True),
     ):
-        hidden_TH = _flat.states(model, ids_T, groups)
-    end_B = torch.tensor(data.lengths, device=model.device).cumsum(0)
-    start_B = F.pad(end_B, (1, 0))
-    return hidden_TH[start_B[data.row_P] + data.column_P], hidden_TH[int(end_B[-1]) :]
+        hidden_TH = _flat.states(
+            model, ids_T, groups, lambda numbers: bank.rows([slots[n] for n in numbers], wide=True), read_T
+        )
+    return hidden_TH[target_P], hidden_TH[end:]
 
 
 def _of_few_shapes(output: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:

@@ -1,7 +1,8 @@
 """Many rows in one forward without padding: their tokens side by side, each a row of its own to the network.
 
 In: the tokens of several groups of rows, such as short examples and long windows of text. Out: the last hidden state of
-every token. Attention alone tells rows apart: once per group, with that group's rows padded on the right, where a
+every token, or of those that are read: the last layer's MLP, which looks at one token at a time, is spared the others.
+Attention alone tells rows apart: once per group, with that group's rows padded on the right, where a
 causal look never falls; rows that are not short go through transformers' own. On a CPU, which pays for every padded
 token and for every operator it starts, a step takes two thirds of the time.
 
@@ -10,8 +11,8 @@ It does not know adapters or losses.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from typing import Any
 
@@ -30,6 +31,7 @@ from ._precision import SHORT
 FEW_SHAPES = 64
 _NAME = "stillhouse_flat"
 Lengths = Sequence[int]  # of the rows of a group
+Rows = Callable[[Sequence[int]], AbstractContextManager[None]]
 
 
 def fits(model: Model) -> bool:
@@ -42,18 +44,55 @@ def padded(tokens: int) -> int:
     return -(-tokens // FEW_SHAPES) * FEW_SHAPES
 
 
-def states(model: Model, ids_T: Tensor, groups: Sequence[Lengths]) -> Tensor:
+def states(model: Model, ids_T: Tensor, groups: Sequence[Lengths], rows: Rows, read: Tensor | None = None) -> Tensor:
     """Last hidden states `[T, H]` of rows that lie one after the other in `ids_T`, group after group.
 
-    Adapters' rows are the network's: one per token, `padded(T)` of them.
+    `rows(numbers)` is entered while the network computes the tokens of these numbers; those from T on are padding.
+    `read`: which of the tokens count, True or False `[T]`; what comes out for the others is no state then.
     """
     spare = padded(len(ids_T)) - len(ids_T)
     position_T = torch.cat([torch.arange(n, device=ids_T.device) for lengths in groups for n in lengths])
     given_T1, position_T1 = (F.pad(s_T, (0, spare))[:, None] for s_T in (ids_T, position_T))
-    with _attending(model, _merged(groups, spare)):
+    last = _last_block(model.network)
+    few = nullcontext() if read is None or last is None else _reading(last, _filled(read, len(given_T1)), rows)
+    with _attending(model, _merged(groups, spare)), rows(range(len(given_T1))), few:
         out = model.network.base_model(input_ids=given_T1, position_ids=position_T1, use_cache=False)
     hidden_T1H: Tensor = out.last_hidden_state
     return hidden_T1H[: len(ids_T), 0]
+
+
+def _last_block(network: Any) -> nn.Module | None:
+    """What looks at one token at a time and has nothing behind it that looks at another: the last layer's MLP."""
+    layers = getattr(network.base_model, "layers", None)
+    block = getattr(layers[-1], "mlp", None) if isinstance(layers, nn.ModuleList) and len(layers) else None
+    return block if isinstance(block, nn.Module) else None
+
+
+def _filled(read_T: Tensor, tokens: int) -> Tensor:
+    """The numbers of the tokens that are read, and of some that are not, so that they are of few shapes."""
+    chosen_T = F.pad(read_T, (0, tokens - len(read_T)))
+    spare = padded(int(chosen_T.sum())) - int(chosen_T.sum())
+    chosen_T[(~chosen_T).nonzero()[:spare, 0]] = True
+    return chosen_T.nonzero()[:, 0]
+
+
+@contextmanager
+def _reading(block: nn.Module, token_X: Tensor, rows: Rows) -> Iterator[None]:
+    """Inside, `block` computes these of its tokens; it gives zeros for the others."""
+    stock, own = block.forward, vars(block).get("forward")
+
+    def forward(hidden_T1H: Tensor, *args: Any, **named: Any) -> Any:
+        with rows(token_X.tolist()):
+            out = stock(hidden_T1H.index_select(0, token_X), *args, **named)
+        return out.new_zeros(hidden_T1H.shape).index_copy(0, token_X, out)
+
+    block.forward = forward
+    try:
+        yield
+    finally:
+        del block.forward
+        if own is not None:
+            block.forward = own
 
 
 def _merged(groups: Sequence[Lengths], spare: int) -> Sequence[Lengths]:

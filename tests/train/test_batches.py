@@ -76,10 +76,15 @@ def test_targets_stand_where_their_token_is_predicted() -> None:
     assert made.ids_BT.shape[1] % 8 == 0
     for p in range(len(made.row_P)):
         row, column = int(made.row_P[p]), int(made.column_P[p])
-        assert made.mask_BT[row, column + 1] == 1
+        assert made.mask_BT[row, column] == 1
         example = mine.artifacts[int(made.example_P[p])]
         target = next(t for t in example.targets if t.position == column + 1)
         assert int(made.targets.ids_PK[p, 0]) == target.ids[0]
+    last = [
+        max(int(c) for r, c in zip(made.row_P, made.column_P, strict=True) if r == row)
+        for row in range(len(made.slots))
+    ]
+    assert made.lengths == [column + 1 for column in last], "a token that nothing is predicted from is left out"
     assert bool((made.ids_BT[made.mask_BT == 0] == 99).all())
 
 
