@@ -17,6 +17,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from weakref import WeakKeyDictionary
 
 import torch
 from transformers import PreTrainedModel
@@ -24,6 +25,8 @@ from transformers import PreTrainedModel
 CORES = torch.get_num_threads()  # what torch takes by itself, before anybody chose
 SURE = 0.1  # seconds of a forward from which on more threads are never slower, and trying fewer takes long
 ROUNDS = 3  # each tries both, in turns
+FEW, MUCH = 16, 1.3  # tokens of a step; how much faster threads have to make it
+_STEPS: WeakKeyDictionary[PreTrainedModel, int] = WeakKeyDictionary()
 _SOFT = 1  # omp_pause_soft (OpenMP 5.0, 3.6)
 
 
@@ -36,7 +39,25 @@ def choose_threads(network: PreTrainedModel, rows: int = 8, tokens: int = 24) ->
     return before
 
 
-def _fastest(network: PreTrainedModel, rows: int, tokens: int) -> int:
+@contextmanager
+def for_steps(network: PreTrainedModel, tokens: int) -> Iterator[None]:
+    """Inside are steps of `tokens` tokens. Few of them keep to one thread unless all are much faster: where others use
+    the cores too, every small operator waits until its last thread has one, and a step takes ten times as long."""
+    if network.device.type != "cpu" or "OMP_NUM_THREADS" in os.environ or tokens > FEW:
+        yield
+        return
+    before = torch.get_num_threads()
+    if network not in _STEPS:
+        _STEPS[network] = _fastest(network, FEW // 2, 1, worth=MUCH) if before > 1 else 1
+    torch.set_num_threads(min(before, _STEPS[network]))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _fastest(network: PreTrainedModel, rows: int, tokens: int, worth: float = 1.0) -> int:
+    """All threads, or one where `worth` times their time is no less than its time."""
     best = dict.fromkeys((CORES, 1), float("inf"))
     if CORES > 1:
         _seconds(network, rows, tokens)  # the first forward is slower than any other
@@ -46,7 +67,7 @@ def _fastest(network: PreTrainedModel, rows: int, tokens: int) -> int:
             best[threads] = min(best[threads], _seconds(network, rows, tokens))
             if best[CORES] > SURE:
                 return CORES
-    return min(best, key=best.__getitem__)
+    return CORES if best[CORES] * worth <= best[1] else 1
 
 
 class Threads:

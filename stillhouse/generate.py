@@ -25,6 +25,7 @@ from transformers.cache_utils import DynamicLayer
 
 from ._generate_shared import Shared, shareable
 from ._models_kernels import built
+from ._models_threads import for_steps
 from .errors import InputError, ModelError
 from .models import Model
 
@@ -254,7 +255,8 @@ def _decode(
     """Answer the prompts numbered `rows`; an answer ends at a stop token, or when it fills its `room`."""
     alive = [row for row in rows if room[row]]
     while alive:
-        logits_BKV = state.step()
+        with for_steps(state.model.network, state.ids_BT.numel()):
+            logits_BKV = state.step()
         greedy_BK = logits_BKV.argmax(-1)
         agreed = state.agreed(greedy_BK)
         said = [_until_stop(some[: n + 1], state.model) for some, n in zip(greedy_BK.tolist(), agreed, strict=True)]
