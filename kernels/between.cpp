@@ -89,7 +89,9 @@ static int32_t best_set() {
 
 int32_t stillhouse_set = best_set();
 #else
-extern "C" int32_t stillhouse_set = 0;
+extern "C" {
+int32_t stillhouse_set = 0;
+}
 #endif
 
 // Of all kernels' calls and structures; stillhouse/_models_kernels.py expects the same number.

@@ -13,7 +13,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from itertools import product
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -24,16 +26,52 @@ from transformers.cache_utils import DynamicLayer
 from ._models_attention import attending, replaceable, window_of
 
 SCORES = 2**25  # there at once, float32
+TRIAL = (2, 5, 4)  # rows, tokens of the text, tokens of their own
 _NAME = "stillhouse_shared"
+_SHAREABLE: WeakKeyDictionary[PreTrainedModel, bool] = WeakKeyDictionary()
 
 
-def shareable(network: PreTrainedModel, cache: DynamicCache) -> bool:
-    """Whether rows of this network can look at `cache`, which it made, without a copy each."""
-    return replaceable(network) and all(isinstance(layer, DynamicLayer) for layer in cache.layers)
+def plain_cache(network: PreTrainedModel) -> bool:
+    """Whether all that this network remembers of a row are keys and values, a column for each token."""
+    return all(isinstance(layer, DynamicLayer) for layer in DynamicCache(config=network.config).layers)
+
+
+def shareable(network: PreTrainedModel) -> bool:
+    """Whether rows of this network can look at a text's keys and values without a copy each: a trial shows it, for
+    networks keep other things than what they attend to, or attend by means of their own."""
+    if network not in _SHAREABLE:
+        _SHAREABLE[network] = replaceable(network) and plain_cache(network) and _agrees(network)
+    return _SHAREABLE[network]
+
+
+@torch.inference_mode()
+def _agrees(network: PreTrainedModel) -> bool:
+    rows, text, own = TRIAL
+    ids_T = torch.arange(text + own, device=network.device) + 7
+    ids_BT = (
+        torch.stack([ids_T + row * (ids_T >= 7 + text) for row in range(rows)])
+        % network.config.get_text_config().vocab_size
+    )
+    position_BT = torch.arange(text, text + own, device=network.device).expand(rows, -1)
+    model: Any = network.base_model
+    try:
+        cache, mine = DynamicCache(config=network.config), DynamicCache()
+        model(input_ids=ids_BT[:1, :text], past_key_values=cache, use_cache=True)
+        with Shared(network, cache, text).looking(position_BT, position_BT, torch.ones_like(position_BT)):
+            found_BTH = model(
+                input_ids=ids_BT[:, text:], position_ids=position_BT, past_key_values=mine, use_cache=True
+            ).last_hidden_state
+        expected_BTH = model(input_ids=ids_BT, use_cache=False).last_hidden_state[:, text:]
+    except Exception:  # noqa: BLE001 - whatever a stranger's forward raises
+        return False
+    apart_BT = (found_BTH - expected_BTH).float().norm(dim=-1)
+    close = 1e-3 if network.dtype == torch.float32 else 5e-2
+    return bool((apart_BT <= close * expected_BTH.float().norm(dim=-1)).all())
 
 
 class Shared:
-    """The keys and values of a text of `tokens` tokens."""
+    """The keys and values of a text of `tokens` tokens. A network has one thread in here at a time, and no other that
+    computes: its attention is the network's own again afterwards."""
 
     def __init__(self, network: PreTrainedModel, cache: DynamicCache, tokens: int) -> None:
         self._network, self._layers, self._tokens = network, cache.layers, tokens
@@ -91,29 +129,42 @@ def _attend(
     """For transformers: queries `[B, H, T, D]`, the rows' own keys and values `[B, G, S, D]` -> `[B, T, H, D]`."""
     looks = _CURRENT.get()
     keys_GPD, values_GPD = looks.text(module)
-    rows, heads, new, dim = query.shape
-    groups, own, text = key.shape[1], key.shape[2], keys_GPD.shape[1]
-    hidden_own, hidden_text = looks.hidden(window_of(module), text)
-    query = query * (settings.get("scaling") or dim**-0.5)
-    each = max(1, SCORES // (heads * new * (text + own)))
-    said = []
-    for some in range(0, rows, each):
-        part = slice(some, min(some + each, rows))
-        query_BGXD = query[part].reshape(-1, groups, heads // groups * new, dim)
-        many = len(query_BGXD)
-        query_GYD = query_BGXD.transpose(0, 1).reshape(groups, -1, dim)
-        scores_BGXP = torch.bmm(query_GYD, keys_GPD.mT).view(groups, many, -1, text).transpose(0, 1)
-        scores_BGXS = query_BGXD @ key[part].mT
-        scores = torch.cat([scores_BGXP, scores_BGXS], -1).float().view(many, heads, new, text + own)
-        scores[..., text:].masked_fill_(hidden_own[part], -torch.inf)
+    rows, heads, new, _ = query.shape
+    hidden_own, hidden_text = looks.hidden(window_of(module), keys_GPD.shape[1])
+    scale = settings.get("scaling") or query.shape[-1] ** -0.5
+    tokens = max(1, min(new, SCORES // (heads * (keys_GPD.shape[1] + key.shape[2]))))
+    each = max(1, SCORES // (heads * tokens * (keys_GPD.shape[1] + key.shape[2])))
+    said_BTHD = query.new_empty(rows, new, heads, value.shape[-1])
+    for row, token in product(range(0, rows, each), range(0, new, tokens)):
+        some, part = slice(row, row + each), slice(token, token + tokens)
+        scores_BHTX = _scores(query[some, :, part].float() * scale, key[some].float(), keys_GPD.float())
+        text = keys_GPD.shape[1]
+        scores_BHTX[..., text:].masked_fill_(hidden_own[some, :, part], -torch.inf)
         if hidden_text is not None:
-            scores[..., :text].masked_fill_(hidden_text[part], -torch.inf)
-        chances = F.softmax(scores, -1).to(query.dtype).view(many, groups, -1, text + own)
-        chances_GYP = chances[..., :text].transpose(0, 1).reshape(groups, -1, text)
-        of_text_BGXD = torch.bmm(chances_GYP, values_GPD).view(groups, many, -1, values_GPD.shape[-1]).transpose(0, 1)
-        said_BGXD = of_text_BGXD + chances[..., text:] @ value[part]
-        said.append(said_BGXD.reshape(many, heads, new, -1).transpose(1, 2))
-    return torch.cat(said) if len(said) > 1 else said[0], None
+            scores_BHTX[..., :text].masked_fill_(hidden_text[some, :, part], -torch.inf)
+        chances_BHTX = F.softmax(scores_BHTX, -1).to(query.dtype)
+        said_BTHD[some, part] = _mixed(chances_BHTX, value[some], values_GPD).transpose(1, 2)
+    return said_BTHD, None
+
+
+def _scores(query_BHTD: Tensor, key_BGSD: Tensor, keys_GPD: Tensor) -> Tensor:
+    """Against the text and against a row's own, beside each other: `[B, H, T, P + S]`."""
+    rows, heads, new, dim = query_BHTD.shape
+    groups, text, own = len(keys_GPD), keys_GPD.shape[1], key_BGSD.shape[2]
+    query_BGYD = query_BHTD.reshape(rows, groups, -1, dim)
+    query_GXD = query_BGYD.transpose(0, 1).reshape(groups, -1, dim)
+    scores_BGYP = torch.bmm(query_GXD, keys_GPD.mT).view(groups, rows, -1, text).transpose(0, 1)
+    return torch.cat([scores_BGYP, query_BGYD @ key_BGSD.mT], -1).view(rows, heads, new, text + own)
+
+
+def _mixed(chances_BHTX: Tensor, value_BGSD: Tensor, values_GPD: Tensor) -> Tensor:
+    """The values of the text and of a row's own, `[B, H, T, D]`."""
+    rows, heads, new, _ = chances_BHTX.shape
+    groups, text, dim = values_GPD.shape
+    chances_BGYX = chances_BHTX.view(rows, groups, -1, chances_BHTX.shape[-1])
+    chances_GZP = chances_BGYX[..., :text].transpose(0, 1).reshape(groups, -1, text)
+    of_text_BGYD = torch.bmm(chances_GZP, values_GPD).view(groups, rows, -1, dim).transpose(0, 1)
+    return (of_text_BGYD + chances_BGYX[..., text:] @ value_BGSD).view(rows, heads, new, dim)
 
 
 AttentionInterface.register(_NAME, _attend)

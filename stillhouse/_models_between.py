@@ -255,7 +255,7 @@ def _named(states: Any, ending: str = "") -> dict[str, Tensor]:
 def _replaced(module: Any) -> Callable[[], None] | None:
     """What undoes the replacement of this module's own computation; None where nothing is replaced."""
     weight = module._parameters.get("weight")
-    if type(module).__name__.endswith("RMSNorm") and weight is not None and weight.dim() == 1:
+    if type(module).__name__.endswith("RMSNorm") and weight is not None and weight.dim() == 1 and usable(weight):
         eps = float(getattr(module, "variance_epsilon", getattr(module, "eps", None)) or 0)
         for offset in (0.0, 1.0) if eps else ():  # Gemma's weights are differences from one
             own = partial(_own_norm, module, eps, offset)
@@ -263,11 +263,13 @@ def _replaced(module: Any) -> Callable[[], None] | None:
                 return replace(module, own)
     elif {"gate_proj", "up_proj", "down_proj", "act_fn"} <= {*module._modules} and _is_silu(module):
         own = partial(_own_mlp, module)
-        if is_plain(module) and isinstance(module.gate_proj, nn.Linear) and _agrees(module, own, _inputs(module)):
+        known = is_plain(module) and isinstance(module.gate_proj, nn.Linear) and usable(module.gate_proj.weight)
+        if known and _agrees(module, own, _inputs(module)):
             return replace(module, own)
     elif {"_apply_gate", "gate_up_proj"} <= {*dir(module)} and _is_silu(module) and "_apply_gate" not in vars(module):
         own = partial(_own_gate, module._apply_gate)
-        if _agrees(module._apply_gate, own, _trial(module.gate_up_proj, 64)):
+        known = usable(module.gate_up_proj)
+        if known and _agrees(module._apply_gate, own, _trial(module.gate_up_proj, 64)):
             module._apply_gate = own
             return partial(module.__dict__.pop, "_apply_gate", None)
     return None

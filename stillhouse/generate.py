@@ -23,7 +23,8 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-from ._generate_shared import Shared, shareable
+from ._generate_shared import Shared, plain_cache, shareable
+from ._models_attention import replaceable
 from ._models_kernels import built
 from ._models_threads import for_steps
 from .errors import InputError, ModelError
@@ -32,6 +33,7 @@ from .models import Model
 R = TypeVar("R")
 Ids = list[int]
 TOKENS, LOGITS = 2**14, 2**26  # of a batch: columns of its cache, and float32 values over the vocabulary at once
+ROOM = 0.25  # of an accelerator's free memory, for a batch's cache
 
 
 class Bank(Protocol):
@@ -117,12 +119,14 @@ def generate(
     shared = len(prefix.ids) if prefix else 0
     room = [min(sampling.max_new_tokens, model.context - shared - len(p)) for p in prompts]
     beyond = longest + 2 * sampling.max_new_tokens > _window(model)  # with what is read ahead
-    shares = prefix is not None and shareable(model.network, prefix.cache)
+    shares = prefix is not None and shareable(model.network)
     whole = prefix is not None and beyond and not shares
-    usable = drafts is not None and sampling.temperature <= 0 and (shares or not beyond)
+    usable = drafts is not None and sampling.temperature <= 0 and _forgets(model) and (shares or not beyond)
     ahead = [list(d[: max(0, n - 1)]) if usable else [] for d, n in zip(drafts or prompts, room, strict=True)]
-    rows_of = [_Row(len(p) + len(d), len(d), n) for p, d, n in zip(prompts, ahead, room, strict=True)]
-    for rows in _groups(rows_of, batch, model.vocabulary, one_length=whole):
+    copied = 0 if shares else shared
+    rows_of = [_Row(copied + len(p) + len(d), len(d), n) for p, d, n in zip(prompts, ahead, room, strict=True)]
+    batch = batch if plain_cache(model.network) else 1  # padding cannot be kept out of a state
+    for rows in _groups(rows_of, batch, model, one_length=whole):
         chosen = [slots[i] for i in rows] if slots is not None else None
         state = _Decoding(model, [prompts[i] for i in rows], [ahead[i] for i in rows], prefix, bank, chosen)
         _decode(state, rows, answers, sampling, room, on_step)
@@ -132,22 +136,23 @@ def generate(
 
 
 class _Row(NamedTuple):
-    """What a prompt takes: tokens of its own, those of them that are a draft, and room for its answer."""
+    """What a prompt takes: columns of a cache, those of them that are a draft, and room for its answer."""
 
     tokens: int
     draft: int
     room: int
 
 
-def _groups(rows: Sequence[_Row], batch: int, vocabulary: int, one_length: bool) -> Iterator[list[int]]:
-    """Prompt numbers in groups of at most `batch`, of similar length or of one, within `TOKENS` and `LOGITS`; one
-    prompt always fits."""
+def _groups(rows: Sequence[_Row], batch: int, model: Model, one_length: bool) -> Iterator[list[int]]:
+    """Prompt numbers in groups of at most `batch`, of similar length or of one, within what fits; one prompt always
+    does."""
+    columns, vocabulary = _columns(model), model.vocabulary
     group: list[int] = []
     ahead = new = 0
     for i in sorted(range(len(rows)), key=lambda i: rows[i].tokens):
         tokens, draft, room = rows[i]
         ahead, new, many = max(ahead, draft), max(new, room), len(group) + 1
-        fits = many * (tokens + new) <= TOKENS and many * (ahead + 1) * vocabulary <= LOGITS and many <= batch
+        fits = many * (tokens + new) <= columns and many * (ahead + 1) * vocabulary <= LOGITS and many <= batch
         if group and (not fits or (one_length and tokens != rows[group[0]].tokens)):
             yield group
             group, ahead, new = [], draft, room
@@ -156,11 +161,27 @@ def _groups(rows: Sequence[_Row], batch: int, vocabulary: int, one_length: bool)
         yield group
 
 
+def _columns(model: Model) -> int:
+    """How many columns a batch's cache may have: `TOKENS`, or as many as fit in a part of an accelerator's memory."""
+    if model.device.type != "cuda":
+        return TOKENS
+    config: Any = model.network.config.get_text_config()
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    each = 2 * config.num_hidden_layers * heads * dim * model.network.dtype.itemsize
+    return max(TOKENS, int(torch.cuda.mem_get_info(model.device)[0] * ROOM / each))
+
+
+def _forgets(model: Model) -> bool:
+    """Whether what was read in vain can be taken back: a column of a cache, in a network that goes by positions."""
+    return replaceable(model.network) and plain_cache(model.network)
+
+
 def _window(model: Model) -> int:
     """The shortest window of a layer that slides: columns of a cache that nobody sees, such as padding between prefix
     and prompt and a draft that was wrong, would count in it."""
     layers: list[Any] = DynamicCache(config=model.network.config).layers
-    return min((layer.sliding_window for layer in layers if layer.is_sliding), default=2**62)
+    return min((layer.sliding_window for layer in layers if getattr(layer, "is_sliding", False)), default=2**62)
 
 
 class _Decoding:
@@ -189,7 +210,7 @@ class _Decoding:
         self.own_BS = torch.tensor(sides, device=model.device)
         self.position_BS = (self.own_BS.cumsum(1) - 1).clamp(min=0) + self.prefix
         self.shared: Shared | None = None
-        if prefix and shareable(model.network, prefix.cache):
+        if prefix and shareable(model.network):
             self.cache, self.shared = DynamicCache(), Shared(model.network, prefix.cache, self.prefix)
         else:
             self.cache = prefix.expand(len(prompts)) if prefix else DynamicCache(config=model.network.config)
@@ -320,7 +341,8 @@ def score(
 
 def adapting(bank: Bank | None, slots: Sequence[int] | None, model: Model) -> AbstractContextManager[Any]:
     """Inside, row i of a batch uses the adapter in `slots[i]` of the bank, if there is one."""
-    return bank.rows(slots, wide=model.device.type == "cpu" and built()) if bank else nullcontext()
+    wide = model.device.type == "cpu" and model.network.dtype == torch.float32 and built()  # always by the kernel then
+    return bank.rows(slots, wide=wide) if bank else nullcontext()
 
 
 def head(model: Model) -> Callable[[Tensor], Tensor]:

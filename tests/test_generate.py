@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from stillhouse.errors import InputError
 from stillhouse.generate import Ids, Sampling, batches, common_prefix, generate, prefill, score
 from stillhouse.models import Model
+from stillhouse.train import _flat
 from tests import architectures, tokenizers
 
 GREEDY = Sampling(max_new_tokens=9)
@@ -100,6 +103,52 @@ def test_drafts_change_neither_answers_nor_what_they_are_chosen_from(model: Mode
         assert found == expected
         for mine_KV, theirs_KV in zip(same, logits, strict=True):
             torch.testing.assert_close(mine_KV, theirs_KV, atol=1e-4, rtol=1e-4)
+
+
+SMALL = {
+    "vocab_size": tokenizers.VOCABULARY, "hidden_size": 32, "intermediate_size": 48, "moe_intermediate_size": 24,
+    "num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "num_experts": 4,
+    "n_routed_experts": 4, "num_experts_per_tok": 2, "n_group": 1, "topk_group": 1, "q_lora_rank": 16,
+    "kv_lora_rank": 16, "qk_rope_head_dim": 8, "qk_nope_head_dim": 8, "v_head_dim": 8, "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4, "linear_key_head_dim": 8, "linear_value_head_dim": 8, "n_heads": 4, "n_layers": 4,
+    "shared_expert_intermediate_size": 24, "d_model": 32, "max_position_embeddings": 512, "sliding_window": 16,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["afmoe", "deepseek_v3", "diffllama", "mpt", "qwen3_next"])
+def test_networks_that_attend_or_remember_by_other_means(name: str, random_model: Make) -> None:
+    """A latent in place of keys, attention past transformers' interface, distances by column, a recurrent state."""
+    stock: Any = AutoConfig.for_model(name)
+    known: dict[str, Any] = {k: v for k, v in SMALL.items() if hasattr(stock, k)}
+    if hasattr(stock, "kv_lora_rank"):
+        known |= {"num_key_value_heads": 4}
+        known.pop("head_dim", None)
+    if hasattr(stock, "layer_types"):
+        known["layer_types"] = (list(dict.fromkeys(stock.layer_types)) * 4)[:4]
+    torch.manual_seed(0)
+    network = AutoModelForCausalLM.from_config(type(stock)(**known)).eval().requires_grad_(False)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            if parameter.dim() > 1:
+                parameter.normal_(std=0.7 / parameter.shape[-1] ** 0.5)
+    model = replace(random_model("llama"), network=network, stop_ids=frozenset())
+    asked = prompts(6, shared=29, seed=3)
+    expected = [alone(model, p, GREEDY.max_new_tokens) for p in asked]
+    drafts = drafts_for(expected, 3)
+    assert generate(model, asked, GREEDY) == expected
+    assert generate(model, asked, GREEDY, drafts=drafts) == expected
+    if name not in ("mpt", "qwen3_next"):  # they have no prefix that can be shared
+        own, prefix = [p[29:] for p in asked], prefill(model, asked[0][:29])
+        assert generate(model, own, GREEDY, prefix=prefix, drafts=drafts) == expected
+    if _flat.fits(model):
+        lengths = [len(p) for p in asked]
+        flat_TH = _flat.states(
+            model, torch.tensor([t for p in asked for t in p]), [lengths], lambda numbers: nullcontext()
+        )
+        for prompt, hidden_TH in zip(asked, flat_TH.split(lengths), strict=True):
+            with torch.inference_mode():
+                alone_TH = network.base_model(input_ids=torch.tensor([prompt]), use_cache=False).last_hidden_state[0]
+            torch.testing.assert_close(hidden_TH, alone_TH, atol=1e-4, rtol=1e-4)
 
 
 def test_a_right_draft_takes_one_step(random_model: Make) -> None:

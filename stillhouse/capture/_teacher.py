@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from .. import chat
+from .._generate_shared import plain_cache
 from ..artifacts import DistillArtifact, Kind, PositionTarget, position_targets
 from ..errors import ModelError
 from ..generate import Ids, Prefix, Sampling, common_prefix, generate, prefill
@@ -47,7 +48,7 @@ class Reading:
         self.model, self.memory, self.sparsity = model, memory, sparsity
         self.draws = torch.Generator(device="cpu").manual_seed(seed)
         self.prefix: Prefix | None = None
-        if memory is not None and share:
+        if memory is not None and share and plain_cache(model.network):
             probes = [self._prompt(text) for text in ("A", "7", "?")]
             shared = common_prefix(probes)
             self.prefix = prefill(model, probes[0][:shared]) if shared else None
