@@ -53,6 +53,11 @@ class Site:
     def names(self) -> tuple[str, str]:
         return f"base_model.model.{self.path}.lora_A.weight", f"base_model.model.{self.path}.lora_B.weight"
 
+    def as_rows(self, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+        """Views of what has the shapes of A and B: `[slots, experts, rank, in]`, `[slots, experts, rank, out]`; a dense
+        weight is as of one expert."""
+        return (a, b) if self.experts else (a[:, None], b.mT[:, None])
+
     def to_peft(self, slot: int) -> Iterator[tuple[str, Tensor]]:
         """A `[experts * rank, in]` with the expert outermost, B `[out, rank * experts]` with the rank outermost."""
         a, b = self.a[slot], self.b[slot]

@@ -19,6 +19,7 @@ from ._pipeline_result import Consolidation, Try
 from ._pipeline_settings import Settings
 from .config import as_dict
 from .records import digest
+from .train.adapter import Config as TrainConfig
 
 Tries = Mapping[str, tuple[Try, ...]]  # by user, what was tried before
 Again = Callable[[str, Settings, Tries], list[Consolidation]]  # (remedy, settings, users) -> what came of each
@@ -48,8 +49,8 @@ def _rank(settings: Settings) -> Settings:
 
 def _anchors(settings: Settings) -> Settings:
     train = settings.train
-    weight, rows = 2 * train.anchor_weight or 24.0, train.anchor_rows + 2
-    return replace(settings, train=replace(train, anchor_weight=weight, anchor_rows=rows))
+    weight = 2 * train.curvature_weight or TrainConfig.curvature_weight
+    return replace(settings, train=replace(train, curvature_weight=weight, anchor_rows=train.anchor_rows + 2))
 
 
 def _constraints(settings: Settings) -> Settings:

@@ -30,7 +30,7 @@ from ._lora_wide import Owners, add_wide
 from ._models_forward import follow
 from .errors import InputError
 
-__all__ = ["AdapterBank", "Held", "LoraConfig", "Packed", "Run"]
+__all__ = ["AdapterBank", "Held", "LoraConfig", "Packed", "Run", "Site"]
 
 DEFAULT = LoraConfig()
 
@@ -66,6 +66,11 @@ class AdapterBank:
         A slot without rows in a batch has gradient 0; an optimiser's momentum still moves it.
         """
         return [p for site in self._sites for p in (site.a, site.b)]
+
+    @property
+    def sites(self) -> tuple[Site, ...]:
+        """Every adapted weight, with A and B of all slots."""
+        return tuple(self._sites)
 
     @contextmanager
     def rows(self, slots: Sequence[int] | None, wide: bool = False) -> Iterator[None]:
@@ -206,9 +211,8 @@ class AdapterBank:
         if rows.wide and x.device.type == "cpu":
             rows.check(len(x), flat=x.dim() == 2)
             flat_TI = x.flatten(0, -2)
-            one = site.a[:, None], site.b.mT[:, None]  # as if of one expert
             owners = rows.owners(len(flat_TI), x.device, site.a.shape[1])
-            return add_wide(out.flatten(0, -2), flat_TI, *one, owners, self.scale).view_as(out)
+            return add_wide(out.flatten(0, -2), flat_TI, *site.as_rows(site.a, site.b), owners, self.scale).view_as(out)
         return _adapted(x, out, *rows.weights(site, len(x), x.dim()), self.scale)
 
 

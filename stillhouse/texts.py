@@ -12,6 +12,8 @@ from __future__ import annotations
 import ast
 import random
 import sysconfig
+from collections import deque
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
@@ -67,6 +69,15 @@ def _docstrings(file: Path) -> list[str]:
         tree = ast.parse(file.read_text(encoding="utf-8"))
     except (SyntaxError, UnicodeDecodeError):
         return []
-    nodes = [n for n in ast.walk(tree) if isinstance(n, ast.Module | ast.ClassDef | ast.FunctionDef)]
-    texts = [ast.get_docstring(node) for node in nodes]
+    texts = [ast.get_docstring(n) for n in _walk(tree) if isinstance(n, ast.Module | ast.ClassDef | ast.FunctionDef)]
     return [t[:700].rsplit("\n", 1)[0] if len(t) > 700 else t for t in texts if t and len(t) >= 200 and t.isascii()]
+
+
+def _walk(tree: ast.AST) -> Iterator[ast.AST]:
+    """What `ast.walk` finds, in its order, without expressions: nothing in them has a docstring."""
+    todo = deque([tree])
+    while todo:
+        node = todo.popleft()
+        yield node
+        parts = (part for _, value in ast.iter_fields(node) if isinstance(value, list) for part in value)
+        todo.extend(part for part in parts if isinstance(part, ast.stmt | ast.ExceptHandler | ast.match_case))

@@ -61,7 +61,7 @@ def test_the_order_is_fixed_and_every_try_is_listed() -> None:
     assert [t.version for t in found.tries] == [1, 2, 3, 4, 5, 6]
     assert [len(tries["alice"]) for _, _, tries in made.asked] == [1, 2, 3, 4, 5], "each try knows the ones before it"
     assert set(changes(Settings(), made.asked[-1][1])) >= {
-        "capture.wordings", "train.rank", "train.alpha", "train.anchor_weight", "train.steps", "train.experts"
+        "capture.wordings", "train.rank", "train.alpha", "train.curvature_weight", "train.steps", "train.experts"
     }, "changes add up"  # fmt: skip
 
 
@@ -138,10 +138,10 @@ def test_what_the_remedies_of_real_gates_ask_for(name: str, expected: set[str]) 
 
 
 def test_remedies_keep_settings_allowed() -> None:
-    extreme = Settings(CaptureConfig(draws=255), TrainConfig(steps=1, warmup=0, anchor_weight=0.0))
+    extreme = Settings(CaptureConfig(draws=255), TrainConfig(steps=1, warmup=0, curvature_weight=0.0))
     for remedy in REMEDIES:
         remedy.change(extreme)
-    assert REMEDIES[2].change(extreme).train.anchor_weight > 0
+    assert REMEDIES[2].change(extreme).train.curvature_weight > 0
 
 
 def test_a_real_run_keeps_every_try_and_finds_it_again(random_model: Callable[..., Model], tmp_path: Path) -> None:

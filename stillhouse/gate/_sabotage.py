@@ -128,7 +128,7 @@ def overtrained(config: student.Config) -> student.Config:
     """Too long, too fast, nothing that holds it to its base, and no end when all is mastered."""
     return replace(
         config, steps=OVER_STEPS * config.steps, learning_rate=OVER_RATE * config.learning_rate, mastered=0.0,
-        anchors=0, anchor_rows=0, anchor_weight=0.0,
+        anchors=0, anchor_rows=0, anchor_weight=0.0, curvature_weight=0.0,
     )  # fmt: skip
 
 
@@ -149,7 +149,7 @@ def untrained(tensors: Tensors, seed: int = 0) -> Tensors:
 KINDS: Mapping[str, Sabotage] = {
     "wrong memory": Sabotage("another user's adapter", "memory"),
     "shuffled answers": Sabotage("every fact with another fact's answer", "signals", shuffled),
-    "over-trained": Sabotage("twice the steps, twice the rate, no anchors", "training"),
+    "over-trained": Sabotage("twice the steps, twice the rate, nothing that holds it", "training"),
     "untrained": Sabotage("an adapter of zeros", "adapter", change=untrained),
     "weight noise": Sabotage(f"noise of {NOISE} standard deviations on every weight", "adapter", change=noised),
     "poisoned memory": Sabotage("the teacher obeyed an order in the memory", "signals", poisoned),

@@ -17,7 +17,7 @@ from ._measure import Measure
 
 MEASURE = Measure(
     __name__, "change of how near neighbouring tokens are (C2)", "cosine", at_least=False,
-    remedy="Raise train.anchor_weight (base KL), or lower train.rank.",
+    remedy="Raise train.curvature_weight (base KL), or lower train.rank.",
     tries=("anchors",),
 )  # fmt: skip
 

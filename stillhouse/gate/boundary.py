@@ -18,7 +18,7 @@ from ._measure import Measure
 
 MEASURE = Measure(
     __name__, "change of how hidden states separate sentences (C1)", "cosine", at_least=False,
-    remedy="Raise train.anchor_weight (base KL), or lower train.rank.",
+    remedy="Raise train.curvature_weight (base KL), or lower train.rank.",
     tries=("anchors",),
 )  # fmt: skip
 

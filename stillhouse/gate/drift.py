@@ -17,7 +17,7 @@ from ._stats import bootstrap, ratio
 
 MEASURE = Measure(
     __name__, "KL from the base on unrelated text", "nats per token", at_least=False,
-    remedy="Raise train.anchor_weight (base KL) or train.anchor_rows, or train fewer steps.",
+    remedy="Raise train.curvature_weight (base KL) or train.anchor_rows, or train fewer steps.",
     tries=("anchors", "constraints"),
 )  # fmt: skip
 

@@ -16,7 +16,7 @@ from ._stats import bootstrap, ratio
 
 MEASURE = Measure(
     __name__, "entropy lost on unrelated text", "nats per token", at_least=False,
-    remedy="Raise train.anchor_weight (base KL), or train fewer steps.",
+    remedy="Raise train.curvature_weight (base KL), or train fewer steps.",
     tries=("anchors", "constraints"),
 )  # fmt: skip
 

@@ -17,7 +17,7 @@ from ._stats import bootstrap, ratio
 
 MEASURE = Measure(
     __name__, "rise of perplexity on unrelated text", "fraction", at_least=False,
-    remedy="Raise train.anchor_weight (base KL), or train fewer steps.",
+    remedy="Raise train.curvature_weight (base KL), or train fewer steps.",
     tries=("anchors", "constraints"),
 )  # fmt: skip
 OVERFLOW = 700.0  # exp of more is not a float

@@ -22,7 +22,7 @@ from ._trace import Trace
 
 MEASURE = Measure(
     __name__, "tokens sent to the same experts as in the base", "fraction", at_least=True,
-    remedy="Train without the experts (train.experts = false), or raise train.anchor_weight (base KL).",
+    remedy="Train without the experts (train.experts = false), or raise train.curvature_weight (base KL).",
     tries=("anchors", "routing"),
 )  # fmt: skip
 

@@ -28,7 +28,7 @@ from ._suite import Item
 
 MEASURE = Measure(
     __name__, "right answers on the suite, compared with the base’s", "fraction", at_least=True,
-    remedy="Raise train.anchor_weight, lower train.steps or train.rank.",
+    remedy="Raise train.curvature_weight, lower train.steps or train.rank.",
     tries=("anchors", "constraints"),
 )  # fmt: skip
 

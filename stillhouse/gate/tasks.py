@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 MEASURE = Measure(
     __name__, "worst change of a metric of lm-evaluation-harness, compared with the base", "fraction", at_least=True,
-    remedy="Raise train.anchor_weight, lower train.steps or train.rank.",
+    remedy="Raise train.curvature_weight, lower train.steps or train.rank.",
     tries=("anchors", "constraints"),
 )  # fmt: skip
 

@@ -1,11 +1,10 @@
-"""The loop: batches through the network, sparse KL at the targets, AdamW on the bank, until everything is mastered.
+"""The loop: batches through the network, sparse KL at the targets, Muon on the bank, until everything is mastered.
 
 In: an AdapterBank and one `Source` per slot. Out: per slot its adapter at the step it was finished, and its losses.
 The loop is blind to what the examples mean and to what kind of student is trained.
 
 A slot leaves the batch when the newest loss of each of its examples is under `mastered` and its drift from the base on
-anchors under `anchored`, and its adapter is taken at
-that step, so users trained together get what each would get alone. Everything needed to go on after a kill is in one
+other text under `anchored`, and its adapter is taken at that step, so users trained together get what each would get alone. Everything needed to go on after a kill is in one
 safetensors file, replaced atomically.
 """
 
@@ -32,10 +31,12 @@ from ..models import Model
 from . import _flat
 from ._anchor import Anchors, Reference, anchor_loss, drifts
 from ._batches import Batch, Source, batches
+from ._curvature import Curvature, curvature
+from ._muon import Muon
 from ._noise import noisy
 from ._precision import attention
 
-DRIFT_WINDOW = 0.1  # of a running mean, per step
+DRIFT_WINDOW = 0.1  # of a running mean over anchors, per step
 OnStep = Callable[[int, str], None]
 
 
@@ -55,6 +56,8 @@ class Plan:
     checkpoint_every: int
     batch_tokens: int
     anchors: Anchors
+    curvature_weight: float
+    curvature_tokens: int
 
 
 @dataclass
@@ -65,26 +68,24 @@ class Progress:
     losses: dict[int, list[float]] = field(default_factory=dict)
     latest: dict[int, Tensor] = field(default_factory=dict)
     finished: dict[int, dict[str, Tensor]] = field(default_factory=dict)
-    drift: dict[int, float] = field(default_factory=dict)  # KL from the base on anchors, nats, running mean
+    drift: dict[int, float] = field(default_factory=dict)  # KL from the base on other text, nats per token
 
 
 def fit(
     model: Model, bank: AdapterBank, sources: Mapping[int, Source], plan: Plan, file: Path | None, on_step: OnStep
 ) -> Progress:
     """Train all slots of `sources`; resumes from `file` when it is there. `ModelError` when a loss is not finite."""
-    fused = model.device.type == "cpu"  # one pass over each parameter instead of ten
-    optimizer = torch.optim.AdamW(
-        bank.parameters(), lr=plan.learning_rate, betas=(0.9, 0.99), weight_decay=0.0, fused=fused
-    )
+    optimizer = Muon(bank.sites)
     progress = Progress(latest={s: torch.full((len(src.artifacts),), math.nan) for s, src in sources.items()})
     progress.losses = {s: [] for s in sources}
     reference = Reference(model, plan.anchors, plan.steps, plan.batch_tokens)
+    form = curvature(model, bank, plan.curvature_tokens, plan.seed) if plan.curvature_weight else None
     if file is not None and file.exists():
         _resume(file, bank, optimizer, progress)
         on_step(progress.step, "resumed")
     while progress.step < plan.steps and len(progress.finished) < len(sources):
         active = {s: src for s, src in sources.items() if s not in progress.finished}
-        _step(model, bank, active, plan, reference, optimizer, progress)
+        _step(model, bank, active, plan, reference, form, optimizer, progress)
         progress.step += 1
         _finish(bank, active, plan, progress)
         mean = sum(progress.losses[s][-1] for s in active) / len(active)
@@ -101,11 +102,10 @@ def _step(
     active: Mapping[int, Source],
     plan: Plan,
     reference: Reference,
-    optimizer: torch.optim.Optimizer,
+    form: Curvature | None,
+    optimizer: Muon,
     progress: Progress,
 ) -> None:
-    for group in optimizer.param_groups:
-        group["lr"] = plan.learning_rate * _schedule(progress.step, plan)
     hard = {slot: _unmastered(progress.latest[slot], source, plan) for slot, source in active.items()}
     for slot in active:
         progress.losses[slot].append(0.0)
@@ -127,9 +127,13 @@ def _step(
         drift_S = anchor_loss(model, bank, some, reference, progress.step)
         (_pull(plan, progress.step) * drift_S.sum()).backward()
         _drifted(some, drift_S, plan, progress)
-    bank.clip_per_slot(plan.clip)
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
+    if form is not None:
+        drift_S = form.pull(plan.curvature_weight)
+        if not plan.anchors.passages:
+            progress.drift = {slot: float(drift_S[slot]) for slot in active}
+    if not bool(torch.isfinite(bank.clip_per_slot(plan.clip)).all()):
+        raise ModelError(f"training gradient is not finite at step {progress.step}; try a lower learning rate")
+    optimizer.step(plan.learning_rate * _schedule(progress.step, plan))
 
 
 def _pull(plan: Plan, step: int) -> float:
@@ -241,12 +245,9 @@ def _schedule(step: int, plan: Plan) -> float:
     return 0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * (step - plan.warmup) / max(1, plan.steps - plan.warmup)))
 
 
-def _save(file: Path, bank: AdapterBank, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
-    tensors: dict[str, Tensor] = {}
-    for i, p in enumerate(bank.parameters()):
-        tensors[f"p/{i}"] = p.detach()
-        for name in ("exp_avg", "exp_avg_sq"):
-            tensors[f"{name}/{i}"] = optimizer.state[p][name]
+def _save(file: Path, bank: AdapterBank, optimizer: Muon, progress: Progress) -> None:
+    tensors = {f"p/{i}": p.detach() for i, p in enumerate(bank.parameters())}
+    tensors |= {f"momentum/{i}": m for i, m in enumerate(optimizer.momenta)}
     for slot, latest in progress.latest.items():
         tensors[f"latest/{slot}"] = latest
     for slot, adapter in progress.finished.items():
@@ -256,7 +257,7 @@ def _save(file: Path, bank: AdapterBank, optimizer: torch.optim.Optimizer, progr
 
 
 @torch.no_grad()
-def _resume(file: Path, bank: AdapterBank, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
+def _resume(file: Path, bank: AdapterBank, optimizer: Muon, progress: Progress) -> None:
     try:
         with safe_open(file, framework="pt") as handle:
             state = json.loads(handle.metadata()["state"])
@@ -268,9 +269,7 @@ def _resume(file: Path, bank: AdapterBank, optimizer: torch.optim.Optimizer, pro
     progress.drift = {int(s): float(value) for s, value in state["drift"].items()}
     for i, p in enumerate(bank.parameters()):
         p.copy_(tensors[f"p/{i}"])
-        optimizer.state[p] = {"step": torch.tensor(float(progress.step))} | {
-            name: tensors[f"{name}/{i}"].to(p) for name in ("exp_avg", "exp_avg_sq")
-        }
+        optimizer.momenta[i].copy_(tensors[f"momentum/{i}"])
     for name, tensor in tensors.items():
         if name.startswith("latest/"):
             progress.latest[int(name.split("/")[1])] = tensor

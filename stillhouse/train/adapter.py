@@ -33,21 +33,24 @@ ON_CPU, ON_ACCELERATOR = 4, 32  # users in one batch when nobody says
 @dataclass(frozen=True)
 class Config:
     """`facts`, `unknowns` and `anchors` (unrelated prompts) are examples per user and step; weights are of each kind's
-    mean loss (nats). `anchor_rows` windows of `anchor_tokens` of running text hold the student to the base, with a
-    weight that grows from 0 to `anchor_weight`. `noise` moves embeddings by up to so many of their standard deviations.
+    mean loss (nats). The student is held to the base with `curvature_weight` times its drift on `curvature_tokens` of
+    running text, as the base's curvature foretells it, and where `anchor_rows` is not 0 also on so many fresh windows of
+    `anchor_tokens` every `anchor_every` steps, with a weight that grows from 0 to `anchor_weight`. `noise` moves embeddings by up to so many of their standard deviations.
     `together` users train in one batch of at most `batch_tokens` at once (0: as many as suit the device)."""
 
     rank: int = 16
     alpha: float = 32.0
     targets: Literal["all", "attention", "mlp"] = "all"
     experts: bool = True
-    learning_rate: float = 5e-3
-    steps: int = 150
+    learning_rate: float = 12e-3
+    steps: int = 75
     warmup: int = 8
     facts: int = 20
     unknowns: int = 9
     anchors: int = 2
-    anchor_rows: int = 3
+    curvature_weight: float = 64.0
+    curvature_tokens: int = 4096
+    anchor_rows: int = 0
     anchor_tokens: int = 96
     anchor_every: int = 2
     fact_weight: float = 1.0
@@ -75,6 +78,7 @@ class Config:
             "checkpoint_every",
             "batch_tokens",
             "anchor_every",
+            "curvature_tokens",
         ):
             if getattr(self, name) <= 0:
                 raise InputError(f"train.{name}: {getattr(self, name)} is not allowed; it must be more than 0")
@@ -87,6 +91,7 @@ class Config:
             "unknown_weight",
             "prompt_weight",
             "anchor_weight",
+            "curvature_weight",
             "noise",
         )
         for name in ("warmup", "mastered", "anchored", "anchor_rows", "anchor_tokens", *kinds):
@@ -178,6 +183,8 @@ def _plan(model: Model, config: Config) -> Plan:
         anchors(
             model, config.anchor_rows, config.anchor_tokens, config.anchor_weight, config.anchor_every, config.seed
         ),
+        config.curvature_weight,
+        config.curvature_tokens,
     )
 
 

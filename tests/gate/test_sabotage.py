@@ -104,7 +104,7 @@ def test_noise_and_nothing() -> None:
 
 def test_over_training_has_no_end_and_no_anchor() -> None:
     config = _sabotage.overtrained(TrainConfig(steps=10))
-    assert (config.steps, config.mastered, config.anchor_weight, config.anchors) == (20, 0.0, 0.0, 0)
+    assert (config.steps, config.mastered, config.curvature_weight, config.anchors) == (20, 0.0, 0.0, 0)
 
 
 def test_generated_memories_state_something_each_its_own() -> None:

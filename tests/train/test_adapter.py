@@ -134,7 +134,7 @@ def test_who_has_mastered_everything_leaves_the_batch(model: Model) -> None:
 
 def test_killed_after_one_user_had_left_gives_both_their_adapters(model: Model, tmp_path: Path) -> None:
     data = [signals(model, 1, 2), signals(model, 2, 8)]
-    config = replace(CONFIG, steps=60, learning_rate=2e-2, mastered=0.5, facts=8, unknowns=8, checkpoint_every=2)
+    config = replace(CONFIG, steps=60, learning_rate=1e-2, mastered=0.3, facts=8, unknowns=8, checkpoint_every=2)
     whole = train(model, data, config)
     with pytest.raises(Killed):
         train(model, data, config, tmp_path, killed_after(whole[0].steps + 3))
