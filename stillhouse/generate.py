@@ -33,6 +33,7 @@ from .models import Model
 R = TypeVar("R")
 Ids = list[int]
 TOKENS, LOGITS = 2**14, 2**26  # of a batch: columns of its cache, and float32 values over the vocabulary at once
+SMALL, AHEAD = 2**26, 128  # parameters, and tokens of a step, up to which a step on a CPU is mostly its start
 ROOM = 0.25  # of an accelerator's free memory, for a batch's cache
 
 
@@ -100,17 +101,20 @@ def generate(
     bank: Bank | None = None,
     slots: Sequence[int] | None = None,
     drafts: Sequence[Ids] | None = None,
+    lookup: int = 0,
     batch: int = 256,
     on_step: Callable[[list[int], Tensor], None] | None = None,
     on_batch: Callable[[int], None] | None = None,
 ) -> list[Ids]:
     """Answers to `prompts` (each: the ids after the prefix), without the stop token, in the order given.
 
-    `drafts`: what each answer probably is, without the stop token; nothing but the time depends on them. Drawn answers
-    take no notice of them. `on_step(rows, logits_NV)` sees, before tokens are chosen, the numbers of prompts still
-    being answered and their next-token logits in float32: N may shrink from step to step, and where a draft was right
-    its prompt stands there several times in a row, once for each token. `on_batch(n)` is told how many prompts are
-    done. At most `batch` prompts are answered at once, fewer where they are long or the vocabulary is large.
+    `drafts`: what each answer probably is, without the stop token. `lookup`: for answers that copy from their prompts,
+    up to so many tokens that stood behind the last two before are read ahead at every step, where that is worth it.
+    Nothing but the time depends on either; drawn answers take no notice of them.
+
+    `on_step(rows, logits_NV)` sees, before tokens are chosen, the numbers of prompts still being answered and their
+    next-token logits in float32: N may shrink from step to step, and where a draft was right its prompt stands there
+    several times in a row, once for each token. `on_batch(n)` is told how many prompts are done. At most `batch` prompts are answered at once, fewer where they are long or the vocabulary is large.
     """
     longest = max((len(p) for p in prompts), default=0) + (len(prefix.ids) if prefix else 0)
     if longest + 1 > model.context:
@@ -123,16 +127,54 @@ def generate(
     whole = prefix is not None and beyond and not shares
     usable = drafts is not None and sampling.temperature <= 0 and _forgets(model) and (shares or not beyond)
     ahead = [list(d[: max(0, n - 1)]) if usable else [] for d, n in zip(drafts or prompts, room, strict=True)]
+    lookup = lookup if _looks_up(model, sampling, longest + (lookup + 1) * sampling.max_new_tokens, shares) else 0
     copied = 0 if shares else shared
-    rows_of = [_Row(copied + len(p) + len(d), len(d), n) for p, d, n in zip(prompts, ahead, room, strict=True)]
+    rows_of = [
+        _Row(copied + len(p) + len(d), max(len(d), lookup), n * (lookup + 1))
+        for p, d, n in zip(prompts, ahead, room, strict=True)
+    ]
     batch = batch if plain_cache(model.network) else 1  # padding cannot be kept out of a state
     for rows in _groups(rows_of, batch, model, one_length=whole):
         chosen = [slots[i] for i in rows] if slots is not None else None
         state = _Decoding(model, [prompts[i] for i in rows], [ahead[i] for i in rows], prefix, bank, chosen)
-        _decode(state, rows, answers, sampling, room, on_step)
+        copied_from = [_Copied(prefix.ids if prefix else (), prompts[i], lookup) for i in rows]
+        _decode(state, rows, answers, sampling, room, on_step, copied_from)
         if on_batch:
             on_batch(len(rows))
     return answers
+
+
+def _looks_up(model: Model, sampling: Sampling, columns: int, shares: bool) -> bool:
+    """Whether tokens are read ahead from what was said before: where a step is mostly its start, as on an accelerator
+    or with a small network, so many rows of a few tokens take little longer than of one."""
+    small = model.device.type != "cpu" or sum(p.numel() for p in model.network.parameters()) <= SMALL
+    fits = shares or columns <= _window(model)
+    return small and sampling.temperature <= 0 and fits and _forgets(model)
+
+
+class _Copied:
+    """What stood behind the last two tokens of a text where they stood before (Saxena 2023, prompt lookup decoding)."""
+
+    def __init__(self, prefix: Sequence[int], prompt: Sequence[int], most: int) -> None:
+        self.most = most
+        self.ids: Ids = []
+        self._behind: dict[tuple[int, int], int] = {}
+        if most:
+            self.said([*prefix, *prompt])
+
+    def said(self, tokens: Sequence[int]) -> None:
+        """The text goes on."""
+        if not self.most:
+            return
+        for token in tokens:
+            if len(self.ids) >= 2:
+                self._behind[self.ids[-2], self.ids[-1]] = len(self.ids)
+            self.ids.append(token)
+
+    def next(self, room: int) -> Ids:
+        """At most `room` tokens that may come."""
+        at = self._behind.get((self.ids[-2], self.ids[-1])) if len(self.ids) >= 2 else None
+        return self.ids[at : at + min(self.most, room)] if at is not None and room > 0 else []
 
 
 class _Row(NamedTuple):
@@ -250,17 +292,23 @@ class _Decoding:
         self.own_BS[:, -self.ahead :].masked_fill_(wrong_BK, 0)
         return found
 
-    def append(self, next_B: Tensor) -> None:
-        """The token that every row goes on with; nothing more is read ahead."""
-        self.ids_BT, self.ahead = next_B[:, None], 0
-        position_B = self.own_BS.sum(1) + self.prefix
-        self.position_BS = torch.cat([self.position_BS, position_B[:, None]], dim=1)
-        self.own_BS = torch.cat([self.own_BS, self.own_BS.new_ones(len(next_B), 1)], dim=1)
+    def append(self, tokens: Sequence[int], drafts: Sequence[Ids]) -> None:
+        """The token that every row goes on with, and what may come after it."""
+        self.drafts, self.ahead = drafts, max(map(len, drafts))
+        pad = self.model.tokenizer.pad_token_id or 0
+        spare = [self.ahead - len(draft) for draft in drafts]
+        rows = [[token, *draft, *[pad] * n] for token, draft, n in zip(tokens, drafts, spare, strict=True)]
+        self.ids_BT = torch.tensor(rows, device=self.model.device)
+        new_BT = torch.tensor([[1] * (1 + self.ahead - n) + [0] * n for n in spare], device=self.model.device)
+        position_BT = self.own_BS.sum(1, keepdim=True) + new_BT.cumsum(1) - 1 + self.prefix
+        self.position_BS = torch.cat([self.position_BS, position_BT], dim=1)
+        self.own_BS = torch.cat([self.own_BS, new_BT], dim=1)
 
     def keep(self, rows: list[int]) -> None:
         index = torch.tensor(rows, device=self.model.device)
         self.ids_BT, self.own_BS, self.position_BS = (s[index] for s in (self.ids_BT, self.own_BS, self.position_BS))
         self.cache.batch_select_indices(index)
+        self.drafts = [self.drafts[r] for r in rows]
         self.slots = [self.slots[r] for r in rows] if self.slots is not None else None
 
 
@@ -272,8 +320,10 @@ def _decode(
     sampling: Sampling,
     room: Sequence[int],
     on_step: Callable[[list[int], Tensor], None] | None,
+    copied: list[_Copied],
 ) -> None:
-    """Answer the prompts numbered `rows`; an answer ends at a stop token, or when it fills its `room`."""
+    """Answer the prompts numbered `rows`; an answer ends at a stop token, or when it fills its `room`. `copied`: of
+    each, what it may copy from."""
     alive = [row for row in rows if room[row]]
     while alive:
         with for_steps(state.model.network, state.ids_BT.numel()):
@@ -296,10 +346,15 @@ def _decode(
                 going.append(r)
         if not going:
             return
-        state.append(torch.tensor([tokens[-1] for tokens, _ in said], device=logits_BKV.device))
+        for (tokens, _), text in zip(said, copied, strict=True):
+            text.said(tokens)
+        few = len(going) * (1 + max(text.most for text in copied)) <= AHEAD
+        left = [room[row] - len(answers[row]) - 1 if few and r in going else 0 for r, row in enumerate(alive)]
+        drafts = [text.next(n) for text, n in zip(copied, left, strict=True)]
+        state.append([tokens[-1] for tokens, _ in said], drafts)
         if len(going) < len(alive):
             state.keep(going)
-            alive = [alive[r] for r in going]
+            alive, copied = [alive[r] for r in going], [copied[r] for r in going]
 
 
 def _until_stop(tokens: Ids, model: Model) -> tuple[Ids, bool]:

@@ -99,6 +99,9 @@ def test_drafts_change_neither_answers_nor_what_they_are_chosen_from(model: Mode
         answered(own, prefix=prefix, drafts=drafts),
         answered(own, prefix=prefix, drafts=drafts[::-1], batch=5),
         answered(asked, drafts=drafts[::-1], batch=1),
+        answered(asked, lookup=4),
+        answered(own, prefix=prefix, lookup=3, batch=5),
+        answered(own, prefix=prefix, drafts=drafts, lookup=1),
     ):
         assert found == expected
         for mine_KV, theirs_KV in zip(same, logits, strict=True):

@@ -22,6 +22,8 @@ from ..generate import Ids, Prefix, Sampling, common_prefix, generate, prefill
 from ..losses import sparsify
 from ..models import Model
 
+COPIED = 5  # tokens read ahead of what is written: it repeats what it is about
+
 
 @dataclass(frozen=True)
 class Sparsity:
@@ -59,7 +61,11 @@ class Reading:
 
     def write(self, requests: Sequence[str], sampling: Sampling) -> list[str]:
         """Free text replies, nothing captured."""
-        replies = self._generate(requests, sampling, lambda rows, logits_NV: _refuse_nan(self.model, logits_NV))
+
+        def on_step(rows: list[int], logits_NV: Tensor) -> None:
+            _refuse_nan(self.model, logits_NV)
+
+        replies = self._generate(requests, sampling, on_step, lookup=COPIED)
         return [self.model.text(ids) for ids in replies]
 
     def answer(self, requests: Sequence[str], max_new_tokens: int = 48, likely: Sequence[str] = ()) -> list[Answer]:
@@ -99,13 +105,14 @@ class Reading:
         sampling: Sampling,
         on_step: Callable[[list[int], Tensor], None],
         drafts: Sequence[Ids] | None = None,
+        lookup: int = 0,
     ) -> list[Ids]:
         prompts, prefix = [self._prompt(r) for r in requests], self.prefix
         head = prefix.ids if prefix else ()
         if any(tuple(p[: len(head)]) != head for p in prompts):  # a template that looks at the question
             head, prefix = (), None
         own = [p[len(head) :] for p in prompts]
-        return generate(self.model, own, sampling, prefix=prefix, drafts=drafts, on_step=on_step)
+        return generate(self.model, own, sampling, prefix=prefix, drafts=drafts, lookup=lookup, on_step=on_step)
 
     def _prompt(self, request: str) -> Ids:
         if self.memory is None:

@@ -4,8 +4,8 @@ In: an AdapterBank and one `Source` per slot. Out: per slot its adapter at the s
 The loop is blind to what the examples mean and to what kind of student is trained.
 
 A slot leaves the batch when the newest loss of each of its examples is under `mastered` and its drift from the base on
-other text under `anchored`, and its adapter is taken at that step, so users trained together get what each would get alone. Everything needed to go on after a kill is in one
-safetensors file, replaced atomically.
+other text under `anchored`, and its adapter is taken at that step, so users trained together get what each would get
+alone. Everything needed to go on after a kill is in one safetensors file, replaced atomically.
 """
 
 from __future__ import annotations

@@ -33,10 +33,11 @@ ON_CPU, ON_ACCELERATOR = 4, 32  # users in one batch when nobody says
 @dataclass(frozen=True)
 class Config:
     """`facts`, `unknowns` and `anchors` (unrelated prompts) are examples per user and step; weights are of each kind's
-    mean loss (nats). The student is held to the base with `curvature_weight` times its drift on `curvature_tokens` of
-    running text, as the base's curvature foretells it, and where `anchor_rows` is not 0 also on so many fresh windows of
-    `anchor_tokens` every `anchor_every` steps, with a weight that grows from 0 to `anchor_weight`. `noise` moves embeddings by up to so many of their standard deviations.
-    `together` users train in one batch of at most `batch_tokens` at once (0: as many as suit the device)."""
+    mean loss (nats). `curvature_weight` is of the drift from the base on `curvature_tokens` of running text, as the
+    base's curvature foretells it; with `anchor_rows` the student is also held to so many fresh windows of
+    `anchor_tokens` every `anchor_every` steps, with a weight that grows from 0 to `anchor_weight`. `noise` moves
+    embeddings by up to so many of their standard deviations. `together` users train in one batch of at most
+    `batch_tokens` at once (0: as many as suit the device)."""
 
     rank: int = 16
     alpha: float = 32.0

@@ -20,10 +20,11 @@ ARCHITECTURES = ["llama", "qwen3", "gemma3", "qwen3_moe", "olmoe"]
 TOKENS = 768
 
 
+SMALL = LoraConfig(4, 8.0)
+
+
 @contextmanager
-def filled(
-    model: Model, slots: int = 1, size: float = 1.0, config: LoraConfig = LoraConfig(4, 8.0)
-) -> Iterator[AdapterBank]:
+def filled(model: Model, slots: int = 1, size: float = 1.0, config: LoraConfig = SMALL) -> Iterator[AdapterBank]:
     """A bank with adapters drawn at random, in every target."""
     bank = AdapterBank(model.network, slots, config)
     try:
@@ -112,7 +113,9 @@ def test_the_factors_are_the_moments_of_what_goes_in(random_model: Make) -> None
     layer: nn.Module = model.network.base_model.layers[1].self_attn
     seen: list[Tensor] = []
     with filled(model) as bank:
-        undo = layer.q_proj.register_forward_pre_hook(lambda module, given: seen.append(given[0].detach().flatten(0, 1)))
+        undo = layer.q_proj.register_forward_pre_hook(
+            lambda module, given: seen.append(given[0].detach().flatten(0, 1))
+        )
         form = curvature(model, bank, TOKENS, 7)
         undo.remove()
         by_weight = {site.weight: f for site, f in zip(form.sites, form.factors, strict=True)}
