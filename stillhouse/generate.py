@@ -114,7 +114,8 @@ def generate(
 
     `on_step(rows, logits_NV)` sees, before tokens are chosen, the numbers of prompts still being answered and their
     next-token logits in float32: N may shrink from step to step, and where a draft was right its prompt stands there
-    several times in a row, once for each token. `on_batch(n)` is told how many prompts are done. At most `batch` prompts are answered at once, fewer where they are long or the vocabulary is large.
+    several times in a row, once for each token. `on_batch(n)` is told how many prompts are done. At most `batch`
+    prompts are answered at once, fewer where they are long or the vocabulary is large.
     """
     longest = max((len(p) for p in prompts), default=0) + (len(prefix.ids) if prefix else 0)
     if longest + 1 > model.context:
@@ -292,8 +293,9 @@ class _Decoding:
         self.own_BS[:, -self.ahead :].masked_fill_(wrong_BK, 0)
         return found
 
-    def append(self, tokens: Sequence[int], drafts: Sequence[Ids]) -> None:
+    def append(self, tokens: Sequence[int], drafts: Sequence[Ids] | None = None) -> None:
         """The token that every row goes on with, and what may come after it."""
+        drafts = drafts or [[]] * len(tokens)
         self.drafts, self.ahead = drafts, max(map(len, drafts))
         pad = self.model.tokenizer.pad_token_id or 0
         spare = [self.ahead - len(draft) for draft in drafts]

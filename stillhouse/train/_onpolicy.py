@@ -169,7 +169,7 @@ def write(student: Model, teacher: Teacher, asked: Sequence[Asked], wanted: OnPo
         if all(len(a) >= room or a[-1] in student.stop_ids for a, room in zip(answers, rooms, strict=True)):
             break
         for voice in voices:
-            voice.append(next_B.to(voice.model.device))
+            voice.append(next_B.tolist())
     return [
         Spoken(a.spoken.teacher_prompt, a.spoken.student_prompt, tuple(ids), a.spoken.request)
         for a, ids in zip(asked, answers, strict=True)

@@ -110,22 +110,20 @@ def by_definition(form: Curvature) -> Tensor:
 
 def test_the_factors_are_the_moments_of_what_goes_in(random_model: Make) -> None:
     model = random_model("llama")
-    layer: nn.Module = model.network.base_model.layers[1].self_attn
+    query: nn.Module = model.network.get_submodule("model.layers.1.self_attn.q_proj")
     seen: list[Tensor] = []
     with filled(model) as bank:
-        undo = layer.q_proj.register_forward_pre_hook(
-            lambda module, given: seen.append(given[0].detach().flatten(0, 1))
-        )
+        undo = query.register_forward_pre_hook(lambda module, given: seen.append(given[0].detach().flatten(0, 1)))
         form = curvature(model, bank, TOKENS, 7)
         undo.remove()
         by_weight = {site.weight: f for site, f in zip(form.sites, form.factors, strict=True)}
     x_TI = torch.cat(seen)
-    query, key, value, out = (by_weight[f"model.layers.1.self_attn.{n}_proj.weight"] for n in "qkvo")
-    torch.testing.assert_close(query.input_EKDD[0, 0], x_TI.T @ x_TI / len(x_TI), atol=1e-4, rtol=1e-4)
-    assert query.input_EKDD is key.input_EKDD is value.input_EKDD, "one input, one matrix"
-    assert query.input_EKDD is not out.input_EKDD
-    assert float(query.rows_E) == float(value.rows_E) == len(x_TI)
-    assert bool((query.output_EO > 0).all())
+    first, key, value, out = (by_weight[f"model.layers.1.self_attn.{n}_proj.weight"] for n in "qkvo")
+    torch.testing.assert_close(first.input_EKDD[0, 0], x_TI.T @ x_TI / len(x_TI), atol=1e-4, rtol=1e-4)
+    assert first.input_EKDD is key.input_EKDD is value.input_EKDD, "one input, one matrix"
+    assert first.input_EKDD is not out.input_EKDD
+    assert float(first.rows_E) == float(value.rows_E) == len(x_TI)
+    assert bool((first.output_EO > 0).all())
 
 
 def test_wide_layers_keep_blocks(random_model: Make, monkeypatch: pytest.MonkeyPatch) -> None:
