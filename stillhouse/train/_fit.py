@@ -115,7 +115,7 @@ def _step(
         along = held if _room(model, data, held, plan, progress.step) else []
         loss_P, drift_S = _losses(model, bank, data, along, plan, reference, progress.step)
         weighted_P = loss_P * data.weight_P
-        loss = weighted_P.sum() + _pull(plan, progress.step) * drift_S.sum()
+        loss = weighted_P.sum() + plan.anchors.weight * _late(plan, progress.step) * drift_S.sum()
         if not torch.isfinite(loss):
             raise ModelError(f"training loss is not finite at step {progress.step}; try a lower learning rate")
         loss.backward()
@@ -125,10 +125,10 @@ def _step(
     each = max(1, plan.batch_tokens // max(1, plan.anchors.rows * plan.anchors.tokens))
     for some in (held[start : start + each] for start in range(0, len(held), each)):
         drift_S = anchor_loss(model, bank, some, reference, progress.step)
-        (_pull(plan, progress.step) * drift_S.sum()).backward()
+        (plan.anchors.weight * _late(plan, progress.step) * drift_S.sum()).backward()
         _drifted(some, drift_S, plan, progress)
     if form is not None:
-        drift_S = form.pull(plan.curvature_weight)
+        drift_S = form.pull(plan.curvature_weight * _late(plan, progress.step))
         if not plan.anchors.passages:
             progress.drift = {slot: float(drift_S[slot]) for slot in active}
     if not bool(torch.isfinite(bank.clip_per_slot(plan.clip)).all()):
@@ -136,9 +136,9 @@ def _step(
     optimizer.step(plan.learning_rate * _schedule(progress.step, plan))
 
 
-def _pull(plan: Plan, step: int) -> float:
-    """Weight of the drift from the base: facts are learned first, then what they disturbed is put back."""
-    return plan.anchors.weight * (step + 1) / plan.steps
+def _late(plan: Plan, step: int) -> float:
+    """How much drift from the base weighs: facts are learned first, then what they disturbed is put back."""
+    return (step + 1) / plan.steps
 
 
 def _drifted(slots: Sequence[int], drift_S: Tensor, plan: Plan, progress: Progress) -> None:

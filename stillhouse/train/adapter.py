@@ -33,9 +33,9 @@ ON_CPU, ON_ACCELERATOR = 4, 32  # users in one batch when nobody says
 @dataclass(frozen=True)
 class Config:
     """`facts`, `unknowns` and `anchors` (unrelated prompts) are examples per user and step; weights are of each kind's
-    mean loss (nats). `curvature_weight` is of the drift from the base on `curvature_tokens` of running text, as the
-    base's curvature foretells it; with `anchor_rows` the student is also held to so many fresh windows of
-    `anchor_tokens` every `anchor_every` steps, with a weight that grows from 0 to `anchor_weight`. `noise` moves
+    mean loss (nats). The drift from the base on `curvature_tokens` of running text, as the base's curvature foretells
+    it, has a weight that grows from 0 to `curvature_weight`; with `anchor_rows`, so has up to `anchor_weight` the drift on
+    so many fresh windows of `anchor_tokens` every `anchor_every` steps. `noise` moves
     embeddings by up to so many of their standard deviations. `together` users train in one batch of at most
     `batch_tokens` at once (0: as many as suit the device)."""
 
@@ -44,12 +44,12 @@ class Config:
     targets: Literal["all", "attention", "mlp"] = "all"
     experts: bool = True
     learning_rate: float = 12e-3
-    steps: int = 75
+    steps: int = 90
     warmup: int = 8
     facts: int = 20
-    unknowns: int = 9
+    unknowns: int = 11
     anchors: int = 2
-    curvature_weight: float = 64.0
+    curvature_weight: float = 200.0
     curvature_tokens: int = 4096
     anchor_rows: int = 0
     anchor_tokens: int = 96
@@ -58,7 +58,7 @@ class Config:
     unknown_weight: float = 0.7
     prompt_weight: float = 0.5
     anchor_weight: float = 32.0
-    noise: float = 0.8
+    noise: float = 0.9
     clip: float = 1.0
     mastered: float = 0.2
     anchored: float = 0.015
