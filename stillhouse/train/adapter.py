@@ -1,9 +1,9 @@
 """Student kind `adapter`: a LoRA adapter on the teacher's own base that answers without the memory.
 
 In: one or more users' signals. Out: one adapter per user in PEFT's form. All users train in one batch of an
-AdapterBank; each gets the adapter it would get alone. The loss is forward KL to the teacher on answer tokens, plus the
-same on questions the memory does not answer, plus KL to the base on unrelated prompts and text against forgetting
-(Kujanpää et al. 2025, arXiv 2412.14964).
+AdapterBank; each gets the adapter it would get alone. The loss is forward KL to the teacher on answer tokens (Kujanpää
+et al. 2025, arXiv 2412.14964), plus the same on questions the memory does not answer and on the base's own answers to
+unrelated prompts, plus what the base's curvature says of the drift on other text.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ ON_CPU, ON_ACCELERATOR = 4, 32  # users in one batch when nobody says
 class Config:
     """`facts`, `unknowns` and `anchors` (unrelated prompts) are examples per user and step; weights are of each kind's
     mean loss (nats). The drift from the base on `curvature_tokens` of running text, as the base's curvature foretells
-    it, has a weight that grows from 0 to `curvature_weight`; with `anchor_rows`, so has up to `anchor_weight` the drift on
-    so many fresh windows of `anchor_tokens` every `anchor_every` steps. `noise` moves
+    it, has a weight that grows from 0 to `curvature_weight`; with `anchor_rows`, the drift on so many fresh windows of
+    `anchor_tokens`, every `anchor_every` steps, has one that grows to `anchor_weight`. `noise` moves
     embeddings by up to so many of their standard deviations. `together` users train in one batch of at most
     `batch_tokens` at once (0: as many as suit the device)."""
 
