@@ -104,23 +104,25 @@ _FACTORS: WeakKeyDictionary[PreTrainedModel, dict[Any, list[Factors]]] = WeakKey
 def _read(model: Model, sites: Sequence[Site], tokens: int, seed: int) -> list[Factors]:
     ids_WT = _windows(model, tokens, seed)
     draws = torch.Generator(model.device).manual_seed(seed)
-    each = max(1, AT_ONCE // ids_WT.shape[1])
+    each = max(1, AT_ONCE // max(1, ids_WT.shape[1]))
     with _watched(model.network, sites) as sums, torch.enable_grad():
-        for some_WT in ids_WT.split(each):
+        for some_WT in ids_WT.split(each) if len(ids_WT) else ():
             out = model.network.base_model(input_ids=some_WT.to(model.device), use_cache=False)
             hidden_NH = out.last_hidden_state.flatten(0, 1)
             hidden_NH.backward(_steepness(model, hidden_NH.detach(), draws))
     for moments in {id(found.input_EKDD): found.input_EKDD for found in sums}.values():
-        moments /= ids_WT.numel()
+        moments /= max(1, ids_WT.numel())
     for found in sums:
         found.output_EO /= found.rows_E.clamp(min=1)[:, None]
     return sums
 
 
 def _windows(model: Model, tokens: int, seed: int) -> Tensor:
-    """Windows of passages, as many tokens each: no row is padded."""
+    """Windows of passages, as many tokens each: no row is padded. None where the machine has no such text."""
     rng = random.Random(f"{seed}/curvature")
     passages = sorted((model.text_ids(t) for t in texts.anchors(2 * tokens // WINDOW + 4, seed)), key=len)
+    if not passages:
+        return torch.zeros(0, 0, dtype=torch.long)
     width = max(2, min(WINDOW, len(passages[len(passages) // 4]), model.context))
     wide = [ids for ids in passages if len(ids) >= width]
     chosen = rng.sample(wide, min(len(wide), max(1, tokens // width)))

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from stillhouse import texts
 from stillhouse.generate import head
 from stillhouse.lora import AdapterBank, LoraConfig
 from stillhouse.models import Model
@@ -137,6 +138,13 @@ def test_wide_layers_keep_blocks(random_model: Make, monkeypatch: pytest.MonkeyP
             assert 1 < size <= 24
             torch.testing.assert_close(other.input_EKDD[0, 0], one.input_EKDD[0, 0, :size, :size])
         torch.testing.assert_close(blocks.pull(0.0), by_definition(blocks).detach().float())
+
+
+def test_without_text_nothing_is_held(random_model: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = random_model("llama")
+    monkeypatch.setattr(texts, "anchors", lambda n, seed: [])
+    with filled(model) as bank:
+        assert float(curvature(model, bank, TOKENS, 99).pull(1.0)) == 0
 
 
 @pytest.mark.parametrize("name", ["llama", "qwen3_moe"])
