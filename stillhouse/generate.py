@@ -131,7 +131,7 @@ def generate(
     lookup = lookup if _looks_up(model, sampling, longest + (lookup + 1) * sampling.max_new_tokens, shares) else 0
     copied = 0 if shares else shared
     rows_of = [
-        _Row(copied + len(p) + len(d), max(len(d), lookup), n * (lookup + 1))
+        _Row(copied + len(p) + len(d), max(len(d), lookup), 2 * n if lookup else n)  # about as much is read in vain
         for p, d, n in zip(prompts, ahead, room, strict=True)
     ]
     batch = batch if plain_cache(model.network) else 1  # padding cannot be kept out of a state

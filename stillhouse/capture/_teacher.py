@@ -22,7 +22,7 @@ from ..generate import Ids, Prefix, Sampling, common_prefix, generate, prefill
 from ..losses import sparsify
 from ..models import Model
 
-COPIED = 5  # tokens read ahead of what is written: it repeats what it is about
+COPIED = 3  # tokens read ahead of what is written: it repeats what it is about
 
 
 @dataclass(frozen=True)
