@@ -128,7 +128,7 @@ def generate(
     whole = prefix is not None and beyond and not shares
     usable = drafts is not None and sampling.temperature <= 0 and _forgets(model) and (shares or not beyond)
     ahead = [list(d[: max(0, n - 1)]) if usable else [] for d, n in zip(drafts or prompts, room, strict=True)]
-    lookup = lookup if _looks_up(model, sampling, longest + (lookup + 1) * sampling.max_new_tokens, shares) else 0
+    lookup = lookup if _looks_up(model, sampling, longest + (lookup + 2) * sampling.max_new_tokens, shares) else 0
     copied = 0 if shares else shared
     rows_of = [
         _Row(copied + len(p) + len(d), max(len(d), lookup), 2 * n if lookup else n)  # about as much is read in vain

@@ -104,7 +104,7 @@ def check(model: Model, memory: str, config: Config = Config()) -> list[Statemen
 
 
 def capture(model: Model, memory: str, config: Config = Config(), on_step: OnStep = lambda n: None) -> Captured:
-    """Run the whole capture. `on_step(n)` is told of every `n` statements finished.
+    """Run the whole capture. `on_step(n)` is told of `n` more statements done, half of a chunk's at a time.
 
     Raises `InputError` for a memory that `check` refuses, `ModelError` for a model whose logits are not numbers.
     """
@@ -119,12 +119,14 @@ def _captured(model: Model, memory: str, found: Sequence[Statement], config: Con
     everything: list[tuple[Question, Answer]] = []
     for number, chunk in enumerate(chunks(memory, found, lambda t: len(model.text_ids(t)), limit)):
         reading = Reading(model, chunk.text, sparsity, seed=config.seed + number)
+        count = len(chunk.statements)
         known = _known(model, reading, chunk, config)
+        on_step(count // 2)  # the other half of the time goes into what the memory does not say
         trained = [q for q, _ in known if q.use == "train"]  # a held-out wording must not be learned as unanswerable
         held_out = {chat.normalise(q.text) for q, _ in known if q.use == "held_out"}
-        unknown = _unknown(reading, trained, held_out, len(chunk.statements), config, number)
+        unknown = _unknown(reading, trained, held_out, count, config, number)
         everything += [*known, *unknown, *_requests(reading, known, config, number)]
-        on_step(len(chunk.statements))
+        on_step(count - count // 2)
     questions: list[Question] = []
     artifacts: list[DistillArtifact] = []
     for question, answer in _once(everything):

@@ -6,7 +6,7 @@ once, before training; a step then costs a few small products, and holds the stu
 
 The form is K-FAC's (Martens & Grosse 2015, arXiv 1503.05671), used as by Ritter et al. 2018 (arXiv 1805.07810): for an
 adapted weight 1/2 tr(G dW C dW'), C the second moments of its inputs and G those of the gradients of log-likelihoods at
-its outputs, of which the diagonal is kept. C is kept in blocks where a layer is wide.
+its outputs, of which the diagonal is kept. C is kept in blocks where a layer is wide or the network has many experts.
 
 It does not know facts, users or optimisers.
 """
@@ -35,6 +35,7 @@ WINDOW = 96  # tokens of a passage that are read
 AT_ONCE = 512  # tokens in one forward
 CHUNK = 256  # positions whose logits, of the whole vocabulary, are there at once
 WIDEST = 512  # inputs in a block of C
+BYTES = 2**31  # of all blocks: networks with many experts have narrower ones
 
 
 @dataclass
@@ -47,8 +48,8 @@ class Factors:
     rows_E: Tensor
 
     @staticmethod
-    def zero(experts: int, inputs: int, outputs: int, device: torch.device) -> Factors:
-        width = next(d for d in range(min(inputs, WIDEST), 0, -1) if inputs % d == 0)
+    def zero(experts: int, inputs: int, outputs: int, widest: int, device: torch.device) -> Factors:
+        width = next(d for d in range(min(inputs, widest), 0, -1) if inputs % d == 0)
         blocks = torch.zeros(experts, inputs // width, width, width, device=device)
         return Factors(blocks, torch.zeros(experts, outputs, device=device), torch.zeros(experts, device=device))
 
@@ -148,7 +149,8 @@ def _steepness(model: Model, hidden_NH: Tensor, draws: torch.Generator) -> Tenso
 def _watched(network: PreTrainedModel, sites: Sequence[Site]) -> Iterator[list[Factors]]:
     """Inside, what goes into the sites and the gradients at what comes out are added up; sites that are given the same
     input, as query, key and value are, share its moments."""
-    sums = [Factors.zero(site.experts or 1, site.a.shape[-1], _outputs(site), site.a.device) for site in sites]
+    widest = _widest(sites)
+    sums = [Factors.zero(site.experts or 1, site.a.shape[-1], _outputs(site), widest, site.a.device) for site in sites]
     by_module: dict[nn.Module, list[Factors]] = {}
     for site, found in zip(sites, sums, strict=True):
         by_module.setdefault(site.module, []).append(found)
@@ -164,6 +166,12 @@ def _watched(network: PreTrainedModel, sites: Sequence[Site]) -> Iterator[list[F
             elif site is next(s for s in sites if s.module is site.module):
                 undone.enter_context(_experts_seen(site.module, sites, sums))
         yield sums
+
+
+def _widest(sites: Sequence[Site]) -> int:
+    """How many inputs a block may have so that all are within `BYTES`."""
+    inputs = sum((site.experts or 1) * site.a.shape[-1] for site in sites)
+    return max(1, min(WIDEST, BYTES // (4 * inputs)))
 
 
 def _outputs(site: Site) -> int:

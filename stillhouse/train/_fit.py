@@ -79,11 +79,13 @@ def fit(
     progress = Progress(latest={s: torch.full((len(src.artifacts),), math.nan) for s, src in sources.items()})
     progress.losses = {s: [] for s in sources}
     reference = Reference(model, plan.anchors, plan.steps, plan.batch_tokens)
-    form = curvature(model, bank, plan.curvature_tokens, plan.seed) if plan.curvature_weight else None
     if file is not None and file.exists():
         _resume(file, bank, optimizer, progress)
         on_step(progress.step, "resumed")
+    form = None
     while progress.step < plan.steps and len(progress.finished) < len(sources):
+        if plan.curvature_weight and form is None:
+            form = curvature(model, bank, plan.curvature_tokens, plan.seed)
         active = {s: src for s, src in sources.items() if s not in progress.finished}
         _step(model, bank, active, plan, reference, form, optimizer, progress)
         progress.step += 1

@@ -140,6 +140,16 @@ def test_wide_layers_keep_blocks(random_model: Make, monkeypatch: pytest.MonkeyP
         torch.testing.assert_close(blocks.pull(0.0), by_definition(blocks).detach().float())
 
 
+def test_many_experts_have_narrower_blocks(random_model: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = random_model("qwen3_moe")
+    with filled(model) as bank:
+        whole = sum(f.input_EKDD.nbytes for f in _curvature._read(model, bank.sites, TOKENS, 0))
+        monkeypatch.setattr(_curvature, "BYTES", whole // 4)
+        form = Curvature(bank.sites, _curvature._read(model, bank.sites, TOKENS, 0), bank.scale)
+        assert sum({id(f.input_EKDD): f.input_EKDD.nbytes for f in form.factors}.values()) <= whole // 4
+        torch.testing.assert_close(form.pull(0.0), by_definition(form).detach().float())
+
+
 def test_without_text_nothing_is_held(random_model: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     model = random_model("llama")
     monkeypatch.setattr(texts, "anchors", lambda n, seed: [])
