@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import atexit
-import gc
 import os
 import sys
 import threading
@@ -20,14 +19,13 @@ from typing import NoReturn
 
 from . import kinds
 from .errors import StillhouseError
-
-_RARELY = (100_000, 50, 50)  # imports make a million objects, none of them garbage: looking for it is a tenth of them
+from .processes import collect_rarely
 
 
 def program() -> NoReturn:
     """`main` as a process of its own. It ends at once: taking apart a million objects that the system frees anyway
     would take another second."""
-    gc.set_threshold(*_RARELY)
+    collect_rarely()
     code = main()
     for thread in threading.enumerate():
         if thread is not threading.current_thread() and not thread.daemon:

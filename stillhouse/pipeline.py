@@ -183,12 +183,20 @@ class _Run:
 
     def _once(self, kind: type[R], users: Sequence[str], inputs: dict[str, Any], make: Callable[[], R]) -> R:
         """The record that these inputs gave before, or `make()` it and remember."""
-        note = self.store.work(digest(inputs), users) / "result.json"
-        if note.exists():
-            return self.store.get(kind, json.loads(note.read_text())["digest"])
+        found = self._noted(kind, users, inputs)
+        if found is not None:
+            return found
         record = make()
-        write_atomic(note, canonical({"digest": self.store.put(record)}))
+        write_atomic(self._note(users, inputs), canonical({"digest": self.store.put(record)}))
         return record
+
+    def _noted(self, kind: type[R], users: Sequence[str], inputs: dict[str, Any]) -> R | None:
+        """The record that these inputs gave before."""
+        note = self._note(users, inputs)
+        return self.store.get(kind, json.loads(note.read_text())["digest"]) if note.exists() else None
+
+    def _note(self, users: Sequence[str], inputs: dict[str, Any]) -> Path:
+        return self.store.work(digest(inputs), users) / "result.json"
 
     def _capture(self, user: str, text: str) -> Signals:
         config = as_dict(self.settings.capture)
@@ -262,12 +270,17 @@ class _Run:
         )
 
     def _judge(self, user: str, text: str, signals: Signals, candidates: Mapping[str, Candidate]) -> Version:
-        candidate, study = candidates[user], load_study(self.store, signals)
+        candidate = candidates[user]
         others = self._others(user, candidates)
         inputs = {
             "stage": "gate", "candidate": digest(candidate), "config": as_dict(self.settings.gate),
             "others": [digest(c) for c in others], "gates": kinds.names("gate"),
         }  # fmt: skip
+        made = self._noted(Verdict, [user], inputs)
+        version = self._version(candidate, made) if made is not None else None
+        if version is not None:
+            return version
+        study = load_study(self.store, signals)
         bank = AdapterBank(self.model.network, 1 + len(others), lora_config(candidate))
         try:
             slots = [bank_slot(self.store, bank, slot, c) for slot, c in enumerate([candidate, *others])]
@@ -295,14 +308,11 @@ class _Run:
             return gate.run(candidate, digest(candidate), ctx, self.settings.gate, lambda name: step(1, name))
 
     def _save(self, text: str, signals: Signals, candidate: Candidate, verdict: Verdict, ctx: gate.Context) -> Version:
-        """The version this candidate and verdict have, or a new one. An approved one becomes the champion again."""
+        """The version this candidate and verdict have, or a new one."""
+        version = self._version(candidate, verdict)
+        if version is not None:
+            return version
         user = candidate.user
-        for version in self.store.versions(user):
-            if (version.candidate, version.verdict) == (digest(candidate), digest(verdict)):
-                champion = self.store.champion(user)
-                if version.approved and (champion is None or champion.number != version.number):
-                    self.store.promote(user, version.number, "consolidated again")
-                return version
         found = samples(ctx)
         parents = (digest(candidate), digest(verdict), digest(signals), signals.memory)
         facts = {
@@ -331,6 +341,17 @@ class _Run:
             "README.md": model_card(candidate, verdict).encode(),
         }
         return self.store.save_version(candidate, verdict, files, base_name(self.model), parents)
+
+    def _version(self, candidate: Candidate, verdict: Verdict) -> Version | None:
+        """The version this candidate and verdict have. An approved one becomes the champion again."""
+        user = candidate.user
+        for version in self.store.versions(user):
+            if (version.candidate, version.verdict) == (digest(candidate), digest(verdict)):
+                champion = self.store.champion(user)
+                if version.approved and (champion is None or champion.number != version.number):
+                    self.store.promote(user, version.number, "consolidated again")
+                return version
+        return None
 
     def _calibration(self, verdict: Verdict) -> gate.Calibration | None:
         """The calibration that this verdict was taken with, for the report's scales."""

@@ -82,7 +82,8 @@ class Reading:
                 kept[row].append(replace(target, position=len(kept[row])))
                 last[row] = target.ids[0]
 
-        drafts = [self.model.text_ids(text) for text in likely] or None
+        ids_of = {text: self.model.text_ids(text) for text in set(likely)}
+        drafts = [ids_of[text] for text in likely] or None
         replies = self._generate(requests, Sampling(max_new_tokens), on_step, drafts)
         return [
             self._answer(request, ids, kept[i], last[i])

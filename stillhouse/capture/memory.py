@@ -28,8 +28,9 @@ from ..models import Model
 from ..records import Question, Statement, Study, Use
 from ._chunk import Chunk, chunks
 from ._chunk import statements as statements
+from ._near import decoys, near_misses
 from ._orders import request
-from ._selfstudy import candidates, cloze, decoys, hardest, lost_words, mask, near_misses, repair, unmask
+from ._selfstudy import candidates, cloze, hardest, lost_words, mask, repair, unmask
 from ._teacher import Answer, Reading, Sparsity, example
 
 AS_ORDERS = 1 / 3  # of the questions that a memory does not answer

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from stillhouse import chat, texts
 from stillhouse.artifacts import DistillArtifact
@@ -130,14 +131,14 @@ class Context:
     def _responded(self, corpus: Corpus | None) -> list[tuple[Response, Asked, Reply]]:
         used = corpus or self.corpus
         assert used is not None, "whoever asks with passages has some"
-        return respond(self.model, self.prompts, used, self.limits, self._limit(), self._answered)
+        return respond(self.model, self.prompts, used, self.limits, self._limit, self._answered)
 
     def _answered(self, prompts: Sequence[list[int]]) -> list[Reply]:
         """The student's replies to prompts as ids; each is computed once."""
         new = [p for p in dict.fromkeys(map(tuple, prompts)) if p not in self._shown]
         if new:
             slots = [self.slot] * len(new)
-            found = replies(self.model, self.bank, [list(p) for p in new], slots, self._limit())
+            found = replies(self.model, self.bank, [list(p) for p in new], slots, self._limit)
             self._shown.update(zip(new, found, strict=True))
         return [self._shown[tuple(p)] for p in prompts]
 
@@ -147,9 +148,11 @@ class Context:
         likely = [
             known.get(text, chat.UNKNOWN_ANSWER) if slot == self.slot else chat.UNKNOWN_ANSWER for text, slot in pairs
         ]
-        drafts = [self.model.text_ids(text) for text in likely]
-        return replies(self.model, self.bank, prompts, [slot for _, slot in pairs], self._limit(), drafts)
+        ids_of = {text: self.model.text_ids(text) for text in set(likely)}
+        slots, drafts = [slot for _, slot in pairs], [ids_of[text] for text in likely]
+        return replies(self.model, self.bank, prompts, slots, self._limit, drafts)
 
+    @cached_property
     def _limit(self) -> int:
         longest = max((len(self.model.text_ids(q.teacher or q.answer)) for q in self.study.questions), default=0)
         return max(SHORTEST_LIMIT, 2 * longest)

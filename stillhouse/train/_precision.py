@@ -20,7 +20,7 @@ from .._models_threads import choose_threads
 from ..models import Model
 
 SHORT = 128  # tokens
-BATCH = (32, 32)  # rows and tokens of a usual step, to choose threads by
+BATCH = (32, 16)  # rows and tokens of a usual step, to choose threads by
 Precision = Literal["auto", "float32", "bfloat16"]
 
 
