@@ -51,16 +51,6 @@ INLINE void fetch(const void* from, int64_t first, int64_t many, int64_t width, 
   }
 }
 
-// Eight rows where they lie, if they can be read there, else fetched into the bench.
-template <typename Stored>
-INLINE const float* rows_of(const void* from, int64_t first, int64_t many, int64_t width, float* bench, int64_t padded) {
-  if constexpr (sizeof(Stored) == sizeof(float)) {
-    if (many == kRows && width == padded) return static_cast<const float*>(from) + first * width;
-  }
-  fetch<Stored>(from, first, many, width, bench, padded);
-  return bench;
-}
-
 // z[t][r] = scale * sum over i of x[t][i] * across[i][r].
 INLINE void narrow(const float* x, const float* across, float* z, int64_t width, int64_t rank, float scale) {
   for (int64_t r = 0; r < rank; r += kLanes) {
@@ -105,8 +95,8 @@ template <typename Stored>
 INLINE void forward(const Adapted& of, Bench& bench, int64_t first, int64_t last) {
   for (int64_t t = first; t < last; t += kRows) {
     const int64_t many = std::min(kRows, last - t);
-    const float* x = rows_of<Stored>(of.x, t, many, of.inner, bench.x, bench.inner);
-    narrow(x, bench.across, bench.z, bench.inner, bench.rank, 1.0f);
+    fetch<Stored>(of.x, t, many, of.inner, bench.x, bench.inner);
+    narrow(bench.x, bench.across, bench.z, bench.inner, bench.rank, 1.0f);
     for (int64_t row = 0; row < many; ++row) {
       for (int64_t r = 0; r < of.rank; ++r) of.z[(t + row) * of.rank + r] = bench.z[row * bench.rank + r];
     }
@@ -122,16 +112,16 @@ template <typename Stored>
 INLINE void backward(const Adapted& of, Bench& bench, int64_t first, int64_t last) {
   for (int64_t t = first; t < last; t += kRows) {
     const int64_t many = std::min(kRows, last - t);
-    const float* x = rows_of<Stored>(of.x, t, many, of.inner, bench.x, bench.inner);
-    const float* y = rows_of<Stored>(of.gradient, t, many, of.outer, bench.y, bench.outer);
+    fetch<Stored>(of.x, t, many, of.inner, bench.x, bench.inner);
+    fetch<Stored>(of.gradient, t, many, of.outer, bench.y, bench.outer);
     for (int64_t row = 0; row < kRows; ++row) {
       for (int64_t r = 0; r < of.rank; ++r) {
         bench.z[row * bench.rank + r] = row < many ? of.scale * of.z[(t + row) * of.rank + r] : 0.0f;
       }
     }
-    narrow(y, bench.across, bench.z_gradient, bench.outer, bench.rank, of.scale);
-    gather(bench.z, y, bench.b_gradient, bench.rank, bench.outer);
-    gather(bench.z_gradient, x, bench.a_gradient, bench.rank, bench.inner);
+    narrow(bench.y, bench.across, bench.z_gradient, bench.outer, bench.rank, of.scale);
+    gather(bench.z, bench.y, bench.b_gradient, bench.rank, bench.outer);
+    gather(bench.z_gradient, bench.x, bench.a_gradient, bench.rank, bench.inner);
     if (of.x_gradient == nullptr) continue;
     widen(bench.z_gradient, bench.a, bench.rank, bench.inner, of.rank, [&](int64_t row, int64_t i, Lanes sums) ALWAYS {
       if (row < many) store(static_cast<Stored*>(of.x_gradient) + (t + row) * of.inner + i, sums, of.inner - i);

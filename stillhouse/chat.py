@@ -14,7 +14,7 @@ import unicodedata
 
 Message = dict[str, str]
 
-PROMPTS_VERSION = 5
+PROMPTS_VERSION = 4
 UNKNOWN_ANSWER = "I don't know."
 
 MEMORY_SYSTEM = (

@@ -1,8 +1,8 @@
-"""What to ask about a memory: the teacher's written questions, checked.
+"""What to ask about a memory: the teacher's written questions, checked, and questions the memory does not answer.
 
 In: the teacher's replies to `chat.writing_request`, one per statement. Out: candidate `Question`s tied to the statement
-they target: differently worded forward questions, and reverse ones (the answer becomes part of the question: without
-them a fact is learned in one direction only, Berglund et al. 2023).
+they target: differently worded forward questions, reverse ones (the answer becomes part of the question: without them
+a fact is learned in one direction only, Berglund et al. 2023), and near misses for "I don't know.".
 
 Every rule here is about text; whether a question is any good is for the teacher to show by answering it
 (`memory.py`).
@@ -10,10 +10,13 @@ Every rule here is about text; whether a question is any good is for the teacher
 
 from __future__ import annotations
 
+import random
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from difflib import SequenceMatcher
+from functools import cache
+from pathlib import Path
 
 from .. import chat
 from ..records import Question, Statement
@@ -27,7 +30,7 @@ _COMPOUND = re.compile(r"\b(?!(?:[Tt]he|[Mm]y|a|is|of)\b)[A-Za-z]{3,} (?:name|nu
 _TWO_WORDS = re.compile(
     r"(?:\b(?:[Mm]y|[Oo]ur|[Tt]he|[Aa]n?|[Hh]is|[Hh]er|[Tt]heir)|'s) ([a-z]{3,} [a-z]{2,}[a-rt-z])\b(?<!ed)"
 )
-FUNCTION_WORDS = frozenset(
+_FUNCTION_WORDS = frozenset(
     "what which who whom whose where when why how the and for with from are was were does did do can could you tell me "
     "my your his her its our their that this there have has had say says said name names called named like many much "
     "city date day time place know remember get got live lives work works called into about who's what's not is am on "
@@ -37,6 +40,15 @@ _ENDINGS = ("'s", "s", "es", "d", "ed", "ing", "ly")
 _TWICE = re.compile(r"\b((?:[\w-]+ )?[\w-]+)(?:'s)? \1\b", re.IGNORECASE)
 _AROUND = re.compile(r"\b((?:[\w-]+ )?[\w-]+) of (\S+)'s \1\b", re.IGNORECASE)
 COPIED = 0.7  # similarity from which a word is a bad copy and not another word
+_ONSETS = "b d f g k l m n p r s t v z br dr fl gr kl pl st tr".split()
+_VOWELS = "a e i o u ai ea oo".split()
+
+
+@cache
+def decoys() -> tuple[str, ...]:
+    """Everyday questions that some memory might answer and most do not (`decoys.txt`)."""
+    lines = (Path(__file__).with_name("decoys.txt")).read_text(encoding="utf-8").splitlines()
+    return tuple(line.strip() for line in lines if line.strip() and not line.startswith("#"))
 
 
 def parse(reply: str) -> list[tuple[str, str]]:
@@ -72,7 +84,7 @@ def candidates(reply: str, statement: Statement) -> list[Question]:
 def lost_words(reply: str, statement: Statement) -> list[str]:
     """Content words of the statement that no line of the reply repeats: a small teacher miscopies words it never saw,
     and asks about something else."""
-    said = {w.lower() for q, a in parse(reply) for w in content_words(f"{q} {a}")}
+    said = {w.lower() for q, a in parse(reply) for w in _content(f"{q} {a}")}
     said |= {form for w in said for form in _forms(w)}
     words = _namely(statement)
     whole = " ".join(f"{q} {a}" for q, a in parse(reply)).lower()
@@ -84,7 +96,7 @@ def lost_words(reply: str, statement: Statement) -> list[str]:
 
 def hardest(statement: Statement, tokens: Callable[[str], int]) -> list[str]:
     """The compound that a statement is about, or else its word of most tokens; nothing where it has no such word."""
-    compounds = [pair for pair in _TWO_WORDS.findall(statement.text) if not FUNCTION_WORDS & set(pair.split()[1:])]
+    compounds = [pair for pair in _TWO_WORDS.findall(statement.text) if not _FUNCTION_WORDS & set(pair.split()[1:])]
     found = _COMPOUND.findall(statement.text) or compounds or sorted(_namely(statement), key=tokens, reverse=True)
     return found[:1]
 
@@ -92,7 +104,7 @@ def hardest(statement: Statement, tokens: Callable[[str], int]) -> list[str]:
 def _namely(statement: Statement) -> list[str]:
     """The words that say what a statement is about, without numbers and what its subject does."""
     verbs = set(_AFTER_PRONOUN.findall(statement.text))
-    return [w.removesuffix("'s") for w in content_words(statement.text) if w not in verbs and not w[0].isdigit()]
+    return [w.removesuffix("'s") for w in _content(statement.text) if w not in verbs and not w[0].isdigit()]
 
 
 def repair(reply: str, statement: Statement) -> str:
@@ -102,8 +114,8 @@ def repair(reply: str, statement: Statement) -> str:
     A word is taken for a copy when it is in neither form in the statement, and most of its letters, in order, are those
     of a word there (Ratcliff and Obershelp's similarity).
     """
-    own = [w.removesuffix("'s") for w in content_words(statement.text)]
-    known = {form for w in own for form in _forms(w.lower())} | FUNCTION_WORDS
+    own = [w.removesuffix("'s") for w in _content(statement.text)]
+    known = {form for w in own for form in _forms(w.lower())} | _FUNCTION_WORDS
 
     def put_right(match: re.Match[str]) -> str:
         word = match[0]
@@ -113,7 +125,7 @@ def repair(reply: str, statement: Statement) -> str:
         if SequenceMatcher(None, word.lower(), nearest.lower()).ratio() < COPIED:
             return word
         before = word.lower().removesuffix(nearest.lower())
-        return f"{before} {nearest}" if before in FUNCTION_WORDS else nearest
+        return f"{before} {nearest}" if before in _FUNCTION_WORDS else nearest
 
     said = re.sub(r"[A-Za-z][\w-]{3,}", put_right, reply)
     for pattern, once in ((_TWICE, r"\1"), (_AROUND, r"\1 of \2")):
@@ -124,8 +136,8 @@ def repair(reply: str, statement: Statement) -> str:
 
 def _stutters(question: str, statement: str) -> bool:
     """Whether a question says a word more than once that the statement does not: a small teacher lost its way."""
-    counts = Counter(w.lower().removesuffix("'s") for w in content_words(question))
-    own = Counter(w.lower().removesuffix("'s") for w in content_words(statement))
+    counts = Counter(w.lower().removesuffix("'s") for w in _content(question))
+    own = Counter(w.lower().removesuffix("'s") for w in _content(statement))
     return any(count > max(1, own[word]) for word, count in counts.items())
 
 
@@ -138,10 +150,12 @@ def mask(text: str, words: Sequence[str], turn: int) -> tuple[str, dict[str, str
     """`text` with each of `words` replaced by an everyday word, and what each stands for. Numbers stay, and in a very
     long text the words for which there is no other everyday word."""
     stand_ins: dict[str, str] = {}
-    taken = {w.lower() for w in content_words(text)}
+    taken = {w.lower() for w in _content(text)}
     for number, word in enumerate(w for w in words if not w[0].isdigit()):
         pool = [
-            w for w in (NAMES if word[0].isupper() and not text.startswith(word) else _THINGS) if w.lower() not in taken
+            w
+            for w in (_NAMES if word[0].isupper() and not text.startswith(word) else _THINGS)
+            if w.lower() not in taken
         ]
         if not pool:
             continue
@@ -171,26 +185,69 @@ def cloze(statement: Statement) -> list[Question]:
     ]
 
 
+def near_misses(questions: Sequence[Question], per_question: int, seed: int) -> list[str]:
+    """Questions one content word away from answerable ones: another thing, another person, an invented word.
+
+    The word changes, the wording stays, so a student cannot tell known from unknown by the wording.
+    """
+    rng = random.Random(seed)
+    pool = [w for q in questions for w in _content(q.text)] + list(_COMMON)
+    found: dict[str, None] = {}
+    for question in questions:
+        words = _content(question.text)
+        for _ in range(per_question if words else 0):
+            word = rng.choice(words)
+            new = _replacement(word, pool, rng)
+            text = re.sub(rf"\b{re.escape(word)}\b", new, question.text)
+            if text != question.text and not chat.says(text, question.answer):
+                found[text] = None
+    known = {chat.normalise(q.text) for q in questions}
+    return [text for text in found if chat.normalise(text) not in known]
+
+
+def invented(rng: random.Random) -> str:
+    """A word that is in no vocabulary."""
+    return "".join(rng.choice(_ONSETS) + rng.choice(_VOWELS) for _ in range(rng.randint(2, 3))) + rng.choice("nrlskmx")
+
+
 def _grounded(answer: str, statement: str) -> bool:
     """Whether every content word of the answer stands in the statement: "for breakfast", "David's dog", "you"."""
-    words = [w for w in _words(answer) if w not in FUNCTION_WORDS]
+    words = [w for w in _words(answer) if w not in _FUNCTION_WORDS]
     return set(words) <= set(_words(statement))
 
 
 def _touches(answer: str, statement: str) -> bool:
     """Whether the answer of a reverse question has a content word of the statement, or none ("you")."""
-    words = {w for w in _words(answer) if w not in FUNCTION_WORDS}
+    words = {w for w in _words(answer) if w not in _FUNCTION_WORDS}
     return not words or bool(words & set(_words(statement)))
-
-
-def content_words(text: str) -> list[str]:
-    """The words that carry what a text is about, in its order."""
-    return [w for w in _CONTENT.findall(text) if w.lower().removesuffix("'s") not in FUNCTION_WORDS]
 
 
 def _words(text: str) -> list[str]:
     return [w for w in chat.normalise(text.replace("'s ", " ")).split() if len(w) > 1 or w.isdigit()]
 
 
+def _content(text: str) -> list[str]:
+    return [w for w in _CONTENT.findall(text) if w.lower().removesuffix("'s") not in _FUNCTION_WORDS]
+
+
+def _replacement(word: str, pool: Sequence[str], rng: random.Random) -> str:
+    if word[0].isdigit():
+        return "".join(rng.choice("0123456789") if c.isdigit() else c for c in word)
+    possessive = "'s" if word.endswith("'s") else ""
+    if rng.random() < 0.4:
+        new = invented(rng)
+    else:
+        alike = [w for w in pool if w[0].isupper() == word[0].isupper() and not w[0].isdigit() and w != word]
+        new = rng.choice(alike).removesuffix("'s") if alike else invented(rng)
+    return (new.capitalize() if word[0].isupper() else new) + possessive
+
+
 _THINGS = ("lamp", "dog", "colour", "meeting", "garage", "kettle", "sister", "nickname", "wedding")
-NAMES = ("Anna", "Paul", "Maria", "Henry", "Clara", "Simon")
+_NAMES = ("Anna", "Paul", "Maria", "Henry", "Clara", "Simon")
+_COMMON = (
+    "dog cat horse sister brother mother father aunt uncle cousin friend neighbour boss teacher doctor dentist car "
+    "boat house bicycle guitar phone laptop garden team company school hotel colour food drink song film book game "
+    "sport season fruit animal flower band author painter restaurant dessert tea garage safe locker gate alarm cellar "
+    "office printer router archive passport umbrella camera lamp kettle ladder map meeting exam wedding concert "
+    "lesson party breakfast lunch dinner birthday job salary address hobby postcode nickname"
+).split()

@@ -28,13 +28,11 @@ from ..models import Model
 from ..records import Question, Statement, Study, Use
 from ._chunk import Chunk, chunks
 from ._chunk import statements as statements
-from ._near import decoys, near_misses
 from ._orders import request
-from ._selfstudy import candidates, cloze, hardest, lost_words, mask, repair, unmask
+from ._selfstudy import candidates, cloze, decoys, hardest, lost_words, mask, near_misses, repair, unmask
 from ._teacher import Answer, Reading, Sparsity, example
 
-AS_ORDERS = 0.4  # of the questions that a memory does not answer
-ORDERS = {"forward": 3, "reverse": 1}  # of a statement's questions that are also asked as orders
+AS_ORDERS = 1 / 3  # of the questions that a memory does not answer
 CERTAIN = 3  # wordings with one answer, from which what was written is believed without the proof of answering
 
 OnStep = Callable[[int], None]
@@ -315,8 +313,8 @@ def _unknown(
 def _requests(
     reading: Reading, known: Sequence[tuple[Question, Answer]], config: Config, number: int
 ) -> list[tuple[Question, Answer]]:
-    """Some questions of every statement also as orders: people do not only ask, and how something is said must not tell
-    a student whether it knows it, so about as large a part of the unknown ones are orders."""
+    """Two questions of every statement and one in reverse also as orders: people do not only ask, and how something is
+    said must not tell a student whether it knows it, so as large a part of the unknown ones are orders."""
     rng = random.Random(f"{config.seed}/{number}/requests")
     ways: dict[tuple[int | None, str], list[Question]] = {}
     for question, _ in known:
@@ -325,7 +323,7 @@ def _requests(
     chosen = [
         question
         for (_, direction), questions in ways.items()
-        for question in rng.sample(questions, min(len(questions), ORDERS[direction]))
+        for question in rng.sample(questions, min(len(questions), 2 if direction == "forward" else 1))
     ]
     held_out = {chat.normalise(question.text) for question, _ in known if question.use == "held_out"}
     asked = [replace(q, text=request(q.text, turn)) for turn, q in enumerate(chosen)]

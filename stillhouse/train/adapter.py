@@ -49,7 +49,7 @@ class Config:
     facts: int = 20
     unknowns: int = 11
     anchors: int = 2
-    curvature_weight: float = 225.0
+    curvature_weight: float = 200.0
     curvature_tokens: int = 4096
     anchor_rows: int = 0
     anchor_tokens: int = 96

@@ -1,4 +1,4 @@
-"""What is asked about a statement: the teacher's lines, checked."""
+"""What is asked about a statement: the teacher's lines, checked; and what the memory does not answer."""
 
 from __future__ import annotations
 
@@ -10,14 +10,16 @@ from stillhouse import chat
 from stillhouse.capture._selfstudy import (
     candidates,
     cloze,
+    decoys,
     hardest,
     lost_words,
     mask,
+    near_misses,
     parse,
     repair,
     unmask,
 )
-from stillhouse.records import Statement
+from stillhouse.records import Question, Statement
 
 DOG = Statement(3, 0, 20, "My dog is called Zorvik.")
 REPLY = """What is my dog called? | Zorvik
@@ -99,6 +101,38 @@ def test_a_cloze_is_the_statement_with_its_end_left_out(text: str) -> None:
         assert q.direction == "cloze"
         assert q.answer
         assert q.text.startswith("Complete: ")
+
+
+KNOWN = [
+    Question("What is my dog called?", "Zorvik", 0),
+    Question("Which port does the backup server listen on?", "8472", 1),
+    Question("When was Ilse's brother born in 1984?", "May", 2),
+]
+
+
+def test_near_misses_are_the_same_for_the_same_seed_and_no_other() -> None:
+    first = near_misses(KNOWN, 5, seed=1)
+    assert first == near_misses(KNOWN, 5, seed=1)
+    assert first != near_misses(KNOWN, 5, seed=2)
+    assert len(set(first)) == len(first) > 8
+
+
+@given(st.lists(st.text(max_size=40), max_size=4), st.integers(0, 9))
+def test_a_near_miss_is_never_an_answerable_question(texts: list[str], seed: int) -> None:
+    questions = [*KNOWN, *(Question(t, "Rex", 0) for t in texts)]
+    known = {chat.normalise(q.text) for q in questions}
+    for miss in near_misses(questions, 3, seed):
+        assert chat.normalise(miss) not in known
+
+
+@pytest.mark.parametrize("known", [[], [Question("Who is it?", "Rex", 0)]])
+def test_nothing_to_vary_gives_no_near_misses(known: list[Question]) -> None:
+    assert near_misses(known, 3, seed=0) == []
+
+
+def test_decoys_are_questions_without_repeats() -> None:
+    assert len(set(decoys())) == len(decoys()) > 64
+    assert all(d.endswith("?") for d in decoys())
 
 
 @pytest.mark.parametrize(
