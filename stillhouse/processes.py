@@ -24,7 +24,7 @@ from .records import canonical
 
 def collect_rarely() -> None:
     """For a process of our own, before it imports anything large: imports make a million objects, none of them garbage,
-    and looking for it there is a tenth of their time, and of all that is computed later."""
+    and looking for it there is a tenth of their time, and then some of every later step's."""
     gc.set_threshold(100_000, 50, 50)
 
 
