@@ -7,7 +7,7 @@ token. Out: the experts' output, with `W_e + scale * B_e A_e` of the token's slo
 Pairs of (token, expert) are sorted by expert and slot. The frozen weights take one product per expert. The small
 ones take two batched products over blocks of equally many pairs that share expert and slot, padded by a pair of the
 same block, so that no token meets another slot's weights. In training on a CPU they are `_lora_wide`, over rows
-padded to a multiple of `ROWS`, because a CPU compiles a product for every new shape.
+padded where shapes have to repeat.
 `reference_forward` is the same, pair by pair.
 
 It knows concatenated and interleaved gates, transposed weights and biases through the attributes transformers sets
@@ -27,7 +27,7 @@ from torch.nn import functional as F
 from ._lora_sites import Site
 from ._lora_wide import Owners, add_wide
 from ._models_between import combined, taken
-from ._models_experts import FEW_TOKENS, biased, gate, is_known, oriented, padded, per_expert, product
+from ._models_experts import FEW_TOKENS, biased, gate, is_known, multiple, oriented, padded, per_expert, product
 from ._models_kernels import usable
 from .errors import ModelError
 
@@ -99,7 +99,7 @@ def adapted_forward(
     expert_S, few = key_S // (slots + 1), len(hidden_NH) <= FEW_TOKENS
     wide = rows.wide and not few
     if wide:
-        ends, pair_T, place_S = padded(expert_S, experts)
+        ends, pair_T, place_S = padded(expert_S, experts, multiple(module))
         order_T = order_S[pair_T]
         slot_T = slot_S[order_T]
         adapter_T = torch.where(slot_T < 0, -1, slot_T * experts + expert_S[pair_T])

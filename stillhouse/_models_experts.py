@@ -18,11 +18,11 @@ from torch import Tensor, nn
 
 from ._models_between import between, combined, taken
 from ._models_forward import is_plain, replace
-from ._models_kernels import usable
+from ._models_kernels import built, usable
 from ._models_packed import BYTES, Packed, pack, packed_experts
 
 FEW_TOKENS = 64  # up to here no row is worth adding to make shapes repeat
-ROWS = 32
+ROWS = 32  # that an expert's are a multiple of, where shapes have to repeat
 
 
 class Pairs(NamedTuple):
@@ -44,11 +44,18 @@ def is_known(module: nn.Module) -> bool:
     return stacked and plain and hasattr(module, "_apply_gate")
 
 
-def padded(expert_S: Tensor, experts: int) -> tuple[list[int], Tensor, Tensor]:
-    """For pairs sorted by expert, every expert's rows padded to a multiple of `ROWS`, because a CPU compiles a product
-    for every new shape: the end of each, the pair of each row (`pair_T`), the row of each pair (`place_S`)."""
+def multiple(module: nn.Module) -> int:
+    """Of how many rows every expert's are a multiple: oneDNN, which multiplies bfloat16 and packed weights, compiles a
+    product for every new shape."""
+    compiled = torch.is_autocast_enabled("cpu") or packed_experts(module, "down_proj") is not None
+    return ROWS if compiled else 1
+
+
+def padded(expert_S: Tensor, experts: int, rows: int = ROWS) -> tuple[list[int], Tensor, Tensor]:
+    """For pairs sorted by expert, every expert's rows padded to a multiple of `rows`: the end of each, the pair of each
+    row (`pair_T`), the row of each pair (`place_S`)."""
     count_E = torch.bincount(expert_S, minlength=experts)
-    padded_E = (count_E + ROWS - 1) // ROWS * ROWS
+    padded_E = (count_E + rows - 1) // rows * rows
     end_E, first_E = padded_E.cumsum(0), count_E.cumsum(0) - count_E
     expert_T = torch.repeat_interleave(padded_E)
     within_T = torch.arange(len(expert_T), device=expert_S.device) - (end_E - padded_E)[expert_T]
@@ -57,12 +64,12 @@ def padded(expert_S: Tensor, experts: int) -> tuple[list[int], Tensor, Tensor]:
     return end_E.tolist(), pair_T, (end_E - padded_E)[expert_S] + all_S - first_E[expert_S]
 
 
-def sorted_pairs(expert_NK: Tensor, experts: int) -> Pairs:
-    """The pairs by expert, padded where they are many."""
+def sorted_pairs(expert_NK: Tensor, experts: int, rows: int) -> Pairs:
+    """The pairs by expert, padded to a multiple of `rows` where they are many."""
     expert_S, order_S = expert_NK.reshape(-1).sort(stable=True)
     place_NK = torch.empty_like(order_S)
-    if len(expert_NK) > FEW_TOKENS:
-        ends, pair_T, place_S = padded(expert_S, experts)
+    if len(expert_NK) > FEW_TOKENS and rows > 1:
+        ends, pair_T, place_S = padded(expert_S, experts, rows)
         return Pairs(ends, order_S[pair_T], place_NK.index_copy_(0, order_S, place_S).view_as(expert_NK))
     ends = torch.bincount(expert_S, minlength=experts).cumsum(0).tolist()
     place_S = torch.arange(len(order_S), device=order_S.device)
@@ -109,12 +116,13 @@ def gate(module: Any, gate_up_TI: Tensor) -> Tensor:
 @contextmanager
 def answering(network: nn.Module, limit: int = BYTES) -> Iterator[None]:
     """Inside, a frozen network on a CPU answers many rows at a time without gradients, as fast as it can: from packed
-    weights, experts too, as far as `limit` bytes of copies go, and with the kernels between its products."""
+    weights where that is faster, experts too, as far as `limit` bytes of copies go, and with the kernels between its
+    products."""
     with ExitStack() as undone:
         undone.callback(pack(network, limit, experts=True))
         undone.enter_context(between(network))
         for module in network.modules():
-            if packed_experts(module, "down_proj") and is_known(module) and is_plain(module):
+            if built() and is_known(module) and is_plain(module) and module.down_proj.device.type == "cpu":
                 undone.callback(_put(module))
         yield
 
@@ -124,14 +132,13 @@ def _put(module: nn.Module) -> Callable[[], None]:
     return replace(module, partial(_forward, module, stock))
 
 
-def _forward(
-    module: nn.Module, stock: Callable[..., Any], hidden_NH: Tensor, expert_NK: Tensor, routing_NK: Tensor
-) -> Any:
+def _forward(module: Any, stock: Callable[..., Any], hidden_NH: Tensor, expert_NK: Tensor, routing_NK: Tensor) -> Any:
     """The experts' output `[tokens, hidden]`; what was there before where gradients are wanted or types differ."""
-    copies = packed_experts(module, "gate_up_proj")
-    if copies is None or torch.is_grad_enabled() or not usable(hidden_NH) or hidden_NH.dtype != torch.float32:
+    weight = module.gate_up_proj
+    plain = hidden_NH.dtype == weight.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
+    if torch.is_grad_enabled() or not plain or not usable(hidden_NH):
         return stock(hidden_NH, expert_NK, routing_NK)
-    ends, order_T, place_NK = sorted_pairs(expert_NK, len(copies))
+    ends, order_T, place_NK = sorted_pairs(expert_NK, len(weight), multiple(module))
     rows_TX = taken(hidden_NH, order_T // expert_NK.shape[1], place_NK)
     for name in ("gate_up_proj", "down_proj"):
         rows_TX = biased(product(module, name, rows_TX, ends), getattr(module, f"{name}_bias", None), ends)

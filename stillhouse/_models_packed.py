@@ -1,10 +1,10 @@
 """Weights in the order in which a CPU multiplies them: oneDNN's packed form, made once, used by every forward.
 
 In: a network on a CPU in float32, whose weights stay as they are. Out: its linear layers and stacked experts compute
-the same products from packed copies, about twice as fast as from the weights as they lie where the processor's own
-library is not at its best (MKL on AMD's; benchmarks/serve_mixed.py); rounding may differ in the last bits. Gradients
-of what goes in come from copies packed the other way round. The weights stay where they are, for whoever reads them;
-the copies take as many bytes again, or twice as many, up to a limit.
+the same products from packed copies, where a trial shows that this processor is faster so: twice as fast where its own
+library is not at its best (MKL on an AMD with AVX-512; benchmarks/serve_mixed.py), slower on one with AVX2 alone.
+Rounding may differ in the last bits. Gradients of what goes in come from copies packed the other way round. The weights
+stay where they are, for whoever reads them; the copies take as many bytes again, or twice as many, up to a limit.
 
 It does not know adapters: they follow the same layers' forwards, and take an expert's copies from `packed_experts`.
 """
@@ -14,6 +14,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
+from statistics import median
+from time import perf_counter
 from typing import Any, NamedTuple
 
 import torch
@@ -23,7 +25,10 @@ from ._models_forward import is_plain, replace
 
 SMALL = 2**16  # weights of a layer up to here lie in the cache anyway, which is what counts for the few rows of answers
 BYTES = 8 * 2**30  # of copies, where nobody says how many
+TRIAL = 2**24, 64  # multiplications of a product that is tried, and its rows at most
+ROUNDS, WORTH = 7, 1.1  # of trying both in turns; how much faster it has to be
 _EXPERTS = "_packed_experts"
+_FASTER: dict[tuple[int, int, int], bool] = {}  # by the weight's shape and the threads
 
 
 class Packed(NamedTuple):
@@ -51,10 +56,14 @@ def pack(network: nn.Module, limit: int, gradients: bool = False, experts: bool 
     `experts` those too, and layers that gain by it only for many rows at a time; with `gradients` all that, and of
     what goes into a layer, for adapters that are trained on a frozen network.
 
-    Where nothing can be packed (an accelerator, another type, a torch without oneDNN), nothing happens.
+    Where nothing can be packed (an accelerator, another type, a torch without oneDNN) or gains by it, nothing happens.
     """
     undo: list[Callable[[], None]] = []
-    for layer, name in _weights(network, gradients or experts):
+    found = list(_weights(network, gradients or experts))
+    largest = max(
+        (getattr(layer, name) for layer, name in found), key=lambda w: w.shape[-1] * w.shape[-2], default=None
+    )
+    for layer, name in found if largest is not None and _faster(largest) else ():
         weight = getattr(layer, name)
         limit -= weight.nbytes * (2 if gradients else 1)
         if limit < 0:
@@ -99,6 +108,28 @@ def _weights(network: nn.Module, many: bool) -> Iterator[tuple[nn.Module, str]]:
                 weight = module._parameters.get(name)
                 if weight is not None and weight.dim() == 3 and _gains(weight, True):
                     yield module, name
+
+
+@torch.inference_mode()
+def _faster(weight: Tensor) -> bool:
+    """Whether products with such a weight are faster from a packed copy."""
+    weight_OI = weight.detach().flatten(0, -3)[0] if weight.dim() == 3 else weight.detach()
+    key = (*weight_OI.shape, torch.get_num_threads())
+    if key not in _FASTER:
+        most, rows = TRIAL
+        x_TI = torch.ones(max(1, min(rows, most // weight_OI.numel())), weight_OI.shape[1])
+        packed = _packed(weight_OI, False)
+        ways = (partial(_multiply, x_TI, packed.forward, None), partial(nn.functional.linear, x_TI, weight_OI))
+        seconds = [[_seconds(way) for way in ways] for _ in range(ROUNDS + 1)][1:]
+        copied, lying = (median(found) for found in zip(*seconds, strict=True))
+        _FASTER[key] = copied * WORTH < lying
+    return _FASTER[key]
+
+
+def _seconds(product: Callable[[], Tensor]) -> float:
+    start = perf_counter()
+    product()
+    return perf_counter() - start
 
 
 def _gains(weight: Tensor, many: bool) -> bool:

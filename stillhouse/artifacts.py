@@ -13,6 +13,7 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import exp
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -239,19 +240,21 @@ def position_targets(
 ) -> list[PositionTarget]:
     """Rows of `sparse` as records. Exact entries under probability `keep` join the tail where it is as small."""
     ids, draw_ids, draw_logprobs = (t.tolist() for t in (sparse.ids_PK, sparse.draw_ids_PD, sparse.draw_logprobs_PD))
+    every_logprob, tails = sparse.logprobs_PK.tolist(), sparse.tail_P.tolist()
+    draws = (sparse.draw_weights_PD > 0).sum(1).tolist()
     least = float(np.log(keep))
     found = []
     for i, (position, offset) in enumerate(zip(positions, offsets, strict=True)):
-        logprobs, tail = sparse.logprobs_PK[i].tolist(), float(sparse.tail_P[i])
+        logprobs, tail = every_logprob[i], tails[i]
         k = max(1, sum(x > (least if tail < keep else -np.inf) for x in logprobs))
-        drawn = int((sparse.draw_weights_PD[i] > 0).sum()) if tail >= keep else 0
+        drawn = draws[i] if tail >= keep else 0
         found.append(
             PositionTarget(
                 position,
                 offset,
                 tuple(ids[i][:k]),
                 tuple(logprobs[:k]),
-                tail + float(np.exp(logprobs[k:]).sum()),
+                tail + sum(map(exp, logprobs[k:])),
                 tuple(draw_ids[i][:drawn]),
                 tuple(draw_logprobs[i][:drawn]),
             )

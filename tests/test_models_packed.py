@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from stillhouse import _models_packed
+from stillhouse._models_experts import answering
 from stillhouse._models_packed import pack, packed_experts
 from stillhouse.lora import AdapterBank, LoraConfig
 from tests.architectures import ALL
@@ -17,6 +19,12 @@ WIDE = {"hidden_size": 256, "intermediate_size": 384}
 @pytest.fixture(scope="module")
 def network() -> PreTrainedModel:
     return ALL["llama"](640, **WIDE)
+
+
+@pytest.fixture(autouse=True)
+def _gaining(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever processor this is."""
+    monkeypatch.setattr(_models_packed, "_faster", lambda weight: True)
 
 
 def packed_of(network: PreTrainedModel) -> list[nn.Module]:
@@ -89,3 +97,34 @@ def test_what_an_adapter_learns_is_the_same(name: str) -> None:
         torch.testing.assert_close(one, another, rtol=1e-4, atol=1e-5)
     undo()
     assert all(torch.equal(a, b) for a, b in zip(learned(), plain, strict=True))
+
+
+@pytest.mark.parametrize("faster", [True, False])
+@pytest.mark.parametrize("name", ["llama", "qwen3_moe", "olmoe"])
+def test_answers_are_the_same_however_they_are_computed(
+    name: str, faster: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_models_packed, "_faster", lambda weight: faster)
+    network = ALL[name](640, **WIDE, **({"moe_intermediate_size": 256} if name == "qwen3_moe" else {}))
+    for ids_BT in torch.randint(0, 640, (1, 60, 9)), torch.randint(0, 640, (1, 3, 4)):
+        with torch.inference_mode():
+            expected = network(ids_BT[0]).logits
+            with answering(network):
+                assert bool(packed_of(network)) or not faster
+                torch.testing.assert_close(network(ids_BT[0]).logits, expected, atol=1e-4, rtol=1e-4)
+            assert torch.equal(network(ids_BT[0]).logits, expected)
+
+
+def test_whether_copies_are_faster_is_measured_once_for_a_shape(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    weight = torch.ones(96, 200)
+    asked: list[object] = []
+
+    def seconds(product: object) -> float:
+        asked.append(product)
+        return float(len(asked) % 2)
+
+    monkeypatch.setattr(_models_packed, "_FASTER", {})
+    monkeypatch.setattr(_models_packed, "_seconds", seconds)
+    assert [_models_packed._faster(weight), _models_packed._faster(weight[None].expand(3, -1, -1))] == [False, False]
+    assert len(asked) == 2 * (_models_packed.ROUNDS + 1)

@@ -14,9 +14,12 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
+from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from .. import chat, texts
 from .._models_experts import answering
@@ -337,10 +340,20 @@ def _requests(
 
 
 def _anchors(model: Model, sparsity: Sparsity, config: Config) -> list[DistillArtifact]:
-    """The base by itself: its answers to unrelated prompts, and its distribution along running text."""
-    alone = Reading(model, None, sparsity, seed=config.seed)
-    answers = alone.answer(texts.prompts(config.anchor_prompts, config.seed), 16)
-    return [example(model, a, "anchor", None) for a in answers] + _text_anchors(model, sparsity, config)
+    """The base by itself: its answers to unrelated prompts, and its distribution along running text. The same for every
+    memory, so computed once for a network."""
+    known = _ANCHORS.setdefault(model.network, {})
+    key = (sparsity, config.anchor_prompts, config.anchor_texts, config.anchor_tokens, config.seed)
+    if key not in known:
+        alone = Reading(model, None, sparsity, seed=config.seed)
+        answers = alone.answer(texts.prompts(config.anchor_prompts, config.seed), 16)
+        prompts = [example(model, a, "anchor", None) for a in answers]
+        known.clear()
+        known[key] = prompts + _text_anchors(model, sparsity, config)
+    return known[key]
+
+
+_ANCHORS: WeakKeyDictionary[PreTrainedModel, dict[Any, list[DistillArtifact]]] = WeakKeyDictionary()
 
 
 def _text_anchors(model: Model, sparsity: Sparsity, config: Config) -> list[DistillArtifact]:

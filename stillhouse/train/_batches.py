@@ -12,6 +12,7 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -29,6 +30,14 @@ class Mix:
     weights: Mapping[Kind, float]
 
 
+class Begun(NamedTuple):
+    """The first example of a slot in a step that begins as another does up to some token, and its length. A causal
+    network makes the same of both up to there, whatever batch they are in."""
+
+    example: int
+    length: int
+
+
 @dataclass(frozen=True)
 class Batch:
     """B rows of T ids, P target positions. `example_P` is the number of the target's example."""
@@ -44,6 +53,19 @@ class Batch:
     weight_P: Tensor
     slot_P: Tensor
     example_P: Tensor
+    begun: list[list[Begun]]  # of every token of a row
+
+    @property
+    def first(self) -> list[int]:
+        """Of every token, row after row without padding, the number of the first one that the same slot makes the same
+        of, itself or an earlier one."""
+        seen: dict[tuple[int, int, int], int] = {}
+        keys = (
+            (slot, begun.example, at)
+            for slot, row in zip(self.slots, self.begun, strict=True)
+            for at, begun in enumerate(row)
+        )
+        return [seen.setdefault(key, number) for number, key in enumerate(keys)]
 
 
 class Source:
@@ -115,15 +137,36 @@ def batches(
     """
     rows: list[tuple[int, int]] = []  # slot, example
     weights: list[float] = []
+    begun: list[list[Begun]] = []
     for slot in sorted(sources):
-        source = sources[slot]
+        source, before = sources[slot], len(rows)
         for kind, chosen in source.draw(step, (hard or {}).get(slot, frozenset())):
             positions = sum(len(source.rows_of[i]) for i in chosen)
             rows += [(slot, i) for i in chosen]
             weights += [source.mix.weights[kind] / max(positions, 1)] * len(chosen)
+        begun += _begun(source, [example for _, example in rows[before:]])
     lengths = [len(sources[slot].ids[i]) for slot, i in rows]
     groups = _groups(lengths, tokens)
-    return [_gather(sources, [rows[n] for n in g], [weights[n] for n in g], pad, device) for g in groups]
+    return [
+        _gather(sources, [rows[n] for n in g], [weights[n] for n in g], [begun[n] for n in g], pad, device)
+        for g in groups
+    ]
+
+
+def _begun(source: Source, examples: Sequence[int]) -> list[list[Begun]]:
+    """Of every token of every example, the first of `examples` that begins the same up to it."""
+    places: dict[tuple[int, int], int] = {}  # of a tree of beginnings: where a token leads from a place
+    firsts: list[Begun] = []
+    found = []
+    for example in examples:
+        place, row = -1, []
+        for token in source.ids[example]:
+            place = places.setdefault((place, token), len(firsts))
+            if place == len(firsts):
+                firsts.append(Begun(example, len(source.ids[example])))
+            row.append(firsts[place])
+        found.append(row)
+    return found
 
 
 def _groups(lengths: Sequence[int], tokens: int) -> list[list[int]]:
@@ -140,7 +183,12 @@ def _groups(lengths: Sequence[int], tokens: int) -> list[list[int]]:
 
 
 def _gather(
-    sources: Mapping[int, Source], rows: list[tuple[int, int]], weights: list[float], pad: int, device: torch.device
+    sources: Mapping[int, Source],
+    rows: list[tuple[int, int]],
+    weights: list[float],
+    begun: list[list[Begun]],
+    pad: int,
+    device: torch.device,
 ) -> Batch:
     sequences = [sources[slot].ids[i] for slot, i in rows]
     width = -(-max(map(len, sequences)) // 8) * 8
@@ -170,6 +218,7 @@ def _gather(
         torch.tensor(weight_P, device=device),
         torch.tensor(slot_P, device=device),
         torch.tensor(example_P, device=device),
+        begun,
     )
 
 

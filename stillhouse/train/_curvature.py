@@ -233,7 +233,9 @@ def _see_parts(found: Factors, given_SI: Tensor, out_SO: Tensor, ends: Sequence[
 
 
 def _blocks(a_SERI: Tensor, moments_EKDD: Tensor) -> Tensor:
-    """`A C`."""
-    a_SEKRD = a_SERI.unflatten(-1, (moments_EKDD.shape[1], -1)).transpose(2, 3)
-    found: Tensor = (a_SEKRD @ moments_EKDD).transpose(2, 3).flatten(-2)
+    """`A C`, the rows of all slots in one product with each block."""
+    slots, _, rank, _ = a_SERI.shape
+    a_EKXD = a_SERI.unflatten(-1, (moments_EKDD.shape[1], -1)).permute(1, 3, 0, 2, 4).flatten(2, 3)
+    found_EKSRD = (a_EKXD @ moments_EKDD).unflatten(2, (slots, rank))
+    found: Tensor = found_EKSRD.permute(2, 0, 3, 1, 4).flatten(-2)
     return found

@@ -193,18 +193,19 @@ def _side_by_side(
     groups = [data.lengths, *([[len(ids) for _ in along for ids in windows]] if along else [])]
     rows = [*zip(data.slots, data.lengths, strict=True), *((slot, len(ids)) for slot in along for ids in windows)]
     slots = [slot for slot, length in rows for _ in range(length)]
-    slots += slots[-1:] * (_flat.padded(len(slots)) - len(slots))
     extra_X = torch.tensor([token for _ in along for ids in windows for token in ids], device=model.device)
     ids_T = torch.cat([data.ids_BT[data.mask_BT.bool()], extra_X.long()])
     end_B = torch.tensor(data.lengths, device=model.device).cumsum(0)
     target_P, end = F.pad(end_B, (1, 0))[data.row_P] + data.column_P, int(end_B[-1])
     read_T = (torch.arange(len(ids_T), device=model.device) >= end).index_fill(0, target_P, True)
+    first = [*data.first, *range(end, len(ids_T))]
+    own = [number for number, same in enumerate(first[:end]) if number == same]
     with (
         attention(model, max(length for _, length in rows)),
-        noisy(model, data, plan.noise, plan.seed, step, flat=True),
+        noisy(model, data, plan.noise, plan.seed, step, flat=own),
     ):
         hidden_TH = _flat.states(
-            model, ids_T, groups, lambda numbers: bank.rows([slots[n] for n in numbers], wide=True), read_T
+            model, ids_T, groups, lambda numbers: bank.rows([slots[n] for n in numbers], wide=True), read_T, first
         )
     return hidden_TH[target_P], hidden_TH[end:]
 

@@ -2,6 +2,7 @@
 
 In: the tokens of several groups of rows, such as short examples and long windows of text. Out: the last hidden state of
 every token, or of those that are read: the last layer's MLP, which looks at one token at a time, is spared the others.
+What rows of one student have in common before they part, such as a chat template's start, is computed once.
 Attention alone tells rows apart: once per group, with that group's rows padded on the right, where a
 causal look never falls; rows that are not short go through transformers' own. On a CPU, which pays for every padded
 token and for every operator it starts, a step takes two thirds of the time.
@@ -14,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -29,7 +31,7 @@ from .._models_kernels import built, usable
 from ..models import Model
 from ._precision import SHORT
 
-FEW_SHAPES = 64
+FEW_SHAPES, ANY = 64, 8  # tokens that a batch is a multiple of, where shapes have to repeat and elsewhere
 TRIAL = 6  # tokens of a row
 _FITTING: WeakKeyDictionary[PreTrainedModel, bool] = WeakKeyDictionary()
 _NAME = "stillhouse_flat"
@@ -50,8 +52,10 @@ def fits(model: Model) -> bool:
 @torch.no_grad()
 def _agrees(model: Model) -> bool:
     ids_BT = (torch.arange(2 * TRIAL) * 7 % model.vocabulary).view(2, TRIAL).to(model.device)
+    ids_BT[1, : TRIAL // 2] = ids_BT[0, : TRIAL // 2]
+    first = [*range(TRIAL), *range(TRIAL // 2), *range(TRIAL + TRIAL // 2, 2 * TRIAL)]
     try:
-        found_TH = states(model, ids_BT.flatten(), [[TRIAL, TRIAL]], lambda numbers: nullcontext())
+        found_TH = states(model, ids_BT.flatten(), [[TRIAL, TRIAL]], lambda numbers: nullcontext(), first=first)
         expected_BTH = model.network.base_model(input_ids=ids_BT, use_cache=False).last_hidden_state
     except Exception:  # noqa: BLE001 - whatever a stranger's forward raises
         return False
@@ -61,25 +65,70 @@ def _agrees(model: Model) -> bool:
 
 
 def padded(tokens: int) -> int:
-    """How many tokens the network is given for so many: a CPU compiles a product for every new shape."""
-    return -(-tokens // FEW_SHAPES) * FEW_SHAPES
+    """How many tokens the network is given for so many: oneDNN, which multiplies bfloat16, compiles a product for every
+    new shape."""
+    multiple = FEW_SHAPES if torch.is_autocast_enabled("cpu") else ANY
+    return -(-tokens // multiple) * multiple
 
 
-def states(model: Model, ids_T: Tensor, groups: Sequence[Lengths], rows: Rows, read: Tensor | None = None) -> Tensor:
+def states(
+    model: Model,
+    ids_T: Tensor,
+    groups: Sequence[Lengths],
+    rows: Rows,
+    read: Tensor | None = None,
+    first: Sequence[int] | None = None,
+) -> Tensor:
     """Last hidden states `[T, H]` of rows that lie one after the other in `ids_T`, group after group.
 
-    `rows(numbers)` is entered while the network computes the tokens of these numbers; those from T on are padding.
-    `read`: which of the tokens count, True or False `[T]`; what comes out for the others is no state then.
+    `rows(numbers)` is entered while the network computes the tokens of these numbers. `read`: which of the tokens
+    count, True or False `[T]`; what comes out for the others is no state then. `first`: of every token the number of
+    the first one that has the same before it in the same adapter's row, itself or an earlier one; only those are
+    computed.
     """
-    spare = padded(len(ids_T)) - len(ids_T)
+    shared = _Shared.of(range(len(ids_T)) if first is None else first, model.device)
+    place_T, numbers = shared.place_T, shared.numbers
     position_T = torch.cat([torch.arange(n, device=ids_T.device) for lengths in groups for n in lengths])
-    given_T1, position_T1 = (F.pad(s_T, (0, spare))[:, None] for s_T in (ids_T, position_T))
+    number_U = torch.tensor(numbers, device=model.device)
+    given_U1, position_U1 = (s_T[number_U][:, None] for s_T in (ids_T, position_T))
     last = _last_block(model.network)
-    few = nullcontext() if read is None or last is None else _reading(last, _filled(read, len(given_T1)), rows)
-    with _attending(model, _merged(groups, spare)), rows(range(len(given_T1))), few:
-        out = model.network.base_model(input_ids=given_T1, position_ids=position_T1, use_cache=False)
-    hidden_T1H: Tensor = out.last_hidden_state
-    return hidden_T1H[: len(ids_T), 0]
+    few: AbstractContextManager[None] = nullcontext()
+    if read is not None and last is not None:
+        read_U = read.new_zeros(len(numbers)).index_fill(0, place_T[: len(ids_T)][read], True)
+        few = _reading(last, _filled(read_U), lambda some: rows([numbers[n] for n in some]))
+    with _attending(model, _merged(groups, len(numbers) - shared.unique), shared), rows(numbers), few:
+        out = model.network.base_model(input_ids=given_U1, position_ids=position_U1, use_cache=False)
+    hidden_U1H: Tensor = out.last_hidden_state
+    return shared.spread(hidden_U1H[:, 0])[: len(ids_T)]
+
+
+@dataclass(frozen=True)
+class _Shared:
+    """U tokens for T, `unique` of them needed and the others there so that shapes are few: the number of each among the
+    T (`numbers`), the place of each of the T, followed by the others', among the U (`place_T`), and back (`back_U`)."""
+
+    unique: int
+    numbers: list[int]
+    place_T: Tensor
+    back_U: Tensor
+
+    @staticmethod
+    def of(first: Sequence[int], device: torch.device) -> _Shared:
+        own = [number for number, same in enumerate(first) if number == same]
+        place_of = {number: place for place, number in enumerate(own)}
+        spare = padded(len(own)) - len(own)
+        places = [*(place_of[same] for same in first), *range(len(own), len(own) + spare)]
+        back = [*own, *range(len(first), len(places))]
+        place_T, back_U = (torch.tensor(found, device=device) for found in (places, back))
+        return _Shared(len(own), own + own[-1:] * spare, place_T, back_U)
+
+    def spread(self, values_UX: Tensor) -> Tensor:
+        """What is computed once, wherever it is needed."""
+        return values_UX if len(self.place_T) == len(self.back_U) else values_UX.index_select(0, self.place_T)
+
+    def gather(self, values_TX: Tensor) -> Tensor:
+        """The way back."""
+        return values_TX if len(self.place_T) == len(self.back_U) else values_TX.index_select(0, self.back_U)
 
 
 def _last_block(network: Any) -> nn.Module | None:
@@ -89,9 +138,9 @@ def _last_block(network: Any) -> nn.Module | None:
     return block if isinstance(block, nn.Module) else None
 
 
-def _filled(read_T: Tensor, tokens: int) -> Tensor:
+def _filled(read_T: Tensor) -> Tensor:
     """The numbers of the tokens that are read, and of some that are not, so that they are of few shapes."""
-    chosen_T = F.pad(read_T, (0, tokens - len(read_T)))
+    chosen_T = read_T.clone()
     spare = padded(int(chosen_T.sum())) - int(chosen_T.sum())
     chosen_T[(~chosen_T).nonzero()[:spare, 0]] = True
     return chosen_T.nonzero()[:, 0]
@@ -181,28 +230,30 @@ def _short(query: Tensor, keys: Tensor, values: Tensor, mask_11WW: Tensor, scale
     return said_GXD.view(rows, heads, width, -1).transpose(1, 2)
 
 
-_CURRENT: ContextVar[list[_Group]] = ContextVar("_CURRENT")
+_CURRENT: ContextVar[tuple[list[_Group], _Shared]] = ContextVar("_CURRENT")
 
 
 def _attend(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **settings: Any
 ) -> tuple[Tensor, None]:
-    """For transformers: attention within each row, `[T, 1, heads, dim]`."""
+    """For transformers: attention within each row, `[U, 1, heads, dim]`."""
     settings["is_causal"] = True
-    parts = [group.attend(module, (query, key, value), settings) for group in _CURRENT.get()]
+    groups, shared = _CURRENT.get()
+    states = shared.spread(query), shared.spread(key), shared.spread(value)
+    parts = [group.attend(module, states, settings) for group in groups]
     said_THD = parts[0] if len(parts) == 1 else torch.cat(parts)
-    return F.pad(said_THD, (0, 0, 0, 0, 0, len(query) - len(said_THD)))[:, None], None
+    return shared.gather(F.pad(said_THD, (0, 0, 0, 0, 0, len(states[0]) - len(said_THD))))[:, None], None
 
 
 AttentionInterface.register(_NAME, _attend)
 
 
 @contextmanager
-def _attending(model: Model, groups: Sequence[Lengths]) -> Iterator[None]:
+def _attending(model: Model, groups: Sequence[Lengths], shared: _Shared) -> Iterator[None]:
     found: list[_Group] = []
     for lengths in groups:
         found.append(_Group(lengths, found[-1].end if found else 0, model.device))
-    token = _CURRENT.set(found)
+    token = _CURRENT.set((found, shared))
     try:
         with attending(model.network, _NAME):
             yield

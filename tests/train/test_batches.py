@@ -6,6 +6,8 @@ from collections import Counter
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from stillhouse.artifacts import DistillArtifact, Kind, PositionTarget
 from stillhouse.train._batches import Batch, Mix, Source, batches
@@ -26,6 +28,16 @@ def source(facts: int = 5, seed: int = 0) -> Source:
     kinds: list[tuple[Kind, int]] = [("fact", facts), ("unknown", 3), ("anchor", 1)]
     made = [artifact(kind, 6 + i, 2 + i % 2, 10 * i) for kind, n in kinds for i in range(n)]
     return Source(made, MIX, seed, CPU)
+
+
+def alike() -> list[DistillArtifact]:
+    """Examples that begin the same for three tokens and for five."""
+    rows = [(7, 8, 9, 1, 2, 3), (7, 8, 9, 1, 2, 4, 5), (7, 8, 9, 6, 6, 6, 6, 6), (5, 8, 9, 1, 2, 3)]
+    made = [PositionTarget(4, 0, (1,), (-0.5,), 0.4, (1, 2), (-2.0, -2.0))]
+    last = PositionTarget(5, 0, (2,), (-0.5,), 0.4)
+    return [DistillArtifact("fact", None, b"", ids, (*made, last)) for ids in rows] + [
+        DistillArtifact("unknown", None, b"", ids, (*made, last)) for ids in rows[:2]
+    ]
 
 
 def batch(sources: dict[int, Source], step: int, pad: int, device: torch.device, **hard: object) -> Batch:
@@ -99,3 +111,20 @@ def test_batches_of_few_tokens_hold_the_same_rows_by_length() -> None:
     for name in ("weight_P", "slot_P", "example_P", "column_P"):
         found = torch.cat([getattr(part, name) for part in parts])
         assert torch.equal(found.sort().values, getattr(whole, name).sort().values)
+
+
+@given(st.lists(st.lists(st.integers(0, 2), min_size=2, max_size=6), min_size=1, max_size=8), st.integers(0, 3))
+def test_a_token_is_the_first_that_has_the_same_before_it(rows: list[list[int]], step: int) -> None:
+    target = PositionTarget(1, 0, (1,), (-0.5,), 0.4)
+    made = [
+        DistillArtifact("fact", None, b"", tuple(ids), (target, PositionTarget(len(ids), 0, (1,), (-0.5,), 0.4)))
+        for ids in rows
+    ]
+    (data,) = batches({0: Source(made, MIX, 0, CPU), 1: Source(made[:2], MIX, 1, CPU)}, step, 0, CPU)
+    before: list[tuple[int, ...]] = []
+    for slot, ids, length in zip(data.slots, data.ids_BT.tolist(), data.lengths, strict=True):
+        before += [(slot, *ids[: at + 1]) for at in range(length)]
+    assert data.first == [before.index(one) for one in before]
+    for begun, length, example in zip(data.begun, data.lengths, data.examples, strict=True):
+        assert len(begun) == length and begun[-1].length >= length
+        assert begun[-1].example <= example or begun[-1].example in data.examples

@@ -42,6 +42,7 @@ def test_losses_and_gradients_are_those_of_padded_rows(
     reference = Reference(model, plan.anchors, plan.steps, plan.batch_tokens)
     sources = {slot: Source(signals(model, slot + 1), _mix(CONFIG), slot, model.device) for slot in slots}
     (data,) = batches(sources, 1, 0, model.device)
+    assert len(set(data.first)) < sum(data.lengths), "some rows begin the same"
     with between(model.network):
         loss_P, drift_S = _fit._losses(model, bank, data, slots, plan, reference, 1)
         flat = gradients(bank, (loss_P * data.weight_P).sum() + drift_S.sum())
