@@ -11,7 +11,8 @@ It does not know adapters: they follow the same layers' forwards, and take an ex
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from statistics import median
@@ -26,7 +27,7 @@ from ._models_forward import is_plain, replace
 SMALL = 2**16  # weights of a layer up to here lie in the cache anyway, which is what counts for the few rows of answers
 BYTES = 8 * 2**30  # of copies, where nobody says how many
 TRIAL = 2**24, 64  # multiplications of a product that is tried, and its rows at most
-ROUNDS, WORTH = 7, 1.1  # of trying both in turns; how much faster it has to be
+ROUNDS, WORTH = 7, 1.25  # of trying both in turns; how much faster it has to be
 _EXPERTS = "_packed_experts"
 _FASTER: dict[tuple[int, int, int], bool] = {}  # by the weight's shape and the threads
 
@@ -60,10 +61,7 @@ def pack(network: nn.Module, limit: int, gradients: bool = False, experts: bool 
     """
     undo: list[Callable[[], None]] = []
     found = list(_weights(network, gradients or experts))
-    largest = max(
-        (getattr(layer, name) for layer, name in found), key=lambda w: w.shape[-1] * w.shape[-2], default=None
-    )
-    for layer, name in found if largest is not None and _faster(largest) else ():
+    for layer, name in found if found and _faster(_commonest([getattr(*where) for where in found])) else ():
         weight = getattr(layer, name)
         limit -= weight.nbytes * (2 if gradients else 1)
         if limit < 0:
@@ -108,6 +106,15 @@ def _weights(network: nn.Module, many: bool) -> Iterator[tuple[nn.Module, str]]:
                 weight = module._parameters.get(name)
                 if weight is not None and weight.dim() == 3 and _gains(weight, True):
                     yield module, name
+
+
+def _commonest(weights: Sequence[Tensor]) -> Tensor:
+    """One of the shape that most of the weights are of."""
+    values = Counter[tuple[int, int]]()
+    for weight in weights:
+        values[weight.shape[-2], weight.shape[-1]] += weight.numel()
+    (most, _), *_ = values.most_common(1)
+    return next(weight for weight in weights if weight.shape[-2:] == most)
 
 
 @torch.inference_mode()
