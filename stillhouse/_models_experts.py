@@ -51,7 +51,7 @@ def multiple(module: nn.Module) -> int:
     return ROWS if compiled else 1
 
 
-def padded(expert_S: Tensor, experts: int, rows: int = ROWS) -> tuple[list[int], Tensor, Tensor]:
+def padded(expert_S: Tensor, experts: int, rows: int) -> tuple[list[int], Tensor, Tensor]:
     """For pairs sorted by expert, every expert's rows padded to a multiple of `rows`: the end of each, the pair of each
     row (`pair_T`), the row of each pair (`place_S`)."""
     count_E = torch.bincount(expert_S, minlength=experts)

@@ -57,10 +57,11 @@ def _drawn(data: Batch, amount: float, seed: str, like: Tensor) -> Tensor:
     """Uniform noise up to `amount` for every token, row after row without padding."""
     starts: dict[Begun, int] = {}
     drawn: list[Tensor] = []
+    tokens = 0
     for begun in dict.fromkeys(one for row in data.begun for one in row):
         generator = torch.Generator(like.device).manual_seed(crc32(f"{seed}/{begun.example}/noise".encode()))
         empty_LH = like.new_empty(begun.length, like.shape[1], dtype=torch.float32)
-        starts[begun] = sum(map(len, drawn))
         drawn.append(empty_LH.uniform_(-amount, amount, generator=generator))
+        starts[begun], tokens = tokens, tokens + begun.length
     at = [starts[begun] + n for row in data.begun for n, begun in enumerate(row)]
     return torch.cat(drawn)[torch.tensor(at, device=like.device)]

@@ -247,3 +247,13 @@ def test_no_question_is_asked_twice_whatever_the_chunk(shipped: Model) -> None:
     unknown = [chat.normalise(q.text) for q in found.study.questions if q.statement is None]
     assert len(unknown) == len(set(unknown)) > 60
     assert not {chat.normalise(q.text) for q in found.study.questions if q.statement is not None} & set(unknown)
+
+
+def test_anchors_are_those_of_the_settings_however_often_they_are_asked_for(shipped: Model) -> None:
+    few, more = Config(anchor_prompts=2), Config(anchor_prompts=3, anchor_texts=2)
+    first = capture_memory._anchors(shipped, Sparsity(), few)
+    again = capture_memory._anchors(shipped, Sparsity(), few)
+    others = capture_memory._anchors(shipped, Sparsity(4, 0), more)
+    assert (len(first), len(others)) == (2, 5)
+    assert first == again == capture_memory._anchors(shipped, Sparsity(), few)
+    assert all(len(t.ids) <= 4 and not t.draw_ids for a in others for t in a.targets)

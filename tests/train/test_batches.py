@@ -125,6 +125,9 @@ def test_a_token_is_the_first_that_has_the_same_before_it(rows: list[list[int]],
     for slot, ids, length in zip(data.slots, data.ids_BT.tolist(), data.lengths, strict=True):
         before += [(slot, *ids[: at + 1]) for at in range(length)]
     assert data.first == [before.index(one) for one in before]
-    for begun, length, example in zip(data.begun, data.lengths, data.examples, strict=True):
-        assert len(begun) == length and begun[-1].length >= length
-        assert begun[-1].example <= example or begun[-1].example in data.examples
+    row_of = {where: n for n, where in enumerate(zip(data.slots, data.examples, strict=True))}
+    for slot, begun, ids, length in zip(data.slots, data.begun, data.ids_BT.tolist(), data.lengths, strict=True):
+        assert len(begun) == length
+        for at, one in enumerate(begun):
+            row = row_of[slot, one.example]
+            assert one.length == data.lengths[row] and data.ids_BT[row, : at + 1].tolist() == ids[: at + 1]
