@@ -55,6 +55,8 @@ def texts_of(text: str) -> list[str]:
     [
         ("My dog is Rex. He is old.", ["My dog is Rex.", "He is old."]),
         ("I met Dr. Smith in Ghent. She was kind.", ["I met Dr. Smith in Ghent.", "She was kind."]),
+        ("The code is 5531-K. The gate is red.", ["The code is 5531-K.", "The gate is red."]),
+        ("I read J.-P. Sartre and J. K. Rowling.", ["I read J.-P. Sartre and J. K. Rowling."]),
         ("# A heading of words\n- My dog is Rex", ["My dog is Rex"]),
         ("Alice: hello\nUser: my code is 7714.\nAssistant: what is that?", ["my code is 7714."]),
         (
