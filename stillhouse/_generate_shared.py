@@ -1,11 +1,11 @@
-"""Attention of many rows that begin with the same text, whose keys and values are there once.
+"""Attention of many rows that begin with the same few texts, whose keys and values are there once each.
 
-In: what a network has cached of a text, for a batch of one. Out: a context in which rows look at that and at their own
-tokens, as if each had a copy: scores against the text are one product for all rows, scores against a row's own keys
-another, and one softmax goes over both (the decomposition of Juravsky et al. 2024, arXiv 2402.05099). A copy per row,
-written anew with every token, is most of what answering a few hundred questions about one text would cost.
+In: what a network has cached of every text, for a batch of one. Out: a context in which rows look at their text and at
+their own tokens, as if each had a copy: scores against a text are one product for all its rows, scores against a row's
+own keys another, and one softmax goes over both (the decomposition of Juravsky et al. 2024, arXiv 2402.05099). A copy
+per row, written anew with every token, is most of what answering a few hundred questions about one text would cost.
 
-It does not know what the text is, nor which token comes next.
+It does not know what the texts are, nor which token comes next.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from itertools import product
-from typing import Any
+from itertools import groupby, product
+from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import torch
@@ -26,6 +26,7 @@ from transformers.cache_utils import DynamicLayer
 from ._models_attention import attending, replaceable, window_of
 
 SCORES = 2**25  # there at once, float32
+UNSEEN = torch.finfo(torch.float32).min  # the score of what is not to be seen; padding may see nothing at all
 TRIAL = (2, 5, 4)  # rows, tokens of the text, tokens of their own
 _NAME = "stillhouse_shared"
 _SHAREABLE: WeakKeyDictionary[PreTrainedModel, bool] = WeakKeyDictionary()
@@ -57,7 +58,8 @@ def _agrees(network: PreTrainedModel) -> bool:
     try:
         cache, mine = DynamicCache(config=network.config), DynamicCache()
         model(input_ids=ids_BT[:1, :text], past_key_values=cache, use_cache=True)
-        with Shared(network, cache, text).looking(position_BT, position_BT, torch.ones_like(position_BT)):
+        shared = Shared(network, [Text(cache, text)] * rows)
+        with shared.looking(position_BT, position_BT, torch.ones_like(position_BT)):
             found_BTH = model(
                 input_ids=ids_BT[:, text:], position_ids=position_BT, past_key_values=mine, use_cache=True
             ).last_hidden_state
@@ -69,19 +71,38 @@ def _agrees(network: PreTrainedModel) -> bool:
     return bool((apart_BT <= close * expected_BTH.float().norm(dim=-1)).all())
 
 
-class Shared:
-    """The keys and values of a text of `tokens` tokens. A network has one thread in here at a time, and no other that
-    computes: its attention is the network's own again afterwards."""
+class Text(NamedTuple):
+    """The keys and values of a text of so many tokens."""
 
-    def __init__(self, network: PreTrainedModel, cache: DynamicCache, tokens: int) -> None:
-        self._network, self._layers, self._tokens = network, cache.layers, tokens
+    cache: DynamicCache
+    tokens: int
+
+
+class Span(NamedTuple):
+    """The rows from `start` to `end`, which begin with one text, or with none."""
+
+    start: int
+    end: int
+    text: Text | None
+
+
+class Shared:
+    """The texts of a batch's rows, those of one text beside each other. A network has one thread in here at a time, and
+    no other that computes: its attention is the network's own again afterwards."""
+
+    def __init__(self, network: PreTrainedModel, texts: Sequence[Text | None]) -> None:
+        self._network, self._texts = network, list(texts)
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """These are left of the batch."""
+        self._texts = [self._texts[row] for row in rows]
 
     @contextmanager
     def looking(self, position_BT: Tensor, position_BS: Tensor, own_BS: Tensor) -> Iterator[None]:
-        """Inside, a forward of tokens at `position_BT` looks at the text and at what lies in the S columns of a cache
-        of the rows' own, the new ones last: where `own_BS` is 1, tokens at `position_BS`, else nothing. Columns of a
-        row are in the order of its tokens."""
-        token = _CURRENT.set(_Looks(self._layers, self._tokens, position_BT, position_BS, own_BS))
+        """Inside, a forward of tokens at `position_BT` looks at their rows' texts and at what lies in the S columns of
+        a cache of the rows' own, the new ones last: where `own_BS` is 1, tokens at `position_BS`, else nothing. Columns
+        of a row are in the order of its tokens."""
+        token = _CURRENT.set(_Looks(self._texts, position_BT, position_BS, own_BS))
         try:
             with attending(self._network, _NAME):
                 yield
@@ -92,32 +113,46 @@ class Shared:
 class _Looks:
     """One forward's view: what its rows may look at in each layer."""
 
-    def __init__(
-        self, layers: Sequence[Any], tokens: int, position_BT: Tensor, position_BS: Tensor, own_BS: Tensor
-    ) -> None:
-        self._layers, self._tokens = layers, tokens
+    def __init__(self, texts: Sequence[Text | None], position_BT: Tensor, position_BS: Tensor, own_BS: Tensor) -> None:
+        self.spans = list(_spans(texts))
         self._new_BT1, self._own_B1S = position_BT[:, :, None], position_BS[:, None]
         new = position_BT.shape[1]
         column_S = torch.arange(position_BS.shape[1], device=position_BS.device)
         self._before_BTS = (column_S <= column_S[-new:, None]) & own_BS.bool()[:, None]
-        self._masks: dict[tuple[int | None, int], tuple[Tensor, Tensor | None]] = {}
+        self._hidden: dict[int | None, Tensor] = {}
 
-    def text(self, module: nn.Module) -> tuple[Tensor, Tensor]:
-        """The text's keys and values for this layer, `[G, P, D]`; a layer that slides has the newest alone."""
-        layer = self._layers[int(module.layer_idx)]  # type: ignore[arg-type]
-        return layer.keys[0], layer.values[0]
-
-    def hidden(self, window: int | None, kept: int) -> tuple[Tensor, Tensor | None]:
-        """What is not to be seen: of the rows' own, `[B, 1, T, S]`, and of the `kept` newest tokens of the text,
-        `[B, 1, T, P]`; None where all of it is seen."""
-        if (window, kept) not in self._masks:
-            seen_BTS, hidden = self._before_BTS, None
+    def hidden(self, window: int | None) -> Tensor:
+        """What is not to be seen of the rows' own, `[B, 1, T, S]`."""
+        if window not in self._hidden:
+            seen_BTS = self._before_BTS
             if window is not None:
                 seen_BTS = seen_BTS & (self._new_BT1 - self._own_B1S < window)
-                text_P = torch.arange(self._tokens - kept, self._tokens, device=seen_BTS.device)
-                hidden = (self._new_BT1 - text_P >= window)[:, None]
-            self._masks[window, kept] = ~seen_BTS[:, None], hidden
-        return self._masks[window, kept]
+            self._hidden[window] = ~seen_BTS[:, None]
+        return self._hidden[window]
+
+    def hidden_text(self, window: int | None, span: Span, kept: int) -> Tensor | None:
+        """What is not to be seen of the `kept` newest tokens of a span's text, `[rows, 1, T, kept]`; None where all of
+        it is seen."""
+        if window is None or span.text is None:
+            return None
+        text_P = torch.arange(span.text.tokens - kept, span.text.tokens, device=self._new_BT1.device)
+        return (self._new_BT1[span.start : span.end] - text_P >= window)[:, None]
+
+
+def _spans(texts: Sequence[Text | None]) -> Iterator[Span]:
+    start = 0
+    for _, same in groupby(texts, key=id):
+        rows = list(same)
+        yield Span(start, start + len(rows), rows[0])
+        start += len(rows)
+
+
+def _of_text(text: Text | None, module: nn.Module) -> tuple[Tensor, Tensor] | None:
+    """A text's keys and values for this layer, `[G, P, D]`; a layer that slides has the newest alone."""
+    if text is None:
+        return None
+    layer: Any = text.cache.layers[int(module.layer_idx)]  # type: ignore[arg-type]
+    return layer.keys[0], layer.values[0]
 
 
 _CURRENT: ContextVar[_Looks] = ContextVar("_CURRENT")
@@ -127,23 +162,25 @@ def _attend(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **settings: Any
 ) -> tuple[Tensor, None]:
     """For transformers: queries `[B, H, T, D]`, the rows' own keys and values `[B, G, S, D]` -> `[B, T, H, D]`."""
-    looks = _CURRENT.get()
-    keys_GPD, values_GPD = looks.text(module)
-    rows, heads, new, _ = query.shape
-    hidden_own, hidden_text = looks.hidden(window_of(module), keys_GPD.shape[1])
+    looks, window = _CURRENT.get(), window_of(module)
+    hidden_own, (rows, heads, new, _) = looks.hidden(window), query.shape
     scale = settings.get("scaling") or query.shape[-1] ** -0.5
-    tokens = max(1, min(new, SCORES // (heads * (keys_GPD.shape[1] + key.shape[2]))))
-    each = max(1, SCORES // (heads * tokens * (keys_GPD.shape[1] + key.shape[2])))
     said_BTHD = query.new_empty(rows, new, heads, value.shape[-1])
-    for row, token in product(range(0, rows, each), range(0, new, tokens)):
-        some, part = slice(row, row + each), slice(token, token + tokens)
-        scores_BHTX = _scores(query[some, :, part].float() * scale, key[some].float(), keys_GPD.float())
+    for span in looks.spans:
+        keys_GPD, values_GPD = _of_text(span.text, module) or (key[0, :, :0], value[0, :, :0])
         text = keys_GPD.shape[1]
-        scores_BHTX[..., text:].masked_fill_(hidden_own[some, :, part], -torch.inf)
-        if hidden_text is not None:
-            scores_BHTX[..., :text].masked_fill_(hidden_text[some, :, part], -torch.inf)
-        chances_BHTX = F.softmax(scores_BHTX, -1).to(query.dtype)
-        said_BTHD[some, part] = _mixed(chances_BHTX, value[some], values_GPD).transpose(1, 2)
+        hidden_text = looks.hidden_text(window, span, text)
+        tokens = max(1, min(new, SCORES // (heads * (text + key.shape[2]))))
+        each = max(1, SCORES // (heads * tokens * (text + key.shape[2])))
+        for row, token in product(range(span.start, span.end, each), range(0, new, tokens)):
+            some, part = slice(row, min(row + each, span.end)), slice(token, token + tokens)
+            scores_BHTX = _scores(query[some, :, part].float() * scale, key[some].float(), keys_GPD.float())
+            scores_BHTX[..., text:].masked_fill_(hidden_own[some, :, part], UNSEEN)
+            if hidden_text is not None:
+                here = slice(some.start - span.start, some.stop - span.start)
+                scores_BHTX[..., :text].masked_fill_(hidden_text[here, :, part], UNSEEN)
+            chances_BHTX = F.softmax(scores_BHTX, -1).to(query.dtype)
+            said_BTHD[some, part] = _mixed(chances_BHTX, value[some], values_GPD).transpose(1, 2)
     return said_BTHD, None
 
 
@@ -151,9 +188,10 @@ def _scores(query_BHTD: Tensor, key_BGSD: Tensor, keys_GPD: Tensor) -> Tensor:
     """Against the text and against a row's own, beside each other: `[B, H, T, P + S]`."""
     rows, heads, new, dim = query_BHTD.shape
     groups, text, own = len(keys_GPD), keys_GPD.shape[1], key_BGSD.shape[2]
-    query_BGYD = query_BHTD.reshape(rows, groups, -1, dim)
-    query_GXD = query_BGYD.transpose(0, 1).reshape(groups, -1, dim)
-    scores_BGYP = torch.bmm(query_GXD, keys_GPD.mT).view(groups, rows, -1, text).transpose(0, 1)
+    each = heads // groups * new  # queries of a row that look at the same keys
+    query_BGYD = query_BHTD.reshape(rows, groups, each, dim)
+    query_GXD = query_BGYD.transpose(0, 1).reshape(groups, rows * each, dim)
+    scores_BGYP = torch.bmm(query_GXD, keys_GPD.mT).view(groups, rows, each, text).transpose(0, 1)
     return torch.cat([scores_BGYP, query_BGYD @ key_BGSD.mT], -1).view(rows, heads, new, text + own)
 
 
@@ -161,10 +199,11 @@ def _mixed(chances_BHTX: Tensor, value_BGSD: Tensor, values_GPD: Tensor) -> Tens
     """The values of the text and of a row's own, `[B, H, T, D]`."""
     rows, heads, new, _ = chances_BHTX.shape
     groups, text, dim = values_GPD.shape
-    chances_BGYX = chances_BHTX.view(rows, groups, -1, chances_BHTX.shape[-1])
-    chances_GZP = chances_BGYX[..., :text].transpose(0, 1).reshape(groups, -1, text)
-    of_text_BGYD = torch.bmm(chances_GZP, values_GPD).view(groups, rows, -1, dim).transpose(0, 1)
-    return (of_text_BGYD + chances_BGYX[..., text:] @ value_BGSD).view(rows, heads, new, dim)
+    each = heads // groups * new
+    chances_BGYX = chances_BHTX.view(rows, groups, each, -1)
+    chances_GXP = chances_BGYX[..., :text].transpose(0, 1).reshape(groups, rows * each, text)
+    of_text_BGYD = torch.bmm(chances_GXP, values_GPD).view(groups, rows, each, dim).transpose(0, 1)
+    return (of_text_BGYD + chances_BGYX[..., text:] @ value_BGSD).reshape(rows, heads, new, dim)
 
 
 AttentionInterface.register(_NAME, _attend)

@@ -1,6 +1,6 @@
 """Prompts to answers and to logits, in batches, on a shared prefix when there is one.
 
-In: lists of token ids; optionally a `Prefix` (keys and values of text every prompt begins with, computed once), an
+In: lists of token ids; optionally a `Prefix` (keys and values of text that prompts begin with, computed once), an
 AdapterBank with one slot per prompt, and what each answer probably is. Out: generated ids, and whatever the caller
 makes of the logits; the logits themselves never outlive a step, so no `[tokens, vocabulary]` tensor is kept.
 
@@ -16,14 +16,15 @@ import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-from ._generate_shared import Shared, plain_cache, shareable
+from ._generate_rows import Row, grouped
+from ._generate_shared import Shared, Text, plain_cache, shareable
 from ._models_attention import replaceable
 from ._models_kernels import built
 from ._models_threads import for_steps
@@ -32,9 +33,7 @@ from .models import Model
 
 R = TypeVar("R")
 Ids = list[int]
-TOKENS, LOGITS = 2**14, 2**26  # of a batch: columns of its cache, and float32 values over the vocabulary at once
 SMALL, AHEAD = 2**26, 128  # parameters, and tokens of a step, up to which a step on a CPU is mostly its start
-ROOM = 0.25  # of an accelerator's free memory, for a batch's cache
 
 
 class Bank(Protocol):
@@ -97,7 +96,8 @@ def generate(
     prompts: Sequence[Ids],
     sampling: Sampling = Sampling(),
     *,
-    prefix: Prefix | None = None,
+    prefix: Prefix | Sequence[Prefix | None] | None = None,
+    numbers: Sequence[int] | None = None,
     bank: Bank | None = None,
     slots: Sequence[int] | None = None,
     drafts: Sequence[Ids] | None = None,
@@ -108,6 +108,8 @@ def generate(
 ) -> list[Ids]:
     """Answers to `prompts` (each: the ids after the prefix), without the stop token, in the order given.
 
+    `prefix`: of all prompts, or of each. `numbers`: what each prompt draws by in place of its number in `prompts`.
+
     `drafts`: what each answer probably is, without the stop token. `lookup`: for answers that copy from their prompts,
     up to so many tokens that stood behind the last two before are read ahead at every step, where that is worth it.
     Nothing but the time depends on either; drawn answers take no notice of them.
@@ -117,29 +119,31 @@ def generate(
     several times in a row, once for each token. `on_batch(n)` is told how many prompts are done. At most `batch`
     prompts are answered at once, fewer where they are long or the vocabulary is large.
     """
-    longest = max((len(p) for p in prompts), default=0) + (len(prefix.ids) if prefix else 0)
+    texts = [prefix] * len(prompts) if prefix is None or isinstance(prefix, Prefix) else list(prefix)
+    shared = [len(text.ids) if text else 0 for text in texts]
+    lengths = [n + len(p) for n, p in zip(shared, prompts, strict=True)]
+    longest = max(lengths, default=0)
     if longest + 1 > model.context:
         raise InputError(f"prompt of {longest} tokens does not fit the model's context of {model.context} tokens")
     answers: list[Ids] = [[] for _ in prompts]
-    shared = len(prefix.ids) if prefix else 0
-    room = [min(sampling.max_new_tokens, model.context - shared - len(p)) for p in prompts]
+    room = [min(sampling.max_new_tokens, model.context - n) for n in lengths]
     beyond = longest + 2 * sampling.max_new_tokens > _window(model)  # with what is read ahead
-    shares = prefix is not None and shareable(model.network)
-    whole = prefix is not None and beyond and not shares
+    shares = any(texts) and shareable(model.network)
+    whole = any(texts) and beyond and not shares
     usable = drafts is not None and sampling.temperature <= 0 and _forgets(model) and (shares or not beyond)
     ahead = [list(d[: max(0, n - 1)]) if usable else [] for d, n in zip(drafts or prompts, room, strict=True)]
     lookup = lookup if _looks_up(model, sampling, longest + (lookup + 2) * sampling.max_new_tokens, shares) else 0
-    copied = 0 if shares else shared
     rows_of = [
-        _Row(copied + len(p) + len(d), max(len(d), lookup), 2 * n if lookup else n)  # about as much is read in vain
-        for p, d, n in zip(prompts, ahead, room, strict=True)
+        Row(len(p) + len(d) + (0 if shares else n), max(len(d), lookup), (2 if lookup else 1) * r)  # read in vain
+        for p, d, n, r in zip(prompts, ahead, shared, room, strict=True)
     ]
     batch = batch if plain_cache(model.network) else 1  # padding cannot be kept out of a state
-    for rows in _groups(rows_of, batch, model, one_length=whole):
+    for rows in grouped(rows_of, batch, model, texts, one_text=not shares, one_length=whole):
         chosen = [slots[i] for i in rows] if slots is not None else None
-        state = _Decoding(model, [prompts[i] for i in rows], [ahead[i] for i in rows], prefix, bank, chosen)
-        copied_from = [_Copied(prefix.ids if prefix else (), prompts[i], lookup) for i in rows]
-        _decode(state, rows, answers, sampling, room, on_step, copied_from)
+        own = [texts[i] for i in rows]
+        state = _Decoding(model, [prompts[i] for i in rows], [ahead[i] for i in rows], own, bank, chosen)
+        copied_from = [_Copied(text.ids if text else (), prompts[i], lookup) for i, text in zip(rows, own, strict=True)]
+        _decode(state, rows, answers, sampling, room, on_step, copied_from, numbers or range(len(prompts)))
         if on_batch:
             on_batch(len(rows))
     return answers
@@ -178,43 +182,6 @@ class _Copied:
         return self.ids[at : at + min(self.most, room)] if at is not None and room > 0 else []
 
 
-class _Row(NamedTuple):
-    """What a prompt takes: columns of a cache, those of them that are a draft, and room for its answer."""
-
-    tokens: int
-    draft: int
-    room: int
-
-
-def _groups(rows: Sequence[_Row], batch: int, model: Model, one_length: bool) -> Iterator[list[int]]:
-    """Prompt numbers in groups of at most `batch`, of similar length or of one, within what fits; one prompt always
-    does."""
-    columns, vocabulary = _columns(model), model.vocabulary
-    group: list[int] = []
-    ahead = new = 0
-    for i in sorted(range(len(rows)), key=lambda i: rows[i].tokens):
-        tokens, draft, room = rows[i]
-        ahead, new, many = max(ahead, draft), max(new, room), len(group) + 1
-        fits = many * (tokens + new) <= columns and many * (ahead + 1) * vocabulary <= LOGITS and many <= batch
-        if group and (not fits or (one_length and tokens != rows[group[0]].tokens)):
-            yield group
-            group, ahead, new = [], draft, room
-        group.append(i)
-    if group:
-        yield group
-
-
-def _columns(model: Model) -> int:
-    """How many columns a batch's cache may have: `TOKENS`, or as many as fit in a part of an accelerator's memory."""
-    if model.device.type != "cuda":
-        return TOKENS
-    config: Any = model.network.config.get_text_config()
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    each = 2 * config.num_hidden_layers * heads * dim * model.network.dtype.itemsize
-    return max(TOKENS, int(torch.cuda.mem_get_info(model.device)[0] * ROOM / each))
-
-
 def _forgets(model: Model) -> bool:
     """Whether what was read in vain can be taken back: a column of a cache, in a network that goes by positions."""
     return replaceable(model.network) and plain_cache(model.network)
@@ -236,12 +203,12 @@ class _Decoding:
         model: Model,
         prompts: Sequence[Ids],
         drafts: Sequence[Ids] | None = None,
-        prefix: Prefix | None = None,
+        texts: Sequence[Prefix | None] = (),
         bank: Bank | None = None,
         slots: list[int] | None = None,
     ):
         self.model, self.bank, self.slots = model, bank, slots
-        self.prefix, self.drafts = len(prefix.ids) if prefix else 0, drafts or [[]] * len(prompts)
+        texts, self.drafts = texts or [None] * len(prompts), drafts or [[]] * len(prompts)
         width, self.ahead = max(map(len, prompts)), max(map(len, self.drafts))
         pad = model.tokenizer.pad_token_id or 0
         rows, sides = [], []
@@ -251,12 +218,15 @@ class _Decoding:
             sides.append([0] * left + [1] * (len(prompt) + len(draft)) + [0] * right)
         self.ids_BT = torch.tensor(rows, device=model.device)
         self.own_BS = torch.tensor(sides, device=model.device)
-        self.position_BS = (self.own_BS.cumsum(1) - 1).clamp(min=0) + self.prefix
+        self.before_B1 = torch.tensor([[len(text.ids) if text else 0] for text in texts], device=model.device)
+        self.position_BS = (self.own_BS.cumsum(1) - 1).clamp(min=0) + self.before_B1
         self.shared: Shared | None = None
-        if prefix and shareable(model.network):
-            self.cache, self.shared = DynamicCache(), Shared(model.network, prefix.cache, self.prefix)
-        else:
-            self.cache = prefix.expand(len(prompts)) if prefix else DynamicCache(config=model.network.config)
+        if any(texts) and shareable(model.network):
+            known = {id(text): Text(text.cache, len(text.ids)) for text in texts if text}
+            self.cache, self.shared = DynamicCache(), Shared(model.network, [known.get(id(text)) for text in texts])
+        else:  # one for all
+            text = texts[0]
+            self.cache = text.expand(len(prompts)) if text else DynamicCache(config=model.network.config)
 
     def step(self) -> Tensor:
         """Next-token logits_BKV in float32: after the prompt, and after each token of the longest draft."""
@@ -266,7 +236,8 @@ class _Decoding:
         if self.shared:
             looking = self.shared.looking(position_BT, self.position_BS, self.own_BS)
         else:
-            mask_BS = torch.cat([self.own_BS.new_ones(len(self.own_BS), self.prefix), self.own_BS], dim=1)
+            before_BP = self.own_BS.new_ones(len(self.own_BS), int(self.before_B1[0]))
+            mask_BS = torch.cat([before_BP, self.own_BS], dim=1)
         with looking, adapting(self.bank, self.slots, self.model):
             out = self.model.network(
                 input_ids=self.ids_BT,
@@ -302,13 +273,17 @@ class _Decoding:
         rows = [[token, *draft, *[pad] * n] for token, draft, n in zip(tokens, drafts, spare, strict=True)]
         self.ids_BT = torch.tensor(rows, device=self.model.device)
         new_BT = torch.tensor([[1] * (1 + self.ahead - n) + [0] * n for n in spare], device=self.model.device)
-        position_BT = self.own_BS.sum(1, keepdim=True) + new_BT.cumsum(1) - 1 + self.prefix
+        position_BT = self.own_BS.sum(1, keepdim=True) + new_BT.cumsum(1) - 1 + self.before_B1
         self.position_BS = torch.cat([self.position_BS, position_BT], dim=1)
         self.own_BS = torch.cat([self.own_BS, new_BT], dim=1)
 
     def keep(self, rows: list[int]) -> None:
         index = torch.tensor(rows, device=self.model.device)
-        self.ids_BT, self.own_BS, self.position_BS = (s[index] for s in (self.ids_BT, self.own_BS, self.position_BS))
+        self.ids_BT, self.own_BS, self.position_BS, self.before_B1 = (
+            s[index] for s in (self.ids_BT, self.own_BS, self.position_BS, self.before_B1)
+        )
+        if self.shared:
+            self.shared.keep(rows)
         self.cache.batch_select_indices(index)
         self.drafts = [self.drafts[r] for r in rows]
         self.slots = [self.slots[r] for r in rows] if self.slots is not None else None
@@ -323,9 +298,10 @@ def _decode(
     room: Sequence[int],
     on_step: Callable[[list[int], Tensor], None] | None,
     copied: list[_Copied],
+    numbers: Sequence[int],
 ) -> None:
     """Answer the prompts numbered `rows`; an answer ends at a stop token, or when it fills its `room`. `copied`: of
-    each, what it may copy from."""
+    each, what it may copy from; `numbers`: what every prompt draws by."""
     alive = [row for row in rows if room[row]]
     while alive:
         with for_steps(state.model.network, state.ids_BT.numel()):
@@ -338,7 +314,7 @@ def _decode(
             index = torch.tensor(picked, device=logits_BKV.device).T
             on_step([alive[r] for r, _ in picked], logits_BKV[index[0], index[1]])
         if sampling.temperature > 0:
-            drawn = _draw(logits_BKV[:, 0], sampling, alive, len(answers[alive[0]]))
+            drawn = _draw(logits_BKV[:, 0], sampling, [numbers[row] for row in alive], len(answers[alive[0]]))
             said = [_until_stop([token], state.model) for token in drawn]
         going = []
         for r, (tokens, ended) in enumerate(said):

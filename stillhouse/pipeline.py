@@ -38,7 +38,7 @@ from .inputs import MAX_MEMORY_BYTES, check_memory, home_folder
 from .lora import AdapterBank, LoraConfig
 from .models import Model
 from .progress import Step, progress
-from .records import Candidate, Signals, Study, Verdict, Version, canonical, digest, from_mapping
+from .records import Candidate, Signals, Statement, Study, Verdict, Version, canonical, digest, from_mapping
 from .store import Store
 from .train import adapter as train_adapter
 
@@ -142,7 +142,7 @@ class _Run:
     def stage(self, stage: str, memories: Mapping[str, str], users: Sequence[str]) -> None:
         """One stage for some users, with what the stages before it left in the store for all."""
         wanted = users if stage != "gate" else memories
-        signals = {user: self._capture(user, memories[user]) for user in wanted}
+        signals = self._capture({user: memories[user] for user in wanted})
         if stage != "capture":
             candidates = self._train(signals)
         if stage == "gate":
@@ -158,7 +158,7 @@ class _Run:
 
     def all(self, memories: Mapping[str, str]) -> list[Consolidation]:
         """All stages for all users; what is in the store already is taken from there."""
-        signals = {user: self._timed("capture", partial(self._capture, user, memories[user])) for user in memories}
+        signals = self._timed("capture", partial(self._capture, memories))
         candidates = self._timed("train", partial(self._train, signals))
         judged = {
             user: self._timed("gate", partial(self._judge, user, memories[user], signals[user], candidates))
@@ -198,18 +198,40 @@ class _Run:
     def _note(self, users: Sequence[str], inputs: dict[str, Any]) -> Path:
         return self.store.work(digest(inputs), users) / "result.json"
 
-    def _capture(self, user: str, text: str) -> Signals:
+    def _capture(self, memories: Mapping[str, str]) -> dict[str, Signals]:
+        """Every user's signals. Those that are not there yet are captured together, and kept as each is done."""
         config = as_dict(self.settings.capture)
         inputs = {
-            "stage": "capture", "user": user, "memory": digest(text.encode()), "base": self.model.fingerprint,
-            "config": config, "prompts": PROMPTS_VERSION,
+            user: {
+                "stage": "capture", "user": user, "memory": digest(text.encode()), "base": self.model.fingerprint,
+                "config": config, "prompts": PROMPTS_VERSION,
+            } for user, text in memories.items()
         }  # fmt: skip
-        return self._once(Signals, [user], inputs, partial(self._new_signals, user, text, config))
+        noted = {user: self._noted(Signals, [user], inputs[user]) for user in memories}
+        found = {user: signals for user, signals in noted.items() if signals is not None}
+        missing = [user for user in memories if user not in found]
+        if missing:
+            for user, captured in self._captured({user: memories[user] for user in missing}):
+                made = partial(self._signals, user, memories[user], captured, config)
+                found[user] = self._once(Signals, [user], inputs[user], made)
+        return {user: found[user] for user in memories}
 
-    def _new_signals(self, user: str, text: str, config: dict[str, Any]) -> Signals:
-        count = len(capture_memory.check(self.model, text, self.settings.capture))
-        with self._progress(f"capture {user}", count) as step:
-            found = capture_memory.capture(self.model, text, self.settings.capture, step)
+    def _captured(self, memories: Mapping[str, str]) -> Iterator[tuple[str, capture_memory.Captured]]:
+        users, settings = list(memories), self.settings.capture
+        count = sum(len(self._checked(user, memories)) for user in users)
+        with self._progress(f"capture {users[0] if len(users) == 1 else f'{len(users)} users'}", count) as step:
+            for number, found in capture_memory.capture_all(self.model, list(memories.values()), settings, step):
+                yield users[number], found
+
+    def _checked(self, user: str, memories: Mapping[str, str]) -> Sequence[Statement]:
+        try:
+            return capture_memory.check(self.model, memories[user], self.settings.capture)
+        except InputError as error:
+            if len(memories) == 1:
+                raise
+            raise InputError(f"memory of {user!r}: {error}") from error
+
+    def _signals(self, user: str, text: str, found: capture_memory.Captured, config: dict[str, Any]) -> Signals:
         prompts, blobs = str(PROMPTS_VERSION), self.store.blobs
         about = {"base": self.model.fingerprint, "vocabulary": str(self.model.vocabulary), "prompts": prompts}
         memory = blobs.put(text.encode())

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from stillhouse._generate_shared import shareable
 from stillhouse.errors import InputError
 from stillhouse.generate import Ids, Sampling, batches, common_prefix, generate, prefill, score
 from stillhouse.models import Model
@@ -63,6 +64,32 @@ def test_batched_on_a_shared_prefix_is_token_for_token_one_by_one(model: Model) 
     assert generate(model, own, GREEDY, prefix=prefix) == expected
     assert generate(model, own, GREEDY, prefix=prefix, batch=3) == expected, "a prefix is never written to"
     assert generate(model, asked, GREEDY) == expected
+
+
+@pytest.mark.parametrize("name", sorted(architectures.ALL))
+def test_a_text_is_shared_wherever_attention_is_of_the_common_form(random_model: Make, name: str) -> None:
+    assert shareable(random_model(name).network) == (name != "gemma2"), "which caps its scores"
+
+
+def test_the_shipped_model_shares(shipped: Model) -> None:
+    assert shareable(shipped.network)
+
+
+def test_prompts_behind_different_texts_are_answered_in_one_batch(model: Model) -> None:
+    texts = [prompts(1, shared=n)[0] for n in (31, 12)]
+    prefixes = [prefill(model, ids) for ids in texts]
+    own = [p[-(2 + n) :] for n, p in enumerate(prompts(7, shared=37))]
+    before = [prefixes[0], None, prefixes[1], prefixes[0], prefixes[1], None, prefixes[0]]
+    whole = [[*(text.ids if text else ()), *p] for text, p in zip(before, own, strict=True)]
+    expected = [alone(model, p, GREEDY.max_new_tokens) for p in whole]
+    assert len({tuple(e) for e in expected}) > 3
+    for how in ({}, {"batch": 3}, {"drafts": drafts_for(expected, GREEDY.max_new_tokens)}, {"lookup": 2}):
+        assert generate(model, own, GREEDY, prefix=before, **how) == expected
+    drawn = Sampling(8, 0.9, 3)
+    once = generate(model, own, drawn, prefix=before)
+    order = [4, 2, 6, 0, 5, 1, 3]
+    again = generate(model, [own[i] for i in order], drawn, prefix=[before[i] for i in order], numbers=order)
+    assert again == [once[i] for i in order]
 
 
 def drafts_for(answers: list[Ids], longest: int) -> list[Ids]:
@@ -175,11 +202,12 @@ def test_long_prompts_and_large_vocabularies_make_small_batches(
     for limit, least in (("TOKENS", 4 * 50), ("LOGITS", 4 * model.vocabulary)):
         done: list[int] = []
         with monkeypatch.context() as patched:
-            patched.setattr(f"stillhouse.generate.{limit}", least)
+            patched.setattr("stillhouse._generate_rows.CACHE", 0)
+            patched.setattr(f"stillhouse._generate_rows.{limit}", least)
             assert generate(model, asked, GREEDY, on_batch=done.append) == expected
         assert sum(done) == 9 and 2 < len(done) < 9
         with monkeypatch.context() as patched:
-            patched.setattr(f"stillhouse.generate.{limit}", 1)
+            patched.setattr(f"stillhouse._generate_rows.{limit}", 1)
             assert generate(model, asked, GREEDY) == expected
 
 

@@ -1,7 +1,8 @@
-"""A teacher that has read a chunk of memory once and answers many prompts about it.
+"""Teachers that have read a chunk of memory once and answer many prompts about it, many teachers in one batch.
 
-In: a model, the chunk's text (or none: the base by itself), user messages. Out: `Answer`s: the ids the teacher wrote
+In: a model, a chunk's text (or none: the base by itself), user messages. Out: `Answer`s: the ids the teacher wrote
 and its sparse distribution at each of them, the stop token included, ready to be an example the student trains on.
+What a teacher says does not depend on who else is asked in the same batch, but for the rounding of products.
 
 It does not know what is asked or why.
 """
@@ -10,6 +11,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
+from typing import TypeVar
+from zlib import crc32
 
 import torch
 from torch import Tensor
@@ -22,6 +26,7 @@ from ..generate import Ids, Prefix, Sampling, common_prefix, generate, prefill
 from ..losses import sparsify
 from ..models import Model
 
+T = TypeVar("T")
 COPIED = 3  # tokens read ahead of what is written: it repeats what it is about
 
 
@@ -47,48 +52,27 @@ class Reading:
     """A model with a chunk of memory in its context, prefilled once; without `memory`, the model by itself."""
 
     def __init__(self, model: Model, memory: str | None, sparsity: Sparsity, seed: int, share: bool = True):
-        self.model, self.memory, self.sparsity = model, memory, sparsity
-        self.draws = torch.Generator(device="cpu").manual_seed(seed)
+        self.model, self.memory, self.sparsity, self.seed = model, memory, sparsity, seed
         self.prefix: Prefix | None = None
         if memory is not None and share and plain_cache(model.network):
-            probes = [self._prompt(text) for text in ("A", "7", "?")]
+            probes = [self.prompt(text) for text in ("A", "7", "?")]
             shared = common_prefix(probes)
             self.prefix = prefill(model, probes[0][:shared]) if shared else None
 
     def of(self, memory: str) -> Reading:
         """The same teacher with another text before it."""
-        return Reading(self.model, memory, self.sparsity, self.draws.initial_seed())
+        return Reading(self.model, memory, self.sparsity, self.seed)
 
     def write(self, requests: Sequence[str], sampling: Sampling) -> list[str]:
         """Free text replies, nothing captured."""
-
-        def on_step(rows: list[int], logits_NV: Tensor) -> None:
-            _refuse_nan(self.model, logits_NV)
-
-        replies = self._generate(requests, sampling, on_step, lookup=COPIED)
-        return [self.model.text(ids) for ids in replies]
+        (replies,) = write([Writing(self, requests, sampling)])
+        return replies
 
     def answer(self, requests: Sequence[str], max_new_tokens: int = 48, likely: Sequence[str] = ()) -> list[Answer]:
         """Greedy answers with the teacher's distribution at every token. `likely`: what it will probably say to each,
         on which nothing but the time depends."""
-        kept: list[list[PositionTarget]] = [[] for _ in requests]
-        last: list[int] = [0] * len(requests)
-
-        def on_step(rows: list[int], logits_NV: Tensor) -> None:
-            _refuse_nan(self.model, logits_NV)
-            logprobs_NV = torch.log_softmax(logits_NV.cpu(), -1)
-            sparse = sparsify(logprobs_NV, self.sparsity.top_k, self.sparsity.draws, self.draws)
-            for row, target in zip(rows, position_targets(sparse, [0] * len(rows), [0] * len(rows)), strict=True):
-                kept[row].append(replace(target, position=len(kept[row])))
-                last[row] = target.ids[0]
-
-        ids_of = {text: self.model.text_ids(text) for text in set(likely)}
-        drafts = [ids_of[text] for text in likely] or None
-        replies = self._generate(requests, Sampling(max_new_tokens), on_step, drafts)
-        return [
-            self._answer(request, ids, kept[i], last[i])
-            for i, (request, ids) in enumerate(zip(requests, replies, strict=True))
-        ]
+        (answers,) = answer([Asking(self, requests, max_new_tokens, likely)])
+        return answers
 
     def hard(self, request: str, text: str) -> Answer:
         """`text` as the answer with all mass on its own tokens: a sample of the teacher without its distribution."""
@@ -96,29 +80,109 @@ class Reading:
         ids = (*self.model.text_ids(text), *([eos] if isinstance(eos, int) else []))
         return Answer(request, text, ids, tuple(PositionTarget(i, 0, (t,), (0.0,), 0.0) for i, t in enumerate(ids)))
 
-    def _answer(self, request: str, ids: Ids, targets: list[PositionTarget], last: int) -> Answer:
-        stopped = len(targets) == len(ids) + 1
-        return Answer(request, self.model.text(ids), tuple([*ids, last] if stopped else ids), tuple(targets))
-
-    def _generate(
-        self,
-        requests: Sequence[str],
-        sampling: Sampling,
-        on_step: Callable[[list[int], Tensor], None],
-        drafts: Sequence[Ids] | None = None,
-        lookup: int = 0,
-    ) -> list[Ids]:
-        prompts, prefix = [self._prompt(r) for r in requests], self.prefix
-        head = prefix.ids if prefix else ()
-        if any(tuple(p[: len(head)]) != head for p in prompts):  # a template that looks at the question
-            head, prefix = (), None
-        own = [p[len(head) :] for p in prompts]
-        return generate(self.model, own, sampling, prefix=prefix, drafts=drafts, lookup=lookup, on_step=on_step)
-
-    def _prompt(self, request: str) -> Ids:
+    def prompt(self, request: str) -> Ids:
+        """All that the model reads."""
         if self.memory is None:
             return self.model.chat_ids(chat.without_memory(request))
         return self.model.chat_ids(chat.with_memory(self.memory, request))
+
+    def chances(self, request: str, tokens: int) -> Tensor:
+        """chances_TD: where on the tail of each token's distribution the draws fall."""
+        generator = torch.Generator().manual_seed(crc32(f"{self.seed}/{request}".encode()))
+        return torch.rand(tokens, self.sparsity.draws, generator=generator)
+
+
+@dataclass(frozen=True)
+class Writing:
+    """What `Reading.write` is asked."""
+
+    reading: Reading
+    requests: Sequence[str]
+    sampling: Sampling
+
+
+@dataclass(frozen=True)
+class Asking:
+    """What `Reading.answer` is asked."""
+
+    reading: Reading
+    requests: Sequence[str]
+    max_new_tokens: int = 48
+    likely: Sequence[str] = ()
+
+
+def write(wishes: Sequence[Writing]) -> list[list[str]]:
+    """The replies to each. One model, one sampling for all."""
+    model, sampling = wishes[0].reading.model, wishes[0].sampling
+
+    def on_step(rows: list[int], logits_NV: Tensor) -> None:
+        _refuse_nan(model, logits_NV)
+
+    replies = _generate(wishes, sampling, on_step, lookup=COPIED)
+    return [[model.text(ids) for ids in some] for some in _parted(replies, wishes)]
+
+
+def answer(wishes: Sequence[Asking]) -> list[list[Answer]]:
+    """The answers to each. One model, one sparsity, one limit for all."""
+    model, sparsity, most = wishes[0].reading.model, wishes[0].reading.sparsity, wishes[0].max_new_tokens
+    asked = [(wish.reading, request) for wish in wishes for request in wish.requests]
+    kept: list[list[PositionTarget]] = [[] for _ in asked]
+    last = [0] * len(asked)
+    chances = [iter(reading.chances(request, most)) for reading, request in asked]
+
+    def on_step(rows: list[int], logits_NV: Tensor) -> None:
+        _refuse_nan(model, logits_NV)
+        logprobs_NV = torch.log_softmax(logits_NV.cpu(), -1)
+        chances_ND = torch.stack([next(chances[row]) for row in rows])
+        sparse = sparsify(logprobs_NV, sparsity.top_k, sparsity.draws, chances_PD=chances_ND)
+        for row, target in zip(rows, position_targets(sparse, [0] * len(rows), [0] * len(rows)), strict=True):
+            kept[row].append(replace(target, position=len(kept[row])))
+            last[row] = target.ids[0]
+
+    likely = [text for wish in wishes for text in (wish.likely or [""] * len(wish.requests))]
+    ids_of = {text: model.text_ids(text) if text else [] for text in set(likely)}
+    drafts = [ids_of[text] for text in likely] if any(likely) else None
+    replies = _generate(wishes, Sampling(most), on_step, drafts)
+    answers = [
+        _answer(model, request, ids, kept[i], last[i])
+        for i, ((_, request), ids) in enumerate(zip(asked, replies, strict=True))
+    ]
+    return _parted(answers, wishes)
+
+
+def _answer(model: Model, request: str, ids: Ids, targets: list[PositionTarget], last: int) -> Answer:
+    stopped = len(targets) == len(ids) + 1
+    return Answer(request, model.text(ids), tuple([*ids, last] if stopped else ids), tuple(targets))
+
+
+def _generate(
+    wishes: Sequence[Writing] | Sequence[Asking],
+    sampling: Sampling,
+    on_step: Callable[[list[int], Tensor], None],
+    drafts: Sequence[Ids] | None = None,
+    lookup: int = 0,
+) -> list[Ids]:
+    """One batch for all, each prompt behind what its teacher has read."""
+    prompts: list[Ids] = []
+    prefixes: list[Prefix | None] = []
+    for wish in wishes:
+        own, prefix = [wish.reading.prompt(request) for request in wish.requests], wish.reading.prefix
+        head = prefix.ids if prefix else ()
+        if any(tuple(p[: len(head)]) != head for p in own):  # a template that looks at the question
+            head, prefix = (), None
+        prompts += [p[len(head) :] for p in own]
+        prefixes += [prefix] * len(own)
+    numbers = [number for wish in wishes for number in range(len(wish.requests))]
+    model = wishes[0].reading.model
+    return generate(
+        model, prompts, sampling, prefix=prefixes, numbers=numbers, drafts=drafts, lookup=lookup, on_step=on_step
+    )
+
+
+def _parted(found: Sequence[T], wishes: Sequence[Writing] | Sequence[Asking]) -> list[list[T]]:
+    """What belongs to each wish."""
+    rest = iter(found)
+    return [list(islice(rest, len(wish.requests))) for wish in wishes]
 
 
 def _refuse_nan(model: Model, logits_NV: Tensor) -> None:

@@ -6,13 +6,14 @@ answer, on which the teacher says so) and anchors (the base's own behaviour on u
 
 The coverage guarantee: every statement gets at least three trained wordings and a reverse question that the teacher
 itself answers correctly from the memory, or the study shows it as uncovered. One wording per statement is held out for
-the gate. Each chunk's keys and values are computed once and shared by all its queries.
+the gate. Each chunk's keys and values are computed once and shared by all its queries, and several chunks, of one or of
+many memories, are asked about in one batch.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -33,12 +34,16 @@ from ._chunk import Chunk, chunks
 from ._chunk import statements as statements
 from ._orders import request
 from ._selfstudy import candidates, cloze, decoys, hardest, lost_words, mask, near_misses, repair, unmask
-from ._teacher import Answer, Reading, Sparsity, example
+from ._talks import Talk, held
+from ._teacher import Answer, Asking, Reading, Sparsity, Writing, example
 
 AS_ORDERS = 1 / 3  # of the questions that a memory does not answer
 CERTAIN = 3  # wordings with one answer, from which what was written is believed without the proof of answering
 
+AT_ONCE = 8  # chunks whose keys and values are there at a time
+
 OnStep = Callable[[int], None]
+Pairs = list[tuple[Question, Answer]]
 
 
 @dataclass(frozen=True)
@@ -111,37 +116,65 @@ def capture(model: Model, memory: str, config: Config = Config(), on_step: OnSte
 
     Raises `InputError` for a memory that `check` refuses, `ModelError` for a model whose logits are not numbers.
     """
-    found = check(model, memory, config)
-    with answering(model.network):
-        return _captured(model, memory, found, config, on_step)
+    ((_, found),) = capture_all(model, [memory], config, on_step)
+    return found
 
 
-def _captured(model: Model, memory: str, found: Sequence[Statement], config: Config, on_step: OnStep) -> Captured:
-    sparsity = Sparsity(config.top_k, config.draws)
+def capture_all(
+    model: Model, memories: Sequence[str], config: Config = Config(), on_step: OnStep = lambda n: None
+) -> Iterator[tuple[int, Captured]]:
+    """The number and the capture of every memory, as they are done; each is what `capture` makes of it alone. `AT_ONCE`
+    chunks are read at a time, so that a teacher answers about many of them in one batch.
+
+    Raises, before anything is captured, `InputError` for a memory that `check` refuses.
+    """
+    found = [check(model, memory, config) for memory in memories]
     limit = min(config.chunk_tokens, model.context // 2)
-    everything: list[tuple[Question, Answer]] = []
-    for number, chunk in enumerate(chunks(memory, found, lambda t: len(model.text_ids(t)), limit)):
-        reading = Reading(model, chunk.text, sparsity, seed=config.seed + number)
-        count = len(chunk.statements)
-        known = _known(model, reading, chunk, config)
-        on_step(count // 2)  # the other half of the time goes into what the memory does not say
-        trained = [q for q, _ in known if q.use == "train"]  # a held-out wording must not be learned as unanswerable
-        held_out = {chat.normalise(q.text) for q, _ in known if q.use == "held_out"}
-        unknown = _unknown(reading, trained, held_out, count, config, number)
-        everything += [*known, *unknown, *_requests(reading, known, config, number)]
-        on_step(count - count // 2)
+    cut = [chunks(m, s, lambda t: len(model.text_ids(t)), limit) for m, s in zip(memories, found, strict=True)]
+    talks = [(whose, number, chunk) for whose, mine in enumerate(cut) for number, chunk in enumerate(mine)]
+    said: list[dict[int, Pairs]] = [{} for _ in memories]
+    with answering(model.network):
+        going = (_talk(model, chunk, config, number, on_step) for _, number, chunk in talks)
+        for talk, pairs in held(going, AT_ONCE):
+            whose, number, _ = talks[talk]
+            said[whose][number] = pairs
+            if len(said[whose]) == len(cut[whose]):
+                mine = [pair for _, pairs in sorted(said[whose].items()) for pair in pairs]
+                said[whose] = {}
+                yield whose, _captured(model, memories[whose], found[whose], mine, config)
+
+
+def _talk(model: Model, chunk: Chunk, config: Config, number: int, on_step: OnStep) -> Talk[Pairs]:
+    """Everything that is asked about one chunk."""
+    reading = Reading(model, chunk.text, _sparsity(config), seed=config.seed + number)
+    count = len(chunk.statements)
+    known = yield from _known(model, reading, chunk, config)
+    on_step(count // 2)  # the other half of the time goes into what the memory does not say
+    trained = [q for q, _ in known if q.use == "train"]  # a held-out wording must not be learned as unanswerable
+    held_out = {chat.normalise(q.text) for q, _ in known if q.use == "held_out"}
+    unknown = yield from _unknown(reading, trained, held_out, count, config, number)
+    orders = yield from _requests(reading, known, config, number)
+    on_step(count - count // 2)
+    return [*known, *unknown, *orders]
+
+
+def _captured(model: Model, memory: str, found: Sequence[Statement], pairs: Pairs, config: Config) -> Captured:
     questions: list[Question] = []
     artifacts: list[DistillArtifact] = []
-    for question, answer in _once(everything):
+    for question, answer in _once(pairs):
         questions.append(question)
         if question.use == "train":
             kind: Kind = "fact" if question.statement is not None else "unknown"
             artifacts.append(example(model, answer, kind, question.statement))
-    artifacts += _anchors(model, sparsity, config)
+    artifacts += _anchors(model, _sparsity(config), config)
     return Captured(Study(tuple(found), tuple(questions)), tuple(artifacts), len(model.text_ids(memory)))
 
 
-def _once(pairs: Sequence[tuple[Question, Answer]]) -> list[tuple[Question, Answer]]:
+def _sparsity(config: Config) -> Sparsity:
+    return Sparsity(config.top_k, config.draws)
+
+
+def _once(pairs: Sequence[tuple[Question, Answer]]) -> Pairs:
     """Every question once, answered if any statement answers it: a question held out here and trained on there would
     be judged on what it was told."""
     first: dict[str, tuple[Question, Answer]] = {}
@@ -150,7 +183,7 @@ def _once(pairs: Sequence[tuple[Question, Answer]]) -> list[tuple[Question, Answ
     return list(first.values())
 
 
-def _known(model: Model, reading: Reading, chunk: Chunk, config: Config) -> list[tuple[Question, Answer]]:
+def _known(model: Model, reading: Reading, chunk: Chunk, config: Config) -> Talk[Pairs]:
     """Questions on every statement of the chunk that the teacher answers as written, one wording each held out.
 
     A statement whose words the teacher lost while writing is asked about again with everyday words in their place;
@@ -159,14 +192,14 @@ def _known(model: Model, reading: Reading, chunk: Chunk, config: Config) -> list
     """
     targets = [s for s in chunk.statements if not s.instruction]
     by_index = {s.index: s for s in targets}
-    verified: dict[int, list[tuple[Question, Answer]]] = {s.index: [] for s in targets}
+    verified: dict[int, Pairs] = {s.index: [] for s in targets}
     lost: dict[int, list[str]] = {}
     doubtful: list[Question] = []
     drafts: dict[int, list[Question]] = {}
     missing = targets
     for turn in range(config.rounds + 1):
         written: list[Question] = []
-        for statement, reply in _replies(reading, missing, lost, turn, config):
+        for statement, reply in (yield from _replies(reading, missing, lost, turn, config)):
             reply = repair(reply, statement)
             gone = lost_words(reply, statement)
             found = candidates(reply, statement)
@@ -176,14 +209,14 @@ def _known(model: Model, reading: Reading, chunk: Chunk, config: Config) -> list
             else:
                 written += found
                 drafts.setdefault(statement.index, [q for q in found if q.direction == "forward"])
-        _verify(reading, by_index, written, verified, config)
+        yield from _verify(reading, by_index, written, verified, config)
         missing = [s for s in missing if not _enough(verified[s.index])]
         if not missing:
             break
         if turn:  # sampling has not helped: the fact is told again with an everyday word for its hardest one
             for statement in missing:
                 lost.setdefault(statement.index, hardest(statement, lambda word: len(model.text_ids(word))))
-    _last_resorts(reading, by_index, drafts, doubtful, verified, config)
+    yield from _last_resorts(reading, by_index, drafts, doubtful, verified, config)
     return [pair for s in targets for pair in _hold_out(verified[s.index], s)]
 
 
@@ -192,9 +225,9 @@ def _last_resorts(
     targets: Mapping[int, Statement],
     drafts: Mapping[int, Sequence[Question]],
     doubtful: Sequence[Question],
-    verified: dict[int, list[tuple[Question, Answer]]],
+    verified: dict[int, Pairs],
     config: Config,
-) -> None:
+) -> Talk[None]:
     """For statements without one forward question: those with words lost, those that were written with one answer but
     not answered, at last the statement with its end left out."""
 
@@ -202,29 +235,32 @@ def _last_resorts(
         return [s for s in targets.values() if not any(q.direction == "forward" for q, _ in verified[s.index])]
 
     without = {s.index for s in bare()}
-    _verify(reading, targets, [q for q in doubtful if q.statement in without], verified, config)
+    yield from _verify(reading, targets, [q for q in doubtful if q.statement in without], verified, config)
     for statement in bare():
         if len(drafts.get(statement.index, [])) >= CERTAIN:
             verified[statement.index] += [_told(reading, q) for q in drafts[statement.index]]
     rest = [q for s in bare() if not verified[s.index] for q in cloze(s)]
-    for question, answer in zip(rest, _asked(reading, rest, config), strict=True):
+    (answers,) = yield from _asked([(reading, rest)], config)
+    for question, answer in zip(rest, answers, strict=True):
         if not chat.is_unknown(answer.text):  # or the student would be taught to refuse what it is examined on
             verified[question.statement or 0].append((replace(question, teacher=answer.text), answer))
 
 
 def _replies(
     reading: Reading, missing: Sequence[Statement], lost: Mapping[int, Sequence[str]], turn: int, config: Config
-) -> list[tuple[Statement, str]]:
+) -> Talk[list[tuple[Statement, str]]]:
     """What the teacher writes about each statement: greedy at first and where words are masked, else sampled."""
     room = 40 * (config.wordings + 1)
     masked = [s for s in missing if s.index in lost]
     plain = [s for s in missing if s.index not in lost]
     forms = [mask(s.text, lost[s.index], turn) for s in masked]
-    requests = [chat.writing_request(text, config.wordings) for text, _ in forms]
-    replies = reading.write(requests, Sampling(room, 0.0, config.seed))
+    greedy, sampled = Sampling(room, 0.0, config.seed), Sampling(room, 0.8, config.seed + turn)
+    again = Writing(reading, [chat.writing_request(text, config.wordings) for text, _ in forms], greedy)
+    first = Writing(
+        reading, [chat.writing_request(s.text, config.wordings) for s in plain], sampled if turn else greedy
+    )
+    replies, written = yield [again, first]
     found = [(s, unmask(r, stand_ins)) for s, r, (_, stand_ins) in zip(masked, replies, forms, strict=True)]
-    sampling = Sampling(room, 0.0 if turn == 0 else 0.8, config.seed + turn)
-    written = reading.write([chat.writing_request(s.text, config.wordings) for s in plain], sampling)
     return found + list(zip(plain, written, strict=True))
 
 
@@ -232,21 +268,24 @@ def _verify(
     reading: Reading,
     targets: Mapping[int, Statement],
     written: Sequence[Question],
-    verified: dict[int, list[tuple[Question, Answer]]],
+    verified: dict[int, Pairs],
     config: Config,
-) -> None:
+) -> Talk[None]:
     """Keep the questions that the teacher answers as it wrote: with the chunk in its context, or else with the
     question's own statement alone there, where a small teacher errs less. A reverse question that it wrote but still
     cannot answer keeps the answer it wrote, which stands in the statement, as a hard label."""
     seen = {chat.normalise(q.text) for pairs in verified.values() for q, _ in pairs}
     fresh = [q for q in written if chat.normalise(q.text) not in seen]
-    failed = _agreed(reading, fresh, verified, config)
-    for statement in dict.fromkeys(q.statement for q in failed if q.statement is not None):
-        mine = [q for q in failed if q.statement == statement]
-        text = targets[statement].text
-        failed_alone = _agreed(reading.of(text), mine, verified, config)
-        if statement is not None and not any(q.direction == "reverse" for q, _ in verified[statement]):
-            backwards = [q for q in failed_alone if q.direction == "reverse"][:1]
+    (failed,) = yield from _agreed([(reading, fresh)], verified, config)
+    alone: dict[int, list[Question]] = {}
+    for question in failed:
+        if question.statement is not None:
+            alone.setdefault(question.statement, []).append(question)
+    asked = [(reading.of(targets[statement].text), mine) for statement, mine in alone.items()]
+    failed_alone = yield from _agreed(asked, verified, config)
+    for statement, still in zip(alone, failed_alone, strict=True):
+        if not any(q.direction == "reverse" for q, _ in verified[statement]):
+            backwards = [q for q in still if q.direction == "reverse"][:1]
             verified[statement] += [_told(reading, q) for q in backwards]
 
 
@@ -256,22 +295,32 @@ def _told(reading: Reading, question: Question) -> tuple[Question, Answer]:
 
 
 def _agreed(
-    reading: Reading, asked: Sequence[Question], verified: dict[int, list[tuple[Question, Answer]]], config: Config
-) -> list[Question]:
-    """File the questions that are answered as written; return the others."""
-    failed = []
-    for question, answer in zip(asked, _asked(reading, asked, config), strict=True):
-        agrees = chat.same_answer(answer.text, question.answer) or chat.says(answer.text, question.answer)
-        if agrees and question.statement is not None:
-            verified[question.statement].append((replace(question, teacher=answer.text), answer))
-        else:
-            failed.append(question)
+    asked: Sequence[tuple[Reading, Sequence[Question]]], verified: dict[int, Pairs], config: Config
+) -> Talk[list[list[Question]]]:
+    """File the questions that are answered as written; return the others of each reading."""
+    failed: list[list[Question]] = []
+    answered = yield from _asked(asked, config)
+    for (_, questions), answers in zip(asked, answered, strict=True):
+        failed.append([])
+        for question, answer in zip(questions, answers, strict=True):
+            agrees = chat.same_answer(answer.text, question.answer) or chat.says(answer.text, question.answer)
+            if agrees and question.statement is not None:
+                verified[question.statement].append((replace(question, teacher=answer.text), answer))
+            else:
+                failed[-1].append(question)
     return failed
 
 
-def _asked(reading: Reading, questions: Sequence[Question], config: Config) -> list[Answer]:
-    """What the teacher answers to questions whose answers were written before."""
-    return reading.answer([q.text for q in questions], config.max_answer_tokens, [q.answer for q in questions])
+def _asked(asked: Sequence[tuple[Reading, Sequence[Question]]], config: Config) -> Talk[list[list[Answer]]]:
+    """What each teacher answers to questions whose answers were written before."""
+    if not any(questions for _, questions in asked):
+        return [[] for _ in asked]
+    return (
+        yield [
+            Asking(reading, [q.text for q in questions], config.max_answer_tokens, [q.answer for q in questions])
+            for reading, questions in asked
+        ]
+    )
 
 
 def _enough(pairs: Sequence[tuple[Question, Answer]]) -> bool:
@@ -279,7 +328,7 @@ def _enough(pairs: Sequence[tuple[Question, Answer]]) -> bool:
     return forward >= 4 and any(q.direction == "reverse" for q, _ in pairs)
 
 
-def _hold_out(pairs: list[tuple[Question, Answer]], statement: Statement) -> list[tuple[Question, Answer]]:
+def _hold_out(pairs: Pairs, statement: Statement) -> Pairs:
     """Mark one forward wording as held out where at least three remain to train on: another one per statement, but
     never the first, for what comes to the teacher's mind first is what people will ask."""
     forward = [i for i, (q, _) in enumerate(pairs) if q.direction == "forward"]
@@ -291,7 +340,7 @@ def _hold_out(pairs: list[tuple[Question, Answer]], statement: Statement) -> lis
 
 def _unknown(
     reading: Reading, known: Sequence[Question], held_out: Set[str], n: int, config: Config, number: int
-) -> list[tuple[Question, Answer]]:
+) -> Talk[Pairs]:
     """Near misses and decoys on which the teacher, with the memory before it, says that it does not know."""
     rng = random.Random(f"{config.seed}/{number}/unknown")
     asking = [q for q in known if q.direction != "cloze"]
@@ -306,16 +355,15 @@ def _unknown(
     asked = [request(text, turn) if rng.random() < AS_ORDERS else text for turn, text in enumerate(asked)]
     found = []
     likely = [chat.UNKNOWN_ANSWER] * len(asked)
-    for text, answer in zip(asked, reading.answer(asked, config.max_answer_tokens, likely), strict=True):
+    (answers,) = yield [Asking(reading, asked, config.max_answer_tokens, likely)]
+    for text, answer in zip(asked, answers, strict=True):
         if chat.is_unknown(answer.text):
             use: Use = "held_out" if rng.random() < 0.25 else "train"
             found.append((Question(text, chat.UNKNOWN_ANSWER, None, "unknown", use, answer.text), answer))
     return found
 
 
-def _requests(
-    reading: Reading, known: Sequence[tuple[Question, Answer]], config: Config, number: int
-) -> list[tuple[Question, Answer]]:
+def _requests(reading: Reading, known: Sequence[tuple[Question, Answer]], config: Config, number: int) -> Talk[Pairs]:
     """Two questions of every statement and one in reverse also as orders: people do not only ask, and how something is
     said must not tell a student whether it knows it, so as large a part of the unknown ones are orders."""
     rng = random.Random(f"{config.seed}/{number}/requests")
@@ -331,7 +379,7 @@ def _requests(
     held_out = {chat.normalise(question.text) for question, _ in known if question.use == "held_out"}
     asked = [replace(q, text=request(q.text, turn)) for turn, q in enumerate(chosen)]
     asked = [q for q in asked if chat.normalise(q.text) not in held_out]
-    answers = _asked(reading, asked, config)
+    (answers,) = yield from _asked([(reading, asked)], config)
     return [
         (replace(question, direction="request", teacher=answer.text), answer)
         for question, answer in zip(asked, answers, strict=True)

@@ -66,11 +66,11 @@ class Context:
     def replies(self, questions: Sequence[str], slot: int) -> list[Reply]:
         """`answers` with their likelihoods.
 
-        The first question to the student asks the whole study, so that gates share full batches.
+        The first question to the student asks all that gates ask, so that they share full batches.
         """
         pairs = [(q, slot) for q in questions]
         if slot == self.slot and any(pair not in self._replies for pair in pairs):
-            self.ask([(q.text, slot) for q in self.study.questions])
+            self.ask([(q.text, slot) for q in self.asked])
         self.ask(pairs)
         return [self._replies[pair] for pair in pairs]
 
@@ -90,6 +90,12 @@ class Context:
         if slot not in self._passages:
             self._passages[slot] = passages(self.model, self.bank, self.texts, slot)
         return self._passages[slot]
+
+    @property
+    def asked(self) -> list[Question]:
+        """The study's questions that the student is examined on: what the memory answers, and of what it does not, the
+        part that nothing was trained on, which tells more."""
+        return [q for q in self.study.questions if q.use == "held_out" or q.direction != "unknown"]
 
     @property
     def held_out(self) -> list[Question]:

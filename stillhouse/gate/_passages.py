@@ -1,8 +1,9 @@
-"""What base and student make of held-out text, from one forward pass over both.
+"""What base and student make of held-out text, each from one forward pass.
 
 In: passages, a model with an AdapterBank, a slot. Out: per passage likelihoods, entropies, the divergence between the
 two, the geometry of their hidden states (`_geometry.py`), and how often their routers chose the same experts.
-A passage's logits and hidden states are freed before the next one.
+A passage's logits and hidden states are freed before the next one; the base's are kept as far as `KEPT` bytes go, for
+the next student of the same base is shown the same text.
 
 It does not know what is good.
 """
@@ -12,10 +13,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from stillhouse.generate import Bank, adapting, head
 from stillhouse.models import Model
@@ -24,6 +27,7 @@ from ._geometry import adjacency_specificity, begins, boundary_contrast
 from ._replies import refuse_nan
 
 LAYERS = ("middle", "last")
+KEPT = 2**28  # bytes of what the base made of passages
 
 
 @dataclass(frozen=True)
@@ -74,15 +78,10 @@ def passages(model: Model, bank: Bank, texts: Sequence[str], slot: int) -> tuple
     return tuple(found)
 
 
-@torch.inference_mode()
 def _passage(model: Model, bank: Bank, ids: Sequence[int], begins_T: Tensor, slot: int) -> Passage:
-    ids_2T = torch.tensor([list(ids)] * 2, device=model.device)
-    network: Any = model.network.base_model
-    with watched(model.network) as chosen, adapting(bank, [-1, slot], model):
-        out = network(input_ids=ids_2T, output_hidden_states=True, use_cache=False)
-    states = (out.hidden_states[len(out.hidden_states) // 2], out.last_hidden_state)
-    base_TV, student_TV = (_logprobs(model, hidden_TH[:-1]) for hidden_TH in out.last_hidden_state)
-    next_T1 = ids_2T[0, 1:, None]
+    base, student = _base(model, bank, tuple(ids)), _read(model, bank, ids, slot)
+    next_T1 = torch.tensor(ids, device=model.device)[1:, None]
+    base_TV, student_TV = base.logprobs_TV, student.logprobs_TV
     terms_TV = torch.where(base_TV > -torch.inf, base_TV.exp() * (base_TV - student_TV), 0.0)
     return Passage(
         tokens=len(next_T1),
@@ -91,12 +90,52 @@ def _passage(model: Model, bank: Bank, ids: Sequence[int], begins_T: Tensor, slo
         kl=float(terms_TV.sum(-1).double().clamp(min=0).sum()),
         base_entropy=_entropy(base_TV),
         student_entropy=_entropy(student_TV),
-        base_axes=_axes([s[0] for s in states], begins_T),
-        student_axes=_axes([s[1] for s in states], begins_T),
+        base_axes=_axes(base.picked, begins_T),
+        student_axes=_axes(student.picked, begins_T),
         routed=len(ids),
-        same_experts=tuple(int(same_sets(*e_NK.chunk(2)).sum()) for e_NK in chosen),
-        layers=tuple(_moved(s[0], s[1], begins_T) for s in (*out.hidden_states[1:-1], out.last_hidden_state)),
+        same_experts=tuple(int(same_sets(*both).sum()) for both in zip(base.chosen, student.chosen, strict=True)),
+        layers=tuple(_moved(*both, begins_T) for both in zip(base.states, student.states, strict=True)),
     )
+
+
+class _Read(NamedTuple):
+    """What one of the two makes of a passage of T tokens: log-probabilities of all but the first, hidden states
+    `[T, H]` after every layer, and the experts that each layer with a router chose, `[T, K]`."""
+
+    logprobs_TV: Tensor
+    states: tuple[Tensor, ...]
+    chosen: tuple[Tensor, ...]
+
+    @property
+    def picked(self) -> tuple[Tensor, Tensor]:
+        """The states of `LAYERS`."""
+        return self.states[(len(self.states) + 1) // 2 - 1], self.states[-1]
+
+    @property
+    def bytes(self) -> int:
+        return sum(t.nbytes for t in (self.logprobs_TV, *self.states, *self.chosen))
+
+
+@torch.inference_mode()
+def _read(model: Model, bank: Bank, ids: Sequence[int], slot: int) -> _Read:
+    network: Any = model.network.base_model
+    with watched(model.network) as chosen, adapting(bank, [slot], model):
+        out = network(input_ids=torch.tensor([ids], device=model.device), output_hidden_states=True, use_cache=False)
+    states = tuple(hidden_1TH[0] for hidden_1TH in (*out.hidden_states[1:-1], out.last_hidden_state))
+    return _Read(_logprobs(model, states[-1][:-1]), states, tuple(chosen))
+
+
+def _base(model: Model, bank: Bank, ids: tuple[int, ...]) -> _Read:
+    known = _BASES.setdefault(model.network, {})
+    if ids not in known:
+        found = _read(model, bank, ids, -1)
+        if sum(read.bytes for read in known.values()) + found.bytes > KEPT:
+            return found
+        known[ids] = found
+    return known[ids]
+
+
+_BASES: WeakKeyDictionary[PreTrainedModel, dict[tuple[int, ...], _Read]] = WeakKeyDictionary()
 
 
 def _moved(base_TH: Tensor, student_TH: Tensor, begins_T: Tensor) -> Moved:

@@ -1,6 +1,6 @@
 """Style leak: whether the student speaks of the text it no longer has.
 
-In: the student's answers to its whole study. Out: the share that names a source it cannot see: "according to the
+In: the student's answers to all that gates ask. Out: the share that names a source it cannot see: "according to the
 memory", "the passage says". The teacher had one, the student's reader has not. English only.
 
 It does not count an answer whose expected one says the same.
@@ -44,7 +44,7 @@ class Config:
 
 def check(candidate: Candidate, config: Config, ctx: Context) -> GateResult:
     """Share of answers that name a source; n = questions; Wilson's interval."""
-    asked = ctx.study.questions
+    asked = ctx.asked
     if not asked:
         return MEASURE.result(None, config.threshold, 0, note="the study has no questions")
     answers = ctx.answers([q.text for q in asked], ctx.slot)
