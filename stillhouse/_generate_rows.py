@@ -34,7 +34,7 @@ def grouped(
 ) -> Iterator[list[int]]:
     """Prompt numbers in groups of at most `batch`, of similar length or of one, within what fits; one prompt always
     does. Those of one prefix are beside each other, and in groups of their own if need be."""
-    columns, vocabulary = _columns(model), model.vocabulary
+    most, vocabulary = columns(model), model.vocabulary
     first = {id(text): i for i, text in reversed([*enumerate(texts)])}
     place = [first[id(text)] for text in texts]
     group: list[int] = []
@@ -42,7 +42,7 @@ def grouped(
     for i in sorted(range(len(rows)), key=lambda i: (place[i] if one_text else 0, rows[i].tokens)):
         tokens, draft, room = rows[i]
         ahead, new, many = max(ahead, draft), max(new, room), len(group) + 1
-        fits = many * (tokens + new) <= columns and many * (ahead + 1) * vocabulary <= LOGITS and many <= batch
+        fits = many * (tokens + new) <= most and many * (ahead + 1) * vocabulary <= LOGITS and many <= batch
         other = one_text and group and place[i] != place[group[0]]
         if group and (not fits or other or (one_length and tokens != rows[group[0]].tokens)):
             yield sorted(group, key=lambda i: place[i])
@@ -52,12 +52,14 @@ def grouped(
         yield sorted(group, key=lambda i: place[i])
 
 
-def _columns(model: Model) -> int:
+def columns(model: Model) -> int:
     """How many columns a batch's cache may have: `TOKENS`, or as many as fit in `CACHE` or in a part of an
     accelerator's memory."""
     config: Any = model.network.config.get_text_config()
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    each = 2 * config.num_hidden_layers * heads * dim * model.network.dtype.itemsize
+    layers, heads = getattr(config, "num_hidden_layers", None), getattr(config, "num_attention_heads", None)
+    shared, dim = getattr(config, "num_key_value_heads", None) or heads, getattr(config, "head_dim", None)
+    if not (isinstance(layers, int) and isinstance(heads, int) and isinstance(shared, int)):
+        return TOKENS  # another one in every layer, or none
+    each = 2 * layers * shared * (dim or config.hidden_size // heads) * model.network.dtype.itemsize
     there = torch.cuda.mem_get_info(model.device)[0] * ROOM if model.device.type == "cuda" else CACHE
     return max(TOKENS, int(there / each))

@@ -23,6 +23,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from .. import chat, texts
+from .._generate_rows import columns
 from .._models_experts import answering
 from ..artifacts import DistillArtifact, Kind, position_targets
 from ..errors import InputError
@@ -40,7 +41,7 @@ from ._teacher import Answer, Asking, Reading, Sparsity, Writing, example
 AS_ORDERS = 1 / 3  # of the questions that a memory does not answer
 CERTAIN = 3  # wordings with one answer, from which what was written is believed without the proof of answering
 
-AT_ONCE = 8  # chunks whose keys and values are there at a time
+ON_CPU, ON_ACCELERATOR = 8, 32  # chunks whose keys and values are there at a time, where they fit
 
 OnStep = Callable[[int], None]
 Pairs = list[tuple[Question, Answer]]
@@ -123,7 +124,7 @@ def capture(model: Model, memory: str, config: Config = Config(), on_step: OnSte
 def capture_all(
     model: Model, memories: Sequence[str], config: Config = Config(), on_step: OnStep = lambda n: None
 ) -> Iterator[tuple[int, Captured]]:
-    """The number and the capture of every memory, as they are done; each is what `capture` makes of it alone. `AT_ONCE`
+    """The number and the capture of every memory, as they are done; each is what `capture` makes of it alone. Several
     chunks are read at a time, so that a teacher answers about many of them in one batch.
 
     Raises, before anything is captured, `InputError` for a memory that `check` refuses.
@@ -135,13 +136,18 @@ def capture_all(
     said: list[dict[int, Pairs]] = [{} for _ in memories]
     with answering(model.network):
         going = (_talk(model, chunk, config, number, on_step) for _, number, chunk in talks)
-        for talk, pairs in held(going, AT_ONCE):
+        for talk, pairs in held(going, _at_once(model, limit)):
             whose, number, _ = talks[talk]
             said[whose][number] = pairs
             if len(said[whose]) == len(cut[whose]):
                 mine = [pair for _, pairs in sorted(said[whose].items()) for pair in pairs]
                 said[whose] = {}
                 yield whose, _captured(model, memories[whose], found[whose], mine, config)
+
+
+def _at_once(model: Model, tokens: int) -> int:
+    """How many chunks of so many tokens."""
+    return max(1, min(ON_CPU if model.device.type == "cpu" else ON_ACCELERATOR, columns(model) // tokens))
 
 
 def _talk(model: Model, chunk: Chunk, config: Config, number: int, on_step: OnStep) -> Talk[Pairs]:
