@@ -64,6 +64,7 @@ class Marks:
     others: list[bool] = field(default_factory=list)
     shared: int = 0  # of the answered ones, those the other user's own memory states too
     perplexity: list[float] = field(default_factory=list)
+    approved: list[bool] = field(default_factory=list)
 
 
 def untrained(memory: Memory, result: Consolidation) -> list[Asked]:
@@ -124,7 +125,9 @@ def examine(
             others = [names[(at + k) % len(names)] for k in range(1, min(OTHERS, len(names) - 1) + 1)]
             _ask_others(taught, memory, [memories[other] for other in others], marks)
             marks.perplexity.append(_perplexity(taught, home, result))
-        say(f"examined {user} ({at + 1}/{len(names)}): {sum(marks.student[-1])} of {len(asked)}")
+            marks.approved.append(not result.failed)
+        score = f"{sum(marks.student[-1])} of {len(asked)}, perplexity {marks.perplexity[-1]:+.1%}"
+        say(f"examined {user} ({at + 1}/{len(names)}): {score}")
     return marks
 
 
@@ -169,6 +172,7 @@ def judged(marks: Marks, memories: int) -> list[Figure]:
     recall = sum(both) / max(1, sum(teacher))
     rise, worst = statistics.fmean(marks.perplexity), max(marks.perplexity)
     mean = bootstrap(marks.perplexity)
+    served = [rise for rise, good in zip(marks.perplexity, marks.approved, strict=True) if good]
     text = f"{memories} adapters, {PASSAGES} passages"
     return [
         Figure("student right where its teacher is, untrained wordings", recall, "%", 0.95,
@@ -177,7 +181,8 @@ def judged(marks: Marks, memories: int) -> list[Figure]:
         share("another user's adapter answers", marks.others, 0.02, at_least=False,
               note=f", {marks.shared} of the answered stated by both users"),
         Figure("perplexity of held-out text, mean rise", rise, "%%", 0.02, at_least=False, interval=mean, note=text),
-        Figure("  the worst adapter", worst, "%%", 0.02, at_least=False),
+        Figure("  the worst adapter", worst, "%%", 0.02, at_least=False,
+               note=f"of the {len(served)} approved ones {max(served, default=float('nan')):+.2%}"),
     ]  # fmt: skip
 
 
