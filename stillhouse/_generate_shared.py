@@ -120,6 +120,7 @@ class _Looks:
         column_S = torch.arange(position_BS.shape[1], device=position_BS.device)
         self._before_BTS = (column_S <= column_S[-new:, None]) & own_BS.bool()[:, None]
         self._hidden: dict[int | None, Tensor] = {}
+        self._hidden_text: dict[tuple[int, int, int], Tensor] = {}
 
     def hidden(self, window: int | None) -> Tensor:
         """What is not to be seen of the rows' own, `[B, 1, T, S]`."""
@@ -135,8 +136,11 @@ class _Looks:
         it is seen."""
         if window is None or span.text is None:
             return None
-        text_P = torch.arange(span.text.tokens - kept, span.text.tokens, device=self._new_BT1.device)
-        return (self._new_BT1[span.start : span.end] - text_P >= window)[:, None]
+        if (window, span.start, kept) not in self._hidden_text:
+            text_P = torch.arange(span.text.tokens - kept, span.text.tokens, device=self._new_BT1.device)
+            hidden_BTP = self._new_BT1[span.start : span.end] - text_P >= window
+            self._hidden_text[window, span.start, kept] = hidden_BTP[:, None]
+        return self._hidden_text[window, span.start, kept]
 
 
 def _spans(texts: Sequence[Text | None]) -> Iterator[Span]:

@@ -229,9 +229,11 @@ def _sparsified(logprobs_PV: Tensor, k: int, chances_PD: Tensor) -> SparseTarget
     rest_PV = logprobs_PV.exp().scatter_(-1, ids_PK, 0)
     tail_P = rest_PV.sum(-1)
     drawable_P1 = (tail_P > 0)[:, None]
-    below_PV = (rest_PV / tail_P[:, None].where(drawable_P1, 1)).cumsum(-1)
-    fallen_PD = (1 - chances_PD).to(below_PV) * below_PV[:, -1:]  # never 0: what has no chance is not drawn
-    ids_PD = torch.searchsorted(below_PV, fallen_PD) * drawable_P1
+    ids_PD = ids_PK.new_zeros(len(ids_PK), draws)
+    if draws:
+        below_PV = (rest_PV / tail_P[:, None].where(drawable_P1, 1)).cumsum(-1)
+        fallen_PD = (1 - chances_PD).to(below_PV) * below_PV[:, -1:]  # never 0: what has no chance is not drawn
+        ids_PD = torch.searchsorted(below_PV, fallen_PD) * drawable_P1
     draw_logprobs_PD = logprobs_PV.gather(-1, ids_PD).where(drawable_P1, 0)
     weights_PD = (tail_P / max(draws, 1))[:, None].expand(-1, draws)
     ids_PK = ids_PK.masked_fill(left_PK, 0)

@@ -218,18 +218,16 @@ class _Run:
 
     def _captured(self, memories: Mapping[str, str]) -> Iterator[tuple[str, capture_memory.Captured]]:
         users, settings = list(memories), self.settings.capture
-        count = sum(len(self._checked(user, memories)) for user in users)
+        count = sum(len(self._checked(user, text)) for user, text in memories.items())
         with self._progress(f"capture {users[0] if len(users) == 1 else f'{len(users)} users'}", count) as step:
             for number, found in capture_memory.capture_all(self.model, list(memories.values()), settings, step):
                 yield users[number], found
 
-    def _checked(self, user: str, memories: Mapping[str, str]) -> Sequence[Statement]:
+    def _checked(self, user: str, text: str) -> Sequence[Statement]:
         try:
-            return capture_memory.check(self.model, memories[user], self.settings.capture)
+            return capture_memory.check(self.model, text, self.settings.capture)
         except InputError as error:
-            if len(memories) == 1:
-                raise
-            raise InputError(f"memory of {user!r}: {error}") from error
+            raise InputError(f"user {user!r}: {error}") from error
 
     def _signals(self, user: str, text: str, found: capture_memory.Captured, config: dict[str, Any]) -> Signals:
         prompts, blobs = str(PROMPTS_VERSION), self.store.blobs

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from weakref import WeakKeyDictionary
 
 import pytest
 import torch
 
 from stillhouse.chat import without_memory
-from stillhouse.gate import calibration, drift, entropy, regression
-from stillhouse.gate._context import refuse_nan
+from stillhouse.gate import _passages, calibration, drift, entropy, regression
+from stillhouse.gate._context import BASE, refuse_nan
+from stillhouse.generate import Bank
+from stillhouse.models import Model
 from stillhouse.records import Question, Study
 
 from .conftest import BROKEN, FRESH, STUDENT, WILD, Bench
@@ -65,6 +69,31 @@ def test_drift_and_regression_against_dense_formulas(bench: Bench) -> None:
 def test_texts_are_scored_once_for_both_gates(bench: Bench) -> None:
     ctx = bench.context(FRESH)
     assert ctx.passages(FRESH) is ctx.passages(FRESH)
+
+
+def test_what_the_base_makes_of_a_passage_is_kept_for_the_next_student(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As far as it fits; each student is measured against it as if it had been computed for that one."""
+    read: list[int] = []
+    real = _passages._read
+
+    def watched(model: Model, bank: Bank, ids: Sequence[int], slot: int) -> _passages._Read:
+        read.append(slot)
+        return real(model, bank, ids, slot)
+
+    monkeypatch.setattr(_passages, "_read", watched)
+    found = {}
+    for kept in (0, _passages.KEPT):
+        monkeypatch.setattr(_passages, "KEPT", kept)
+        monkeypatch.setattr(_passages, "_BASES", WeakKeyDictionary())
+        read.clear()
+        found[kept] = [bench.context(slot).passages(slot) for slot in (STUDENT, WILD)]
+        assert read.count(STUDENT) == read.count(WILD) == 4
+        assert read.count(BASE) == (4 if kept else 8)
+    few, all_kept = found.values()
+    assert few == all_kept
+    assert few[0] != few[1]
 
 
 def test_passages_too_short_to_predict_anything_are_left_out(bench: Bench) -> None:
