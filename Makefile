@@ -8,7 +8,7 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check -qq
 TORCH  := $(shell sed -n 's/^torch==//p' constraints.txt)
 
 .NOTPARALLEL:
-.PHONY: help setup demo test lint types sizes check bench tiny tiny-eval clean
+.PHONY: help setup demo test lint types sizes check bench tiny tiny-start tiny-eval clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*  ## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -57,6 +57,9 @@ bench: $(READY)  ## every benchmark, one after another; says at the end which mi
 
 tiny: $(READY)  ## train the model that ships, into build/tiny
 	@$(BIN)/python -m tiny.train build/tiny
+
+tiny-start: $(READY)  ## learn where students of the model that ships begin, into build/start
+	@$(BIN)/python -m tiny.start build
 
 tiny-eval: $(READY)  ## measure the model that ships on memories it has never seen
 	@$(BIN)/python -m tiny.evaluate

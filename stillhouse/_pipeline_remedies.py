@@ -20,6 +20,7 @@ from ._pipeline_settings import Settings
 from .config import as_dict
 from .records import digest
 from .train.adapter import Config as TrainConfig
+from .train.adapter import from_zero
 
 Tries = Mapping[str, tuple[Try, ...]]  # by user, what was tried before
 Again = Callable[[str, Settings, Tries], list[Consolidation]]  # (remedy, settings, users) -> what came of each
@@ -60,7 +61,7 @@ def _constraints(settings: Settings) -> Settings:
 
 
 def _routing(settings: Settings) -> Settings:
-    return replace(settings, train=replace(settings.train, experts=False))
+    return replace(settings, train=from_zero(replace(settings.train, experts=False)))
 
 
 REMEDIES = (

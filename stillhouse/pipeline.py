@@ -72,29 +72,47 @@ def consolidate_all(
     `workers` processes share the users (0: as many as cores and memory allow), where `model` is a reference.
     Raises `InputError` (user id, memory), `ModelError`, `Busy` when a user is being consolidated elsewhere.
     """
+    gate.settings(settings.gate)  # a mistake in the last stage's settings is said before the first
+    with _opened(memories, model, home, settings, show) as run:
+        run.shared(STAGES, 1 if isinstance(model, Model) else workers)
+        results = run.all()
+
+        def again(remedy: str, changed: Settings, before: Mapping[str, tuple[Try, ...]]) -> list[Consolidation]:
+            some = {user: run.memories[user] for user in before}
+            return _Run(run.store, run.model, changed, some, show, remedy, before).all()
+
+        return follow(results, run.settings, again) if diagnose else results
+
+
+def candidates(
+    memories: Mapping[str, str], *, model: str | Model = models.DEFAULT, home: Path | str | None = None,
+    settings: Settings = DEFAULTS, show: bool = False, workers: int = 1, note: str = "",
+) -> dict[str, Candidate]:  # fmt: skip
+    """Captured and trained, but not gated: candidates by user; their adapters are blobs of `home`. `note` stands in the
+    progress."""
+    with _opened(memories, model, home, settings, show, note) as run:
+        run.shared(("capture", "train"), 1 if isinstance(model, Model) else workers)
+        return run.trained()
+
+
+@contextmanager
+def _opened(
+    memories: Mapping[str, str], model: str | Model, home: Path | str | None, settings: Settings, show: bool,
+    note: str = "",
+) -> Iterator[_Run]:  # fmt: skip
+    """A run that holds its users' locks, with the settings as they are for this home and model."""
     if not memories:
         raise InputError("no memory given: at least one user with a memory is needed")
     memories = {user: _stated(user, text) for user, text in memories.items()}
-    gate.settings(settings.gate)  # a mistake in the last stage's settings is said before the first
     store = Store(home_folder(home))
     with ExitStack() as stack:
         stack.enter_context(kept_memory())
         for user in sorted(memories):
             stack.enter_context(store.lock(user))
         base = model if isinstance(model, Model) else models.load(model, cache=store.home / "fingerprints.json")
-        judged = replace(settings, gate=gate.calibrated(store.home, base.fingerprint, settings.gate))
-        run = _Run(store, base, judged, show)
-        count = 1 if isinstance(model, Model) else processes(base, len(memories), workers)
-        if count > 1:
-            with Shares(store.home, base.ref, judged, memories, count) as shares:
-                for stage in STAGES:
-                    run.shared(stage, shares, memories)
-        results = run.all(memories)
-
-        def again(remedy: str, changed: Settings, before: Mapping[str, tuple[Try, ...]]) -> list[Consolidation]:
-            return _Run(store, base, changed, show, remedy, before).all({user: memories[user] for user in before})
-
-        return follow(results, judged, again) if diagnose else results
+        train = train_adapter.resolved(base, settings.train)
+        judged = replace(settings, train=train, gate=gate.calibrated(store.home, base.fingerprint, settings.gate))
+        yield _Run(store, base, judged, memories, show, note)
 
 
 def share(
@@ -103,7 +121,7 @@ def share(
 ) -> None:  # fmt: skip
     """One of `STAGES` for some users of a run, after the stages before it for all `memories`; `step` is told as a bar
     is. What it makes is in the store; whoever calls holds the users' locks."""
-    _Run(Store(home), model, settings, False, step=step).stage(stage, memories, users)
+    _Run(Store(home), model, settings, memories, False, step=step).stage(stage, users)
 
 
 def _stated(user: str, text: str) -> str:
@@ -131,40 +149,51 @@ class _Run:
     """One call: the stages with their caches, and the clock. `before`: what was tried for each user until now."""
 
     def __init__(
-        self, store: Store, model: Model, settings: Settings, show: bool, remedy: str = "",
+        self, store: Store, model: Model, settings: Settings, memories: Mapping[str, str], show: bool, remedy: str = "",
         before: Mapping[str, tuple[Try, ...]] = MappingProxyType({}), step: Step | None = None,
     ):  # fmt: skip
-        self.store, self.model, self.settings, self.show, self.before = store, model, settings, show, before
-        self._step = step
+        self.store, self.model, self.settings, self.memories = store, model, settings, memories
+        self.show, self.before, self._step = show, before, step
         self.remedy, self.label = remedy, f" ({remedy})" if remedy else ""
         self.seconds: dict[str, float] = {}
+        self.train_about = train_adapter.about(model, settings.train)
 
-    def stage(self, stage: str, memories: Mapping[str, str], users: Sequence[str]) -> None:
+    def stage(self, stage: str, users: Sequence[str]) -> None:
         """One stage for some users, with what the stages before it left in the store for all."""
-        wanted = users if stage != "gate" else memories
-        signals = self._capture({user: memories[user] for user in wanted})
+        wanted = users if stage != "gate" else self.memories
+        signals = self._capture({user: self.memories[user] for user in wanted})
         if stage != "capture":
             candidates = self._train(signals)
         if stage == "gate":
             for user in users:
-                self._judge(user, memories[user], signals[user], candidates)
+                self._judge(user, self.memories[user], signals[user], candidates)
 
-    def shared(self, stage: str, shares: Shares, memories: Mapping[str, str]) -> None:
-        """The same for all users by processes."""
-        steps = train_adapter.total_steps(shares.sizes, self.settings.train, self.model.device)
-        totals = {"capture": None, "train": steps, "gate": len(memories) * len(gate.settings(self.settings.gate))}
-        with progress(f"{stage} {len(memories)} users", totals[stage], self.show) as step:
-            self._timed(stage, partial(shares.run, stage, step))
+    def shared(self, stages: Sequence[str], workers: int) -> None:
+        """The same for all users by as many processes as `workers` says; nothing where one does it all."""
+        count = processes(self.model, len(self.memories), workers)
+        if count < 2:
+            return
+        with Shares(self.store.home, self.model.ref, self.settings, self.memories, count) as shares:
+            steps = train_adapter.total_steps(shares.sizes, self.settings.train, self.model.device)
+            gates = len(self.memories) * len(gate.settings(self.settings.gate))
+            totals = {"capture": None, "train": steps, "gate": gates}
+            for stage in stages:
+                with progress(f"{stage} {len(self.memories)} users{self.label}", totals[stage], self.show) as step:
+                    self._timed(stage, partial(shares.run, stage, step))
 
-    def all(self, memories: Mapping[str, str]) -> list[Consolidation]:
+    def all(self) -> list[Consolidation]:
         """All stages for all users; what is in the store already is taken from there."""
-        signals = self._timed("capture", partial(self._capture, memories))
+        signals = self._timed("capture", partial(self._capture, self.memories))
         candidates = self._timed("train", partial(self._train, signals))
         judged = {
-            user: self._timed("gate", partial(self._judge, user, memories[user], signals[user], candidates))
-            for user in memories
+            user: self._timed("gate", partial(self._judge, user, text, signals[user], candidates))
+            for user, text in self.memories.items()
         }
         return [self._result(user, version, signals[user]) for user, version in judged.items()]
+
+    def trained(self) -> dict[str, Candidate]:
+        """The first two of them."""
+        return self._train(self._capture(self.memories))
 
     def _timed(self, stage: str, work: Callable[[], R]) -> R:
         start = time.monotonic()
@@ -246,8 +275,7 @@ class _Run:
         )
 
     def _train(self, signals: Mapping[str, Signals]) -> dict[str, Candidate]:
-        config = as_dict(self.settings.train)
-        about = {"stage": "train", "kind": "adapter", "config": config}
+        about = {"stage": "train", "kind": "adapter", "config": self.train_about}
         keys = {u: about | {"signals": digest(s)} for u, s in signals.items()}
         done = {u: self.store.work(digest(k), [u]) / "result.json" for u, k in keys.items()}
         missing = [u for u in signals if not done[u].exists()]
@@ -265,7 +293,7 @@ class _Run:
 
     def _fit_folder(self, signals: Sequence[Signals]) -> Path:
         """Where these users' training goes on from after a kill."""
-        inputs = ["fit", as_dict(self.settings.train), *map(digest, signals)]
+        inputs = ["fit", self.train_about, *map(digest, signals)]
         return self.store.work(digest(inputs), [s.user for s in signals])
 
     def _new_adapters(self, signals: Sequence[Signals]) -> list[train_adapter.Trained]:
@@ -283,7 +311,7 @@ class _Run:
             base=self.model.fingerprint,
             adapter=self.store.blobs.put(peft.to_bytes(trained.tensors)),
             adapter_config=trained.adapter_config | {"base_model_name_or_path": base_name(self.model)},
-            config=as_dict(self.settings.train),
+            config=self.train_about,
             steps=trained.steps,
             losses=tuple(round(x, 5) for x in trained.losses),
             parents=(digest(signals),),

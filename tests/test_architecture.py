@@ -37,7 +37,7 @@ ORDER = (
     ("serve",),
     ("improve",),
     ("pipeline",),
-    ("distill",),
+    ("distill", "prime"),
     ("demo",),
     ("commands",),
     ("cli",),

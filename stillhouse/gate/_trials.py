@@ -103,7 +103,7 @@ def trials(
 
 def calibrate(model: Model, plan: Plan, found: Sequence[Trial]) -> Calibration:
     """Thresholds from finished trials, with the settings they hold for."""
-    about = {"capture": as_dict(plan.capture), "train": as_dict(plan.train)}
+    about = {"capture": as_dict(plan.capture), "train": student.about(model, plan.train)}
     return Calibration(model.fingerprint, model.ref, thresholds(found), tuple(found), about)
 
 
@@ -120,6 +120,7 @@ def _work(
         make_folder(folder / name)
         return folder / name
 
+    plan = replace(plan, train=student.resolved(model, plan.train))
     return _Work(model, memories, plan, folder, on_step, place or beside)
 
 
@@ -259,8 +260,8 @@ class _Work:
         number, name = job
         sources = [self._source(n % self.plan.good) for n in (number, number + 1, number + 2)] if name else []
         return {
-            **self._source(number), "train": as_dict(self.plan.train), "sabotage": name, "near": sources,
-            "about": KINDS[name].about if name else "",
+            **self._source(number), "train": student.about(self.model, self.plan.train), "sabotage": name,
+            "near": sources, "about": KINDS[name].about if name else "",
         }  # fmt: skip
 
     def _file(self, job: Job) -> Path:

@@ -9,7 +9,7 @@ unrelated prompts, plus what the base's curvature says of the drift on other tex
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,9 +25,11 @@ from ._anchor import anchors
 from ._batches import Mix, Source
 from ._fit import Plan, fit
 from ._precision import Precision, computing
+from ._start import AUTO, NONE, Start, begin, find
 
 CHECKPOINT = "checkpoint-{}.safetensors"  # one for each group of users
 ON_CPU, ON_ACCELERATOR = 4, 32  # users in one batch when nobody says
+STEPS, RATE = 90, 12e-3  # without a start, when nobody says
 
 
 @dataclass(frozen=True)
@@ -37,17 +39,20 @@ class Config:
     it, has a weight that grows from 0 to `curvature_weight`; with `anchor_rows`, the drift on so many fresh windows of
     `anchor_tokens`, every `anchor_every` steps, has one that grows to `anchor_weight`. `noise` moves
     embeddings by up to so many of their standard deviations. `together` users train in one batch of at most
-    `batch_tokens` at once (0: as many as suit the device)."""
+    `batch_tokens` at once (0: as many as suit the device). `start`: the adapter to begin with, "auto" for the base's
+    own where it has one, "none", or a folder (`stillhouse prime`); `steps` and `learning_rate` 0 are what that start
+    was made for, or 90 and 12e-3 without one."""
 
     rank: int = 16
     alpha: float = 32.0
     targets: Literal["all", "attention", "mlp"] = "all"
     experts: bool = True
-    learning_rate: float = 12e-3
-    steps: int = 90
+    start: str = AUTO
+    learning_rate: float = 0.0
+    steps: int = 0
     warmup: int = 8
-    facts: int = 20
-    unknowns: int = 11
+    facts: int = 18
+    unknowns: int = 14
     anchors: int = 2
     curvature_weight: float = 200.0
     curvature_tokens: int = 4096
@@ -73,8 +78,6 @@ class Config:
         for name in (
             "rank",
             "alpha",
-            "learning_rate",
-            "steps",
             "clip",
             "checkpoint_every",
             "batch_tokens",
@@ -84,6 +87,8 @@ class Config:
             if getattr(self, name) <= 0:
                 raise InputError(f"train.{name}: {getattr(self, name)} is not allowed; it must be more than 0")
         kinds = (
+            "steps",
+            "learning_rate",
             "facts",
             "unknowns",
             "anchors",
@@ -112,6 +117,31 @@ class Trained:
     losses: tuple[float, ...]
 
 
+def resolved(model: Model, config: Config) -> Config:
+    """`config` with its start, steps and learning rate as they are for this model; the same again for one that is.
+
+    `InputError` for a start that cannot be used.
+    """
+    start = _start(model, config)
+    return replace(
+        config,
+        start=str(start.folder) if start else NONE,
+        steps=config.steps or (start.steps if start else STEPS),
+        learning_rate=config.learning_rate or (start.learning_rate if start else RATE),
+    )
+
+
+def from_zero(config: Config) -> Config:
+    """A resolved `config` for training without a start, as long and as fast as that takes."""
+    return config if config.start == NONE else replace(config, start=NONE, steps=STEPS, learning_rate=RATE)
+
+
+def about(model: Model, config: Config) -> dict[str, Any]:
+    """Everything that decides what comes of the same signals: the resolved settings, the start by its digest."""
+    start = _start(model, config)
+    return asdict(resolved(model, config)) | {"start": start.digest if start else ""}
+
+
 def train(
     model: Model,
     signals: Sequence[Sequence[DistillArtifact]],
@@ -122,6 +152,7 @@ def train(
     """Train one adapter per entry of `signals`, `config.together` of them in one batch. With `work`, checkpoints go
     there and are resumed. `on_step(n, note)` is called for n of `total_steps`."""
     found: list[Trained] = []
+    config = resolved(model, config)
     with computing(model, config.precision):
         for number, users in enumerate(_groups(len(signals), config, model.device)):
             file = work / CHECKPOINT.format(number) if work else None
@@ -130,7 +161,7 @@ def train(
 
 
 def total_steps(users: Sequence[int], config: Config, device: torch.device) -> int:
-    """Steps that training groups of so many users takes when nobody is done early."""
+    """Steps that training groups of so many users with a resolved `config` takes when nobody is done early."""
     return config.steps * sum(len(_groups(n, config, device)) for n in users)
 
 
@@ -151,28 +182,36 @@ def _train_group(
     file: Path | None,
     on_step: Callable[[int, str], None],
 ) -> list[Trained]:
-    lora = LoraConfig(config.rank, config.alpha, config.targets, config.experts)
-    bank = AdapterBank(model.network, len(signals), lora)
+    start = _start(model, config)
+    bank = AdapterBank(model.network, len(signals), _shape(config))
     try:
         sources = {}
         for slot, artifacts in enumerate(signals):
-            bank.reset(slot, config.seed)
+            begin(bank, slot, config.seed, start)
             sources[slot] = Source(artifacts, _mix(config), config.seed, model.device)
         progress = fit(model, bank, sources, _plan(model, config), file, on_step)
-        about = bank.adapter_config(model.ref)
+        written = bank.adapter_config(model.ref)
     finally:
         bank.detach()
     return [
-        Trained(progress.finished[slot], about, len(progress.losses[slot]), tuple(progress.losses[slot]))
+        Trained(progress.finished[slot], written, len(progress.losses[slot]), tuple(progress.losses[slot]))
         for slot in sources
     ]
+
+
+def _start(model: Model, config: Config) -> Start | None:
+    return find(model, config.start, _shape(config))
+
+
+def _shape(config: Config) -> LoraConfig:
+    return LoraConfig(config.rank, config.alpha, config.targets, config.experts)
 
 
 def _plan(model: Model, config: Config) -> Plan:
     return Plan(
         config.steps,
         config.learning_rate,
-        config.warmup,
+        min(config.warmup, -(-config.steps // 8)),
         config.clip,
         config.mastered,
         config.anchored,

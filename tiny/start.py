@@ -1,0 +1,45 @@
+"""The start of the model that ships: `python -m tiny.start OUT`. Deterministic given the machine's arithmetic.
+
+In: the model, memories of the world it was trained on (words and values of training's kind only: what is examined with
+is unseen) and plain generated notes. Out: OUT/start as `stillhouse prime` writes it; `start.json` says the plan and the
+loss of every round.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import time
+from pathlib import Path
+
+from stillhouse import gate, prime
+
+from .train import SEED
+from .world import World, make_memory
+
+WORLD, PLAIN = 48, 16  # memories of each kind
+FRESH = 10_000  # no calibration measures with these notes
+
+
+def memories() -> dict[str, str]:
+    """By name, the two kinds in turns, so that every part has its share of both."""
+    found = {}
+    for number in range(WORLD + PLAIN):
+        rng = random.Random(f"{SEED}/start/{number}")
+        plain = number % 8 in (3, 4)
+        text = gate.memory(FRESH + number) if plain else make_memory(rng, World(), rng.randint(8, 12), 4, 0.3).text
+        found[f"memory-{number:02d}"] = text
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("out", type=Path)
+    args = parser.parse_args()
+    began = time.monotonic()
+    losses = prime.prime(memories(), args.out / "start", home=args.out, show=True, workers=0)
+    print(f"losses {losses}, {(time.monotonic() - began) / 60:.0f} minutes -> {args.out / 'start'}")
+
+
+if __name__ == "__main__":
+    main()
