@@ -2,9 +2,9 @@
 
 In: a model reference and memories that are nobody's secret. Out: a folder of a start (`train/_start.py`). The way is
 Reptile (Nichol et al. 2018, arXiv 1803.02999): in every round students of some of the memories begin with the start of
-the round before, train a little more briefly than they will from the finished one, and the mean of their adapters is the next start.
-What they have in common adds up; what each learned of its own memory averages out, the more of them there are, though
-not to nothing: prime with memories that anybody may know.
+the round before, train a little more briefly than they will from the finished one, and the mean of their adapters is
+the next start. What they have in common adds up; what each learned of its own memory averages out, the more of them
+there are, though not to nothing: prime with memories that anybody may know.
 
 Rounds are the pipeline's own capture and training, in a home of their own that is removed at the end, so a killed run
 is run again and goes on where it was.

@@ -2,8 +2,8 @@
 
 In: a model's folder, or the folder of a start. Out: the adapter to begin with, and how long and how fast to train from
 there. What students share (to answer about somebody without notes, to say so where there is nothing to know) is most of
-what a student learns, so from a start it needs little more than half of the steps. `stillhouse prime` makes one; in a folder
-`start` beside a base's weights it is found by itself. Format: `docs/formats/adapter.md`.
+what a student learns, so from a start it needs little more than half of the steps. `stillhouse prime` makes one; in a
+folder `start` beside a base's weights it is found by itself. Format: `docs/formats/adapter.md`.
 
 A start is for exactly one base, as its fingerprint says. It does not know how it was made.
 """
