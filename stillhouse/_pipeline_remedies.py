@@ -61,7 +61,9 @@ def _constraints(settings: Settings) -> Settings:
 
 
 def _routing(settings: Settings) -> Settings:
-    return replace(settings, train=from_zero(replace(settings.train, experts=False)))
+    if not settings.train.experts:
+        return settings
+    return replace(settings, train=from_zero(replace(settings.train, experts=False)))  # a start has experts too
 
 
 REMEDIES = (

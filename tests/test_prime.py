@@ -74,7 +74,7 @@ def test_killed_it_goes_on_and_ends_the_same(commands: Commands, tmp_path: Path)
     whole = commands.run(*command(tmp_path / "whole"))
     assert whole.code == 0, whole.err
     assert "students' loss, round by round" in whole.out
-    assert f"--set train.start={tmp_path / 'whole' / 'start'}" in whole.out
+    assert f"""--set 'train.start="{tmp_path / "whole" / "start"}"'""" in whole.out
     again = command(tmp_path / "killed")
     for line in ("capture 2 users (round 0 of 1)", "train (round 1 of 1): started"):
         done = commands.run(*again, at=Signal(signal.SIGKILL, line))
@@ -99,7 +99,7 @@ def test_what_cannot_be_primed_is_said_in_one_line(commands: Commands, tmp_path:
         ([tiny, "--memories", str(tmp_path / "one")], "1 memories in 2 parts: every part needs one at least"),
         ([tiny, "--rounds", "0"], "rounds: 0 is not allowed"),
         ([tiny, "--count", "0"], "--count: 0 is not allowed"),
-        ([tiny, "--set", "train.start=nowhere"], "a round begins with the one before"),
+        ([tiny, "--set", 'train.start="nowhere"'], "a round begins with the one before"),
     ):
         done = commands.run("prime", *given, "--home", tmp_path / "home")
         assert done.code == 2

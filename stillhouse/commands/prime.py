@@ -71,5 +71,5 @@ def _read(folder: Path) -> dict[str, str]:
 def _print(found: dict[str, Any], args: argparse.Namespace) -> None:
     losses = " -> ".join(f"{loss:.3f}" for loss in found["losses"])
     print(f"students' loss, round by round: {losses}")
-    use = f"; use it with --set train.start={found['start']}" if args.out else ""
+    use = f"""; use it with --set 'train.start="{found["start"]}"'""" if args.out else ""
     print(f"the start of {args.model} is in {found['start']}{use}")

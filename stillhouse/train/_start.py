@@ -58,7 +58,7 @@ def find(model: Model, which: str, lora: LoraConfig) -> Start | None:
     """
     if which == NONE:
         return None
-    folder = model.path / FOLDER if which == AUTO else Path(which).expanduser()
+    folder = model.path / FOLDER if which == AUTO else Path(which).expanduser().resolve()
     if not (folder / ABOUT).is_file():
         if which == AUTO:
             return None

@@ -175,7 +175,7 @@ def test_a_loss_that_is_no_number_stops_the_run(random_model: Make) -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"steps": 0}, {"rank": 0}, {"rank": -4}, {"learning_rate": -1.0}, {"checkpoint_every": 0}, {"facts": -1},
+    [{"steps": -1}, {"rank": 0}, {"rank": -4}, {"learning_rate": -1.0}, {"checkpoint_every": 0}, {"facts": -1},
      {"facts": 0, "unknowns": 0, "anchors": 0}, {"clip": 0.0}, {"alpha": 0.0}],
 )  # fmt: skip
 def test_settings_that_cannot_be_are_refused(wrong: dict[str, float]) -> None:
