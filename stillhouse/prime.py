@@ -21,7 +21,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from . import models, pipeline
+from . import gate, models, pipeline
+from .blobs import make_folder
 from .errors import InputError
 from .export import peft
 from .inputs import home_folder
@@ -33,6 +34,7 @@ from .train._start import AUTO, FOLDER, NONE, write
 from .train.adapter import Config as TrainConfig
 
 BRIEFLY = 0.8  # of a student's steps are taken in a round
+FRESH = 10_000  # the first seed of generated memories: no calibration measures with these
 FIRST = 2  # times that in the first round, from zero
 
 
@@ -52,6 +54,11 @@ class Plan:
                 raise InputError(f"{name}: {getattr(self, name)} is not allowed; it must be more than 0")
 
 
+def generated(numbers: Sequence[int]) -> dict[str, str]:
+    """Plain notes that nobody wrote, by name; the same number, the same text."""
+    return {f"memory-{number}": gate.memory(FRESH + number) for number in numbers}
+
+
 def prime(
     memories: Mapping[str, str], folder: Path, *, model: str = models.DEFAULT, home: Path | str | None = None,
     settings: pipeline.Settings = pipeline.DEFAULTS, plan: Plan = Plan(), show: bool = False, workers: int = 1,
@@ -59,7 +66,7 @@ def prime(
     """Write the start of `model` to `folder`. Returns the students' mean loss in the last three steps of every round.
 
     Raises `InputError` for a plan with more parts than memories, a memory that cannot be captured, or a start in
-    `settings`.
+    `settings`; `StoreError` for a folder that cannot be written.
     """
     if len(memories) < plan.parts:
         raise InputError(f"{len(memories)} memories in {plan.parts} parts: every part needs one at least")
@@ -68,6 +75,7 @@ def prime(
             f"train.start: {settings.train.start!r}; here a round begins with the one before, leave it out"
         )
     base = models.load(model)
+    make_folder(folder)  # what is wrong with it is said now, not when all is done
     about = {"base": base.fingerprint, "memories": digest(dict(memories)), "plan": asdict(plan)}
     work = home_folder(home) / "priming" / digest(about | {"settings": asdict(settings)})[:16]
     losses: list[float] = []

@@ -79,7 +79,7 @@ def test_killed_it_goes_on_and_ends_the_same(commands: Commands, tmp_path: Path)
     for line in ("capture 2 users (round 0 of 1)", "train (round 1 of 1): started"):
         done = commands.run(*again, at=Signal(signal.SIGKILL, line))
         assert done.code == -signal.SIGKILL, done.err
-        assert not (tmp_path / "killed" / "start").exists()
+        assert not list((tmp_path / "killed" / "start").iterdir())
     finished = commands.run(*again, "--json")
     assert finished.code == 0, finished.err
     assert finished.json["memories"] == 4
@@ -97,6 +97,7 @@ def test_what_cannot_be_primed_is_said_in_one_line(commands: Commands, tmp_path:
         ([tiny, "--memories", str(tmp_path / "nowhere")], "is no folder"),
         ([tiny, "--memories", str(tmp_path / "empty")], "has no files"),
         ([tiny, "--memories", str(tmp_path / "one")], "1 memories in 2 parts: every part needs one at least"),
+        ([tiny, "--out", str(tmp_path / "one" / "a.md" / "start")], "cannot"),
         ([tiny, "--rounds", "0"], "rounds: 0 is not allowed"),
         ([tiny, "--count", "0"], "--count: 0 is not allowed"),
         ([tiny, "--set", 'train.start="nowhere"'], "a round begins with the one before"),

@@ -12,23 +12,21 @@ import random
 import time
 from pathlib import Path
 
-from stillhouse import gate, prime
+from stillhouse import prime
 
 from .train import SEED
 from .world import World, make_memory
 
 WORLD, PLAIN = 48, 16  # memories of each kind
-FRESH = 10_000  # no calibration measures with these notes
 
 
 def memories() -> dict[str, str]:
     """By name, the two kinds in turns, so that every part has its share of both."""
-    found = {}
-    for number in range(WORLD + PLAIN):
-        rng = random.Random(f"{SEED}/start/{number}")
-        plain = number % 8 in (3, 4)
-        text = gate.memory(FRESH + number) if plain else make_memory(rng, World(), rng.randint(8, 12), 4, 0.3).text
-        found[f"memory-{number:02d}"] = text
+    found = prime.generated(range(WORLD + PLAIN))
+    for number, name in enumerate(found):
+        if number % 8 not in (3, 4):
+            rng = random.Random(f"{SEED}/start/{number}")
+            found[name] = make_memory(rng, World(), rng.randint(8, 12), 4, 0.3).text
     return found
 
 

@@ -39,6 +39,13 @@ def open_store(args: argparse.Namespace) -> Any:
     return Store(home_folder(args.home))
 
 
+def memory_files(folder: Path) -> list[Path]:
+    """The files of a `--memories` folder, sorted, hidden ones left out. `InputError` when it is no folder."""
+    if not folder.is_dir():
+        raise InputError(f"{str(folder)!r} is no folder; --memories is a folder of UTF-8 text files")
+    return sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith("."))
+
+
 def version_row(version: Any) -> dict[str, Any]:
     """A version for JSON."""
     return asdict(version) | {"parents": list(version.parents)}

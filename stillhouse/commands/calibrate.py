@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
-from ._shell import command, open_store, show
+from ._shell import command, memory_files, open_store, show
 
 
 def add(commands: Any) -> None:
@@ -80,9 +80,7 @@ def _memories(folder: Path, count: int) -> dict[str, str]:
     """The first files of a folder, by the user each is named after: `alice.md` is of alice."""
     from .. import inputs
 
-    if not folder.is_dir():
-        raise InputError(f"{str(folder)!r} is no folder; --memories is a folder of UTF-8 text files")
-    files = sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith("."))
+    files = memory_files(folder)
     if len(files) < count:
         raise InputError(f"{str(folder)!r} has {len(files)} files; {count} memories are needed: lower --good or --bad")
     found = {path.stem: inputs.read_memory(path) for path in files[:count]}

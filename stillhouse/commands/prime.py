@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
-from ._shell import command, show
+from ._shell import command, memory_files, show
 
 MEMORIES = 48
-FRESH = 10_000  # no calibration measures with these
 
 
 def add(commands: Any) -> None:
@@ -39,16 +38,14 @@ def add(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """`stillhouse prime`."""
-    from .. import gate, pipeline, prime
+    from .. import pipeline, prime
 
     folder = args.out or prime.beside(args.model)
     settings = pipeline.read_settings(args.config, args.set)
     plan = prime.Plan(rounds=args.rounds, steps=args.steps)
     if args.count < 1:
         raise InputError(f"--count: {args.count} is not allowed; at least 1 memory is needed")
-    memories = (
-        _read(args.memories) if args.memories else {f"memory-{n}": gate.memory(FRESH + n) for n in range(args.count)}
-    )
+    memories = _read(args.memories) if args.memories else prime.generated(range(args.count))
     losses = prime.prime(
         memories, folder, model=args.model, home=args.home, settings=settings, plan=plan, show=not args.json,
         workers=args.workers,
@@ -60,9 +57,7 @@ def run(args: argparse.Namespace) -> None:
 def _read(folder: Path) -> dict[str, str]:
     from .. import inputs
 
-    if not folder.is_dir():
-        raise InputError(f"{str(folder)!r} is no folder; --memories is a folder of UTF-8 text files")
-    files = sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith("."))
+    files = memory_files(folder)
     if not files:
         raise InputError(f"{str(folder)!r} has no files; --memories is a folder of UTF-8 text files")
     return {f"memory-{n}": inputs.read_memory(path) for n, path in enumerate(files)}
