@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cache
 from weakref import WeakKeyDictionary
 
@@ -28,13 +29,31 @@ ROUNDS = 3  # each tries both, in turns
 FEW, MUCH = 16, 1.3  # tokens of a step; how much faster threads have to make it
 _STEPS: WeakKeyDictionary[PreTrainedModel, int] = WeakKeyDictionary()
 _SOFT = 1  # omp_pause_soft (OpenMP 5.0, 3.6)
+_GIVEN: ContextVar[bool] = ContextVar("_GIVEN", default=False)
+
+
+@contextmanager
+def kept_to(threads: int) -> Iterator[None]:
+    """Inside, torch computes with so many threads, whatever would be faster: others have the other cores."""
+    before, token = torch.get_num_threads(), _GIVEN.set(True)
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+        _GIVEN.reset(token)
+
+
+def _given() -> bool:
+    """Whether somebody has said how many threads there are."""
+    return _GIVEN.get() or "OMP_NUM_THREADS" in os.environ
 
 
 def choose_threads(network: PreTrainedModel, rows: int = 8, tokens: int = 24) -> int:
     """On a CPU, keep the faster of one thread and all of them on a batch `[rows, tokens]` of this network: small
     products lose by threads. Returns how many threads there were before."""
     before = torch.get_num_threads()
-    if network.device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ:
+    if network.device.type == "cpu" and not _given():
         torch.set_num_threads(_fastest(network, rows, tokens))
     return before
 
@@ -43,7 +62,7 @@ def choose_threads(network: PreTrainedModel, rows: int = 8, tokens: int = 24) ->
 def for_steps(network: PreTrainedModel, tokens: int) -> Iterator[None]:
     """Inside are steps of `tokens` tokens. Few of them keep to one thread unless all are much faster: where others use
     the cores too, every small operator waits until its last thread has one, and a step takes ten times as long."""
-    if network.device.type != "cpu" or "OMP_NUM_THREADS" in os.environ or tokens > FEW:
+    if network.device.type != "cpu" or _given() or tokens > FEW:
         yield
         return
     before = torch.get_num_threads()
@@ -88,7 +107,7 @@ class Threads:
         """For forwards from the calling thread."""
         try:
             choose_threads(network, few, 1)
-            self._most = few if network.device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ else 0
+            self._most = few if network.device.type == "cpu" and not _given() else 0
             self._few = self._now = torch.get_num_threads()
         finally:
             self._measured.set()

@@ -173,7 +173,11 @@ class _Run:
         count = processes(self.model, len(self.memories), workers)
         if count < 2:
             return
-        with Shares(self.store.home, self.model.ref, self.settings, self.memories, count) as shares:
+
+        def own(stage: str, users: Sequence[str], step: Step) -> None:
+            share(self.model, self.store.home, self.settings, self.memories, users, stage, step)
+
+        with Shares(self.store.home, self.model.ref, self.settings, self.memories, count, own) as shares:
             steps = train_adapter.total_steps(shares.sizes, self.settings.train, self.model.device)
             gates = len(self.memories) * len(gate.settings(self.settings.gate))
             totals = {"capture": None, "train": steps, "gate": gates}

@@ -1,7 +1,8 @@
 """Processes of this program's own that take work as lines of JSON and answer with lines of JSON.
 
 In: a module to run, then work for it. Out: what it tells, and its errors as if they were raised here. A process ends
-with the one that started it, however that one ends. It does not know what the work is.
+with the one that started it, however that one ends. Those that will be needed can be started ahead, so that they import
+while whoever needs them does. It does not know what the work is.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from . import errors
@@ -32,20 +34,15 @@ class Process:
     """`python -m module`, which calls `serve`. Killed when the block ends."""
 
     def __init__(self, module: str, environment: Mapping[str, str] | None = None):
-        self.module, self.environment = module, {**os.environ, **(environment or {})}
+        self.module, self.environment = module, dict(environment or {})
 
     def __enter__(self) -> Process:
-        command = [sys.executable, "-m", __name__, self.module]
-        pipe = subprocess.PIPE
-        self._child = subprocess.Popen(command, stdin=pipe, stdout=pipe, env=self.environment)
+        kind = _kind(self.module, self.environment)
+        self._child = _AHEAD[kind].pop() if _AHEAD.get(kind) else _started(self.module, self.environment)
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._child.kill()
-        self._child.wait()
-        for stream in (self._child.stdin, self._child.stdout):
-            if stream is not None:
-                stream.close()
+        _end(self._child)
 
     def send(self, work: Mapping[str, Any]) -> None:
         """Hand it a piece of work."""
@@ -68,6 +65,42 @@ class Process:
             yield said["told"]
         code = self._child.wait()
         raise ModelError(f"a worker process died (exit code {code}); run it again to go on, or use fewer workers")
+
+
+@contextmanager
+def ahead(module: str, environment: Mapping[str, str], count: int) -> Iterator[None]:
+    """Inside, `count` such processes are on their way already; a `Process` like them that is opened is one of them."""
+    children = [_started(module, environment) for _ in range(count)]
+    kind = _kind(module, environment)
+    _AHEAD[kind] = [*children]
+    try:
+        yield
+    finally:
+        del _AHEAD[kind]
+        for child in children:
+            _end(child)
+
+
+_Kind = tuple[str, tuple[tuple[str, str], ...]]
+_AHEAD: dict[_Kind, list[subprocess.Popen[bytes]]] = {}
+
+
+def _kind(module: str, environment: Mapping[str, str]) -> _Kind:
+    return module, tuple(sorted(environment.items()))
+
+
+def _started(module: str, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", __name__, module]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, stdin=pipe, stdout=pipe, env={**os.environ, **environment})
+
+
+def _end(child: subprocess.Popen[bytes]) -> None:
+    child.kill()
+    child.wait()
+    for stream in (child.stdin, child.stdout):
+        if stream is not None:
+            stream.close()
 
 
 def serve(work: Callable[[Any, Callable[[Any], None]], None]) -> None:
@@ -98,4 +131,7 @@ def serve(work: Callable[[Any, Callable[[Any], None]], None]) -> None:
 
 if __name__ == "__main__":
     collect_rarely()
-    runpy.run_module(sys.argv[1], run_name="__main__", alter_sys=True)
+    try:
+        runpy.run_module(sys.argv[1], run_name="__main__", alter_sys=True)
+    except KeyboardInterrupt:
+        os._exit(130)  # while it imports

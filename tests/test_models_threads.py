@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from stillhouse import _models_threads
-from stillhouse._models_threads import Threads, alone, choose_threads, give_back_workers
+from stillhouse._models_threads import Threads, alone, choose_threads, for_steps, give_back_workers, kept_to
 from tests.architectures import ALL
 
 counted = pytest.mark.skipif(sys.platform != "linux", reason="threads are counted in /proc")
@@ -104,3 +104,14 @@ def test_a_slow_forward_is_not_tried_with_one_thread(monkeypatch: pytest.MonkeyP
     network.register_forward_hook(lambda *_: tried.append(torch.get_num_threads()))
     assert choose_threads(network) == 2
     assert set(tried) == {2} and torch.get_num_threads() == 2
+
+
+def test_a_share_of_the_cores_is_kept_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = ALL["llama"]()
+    monkeypatch.setattr(_models_threads, "_seconds", lambda *given: pytest.fail("nothing is tried"))
+    with kept_to(1):
+        choose_threads(network)
+        with for_steps(network, 1):
+            assert torch.get_num_threads() == 1
+        assert torch.get_num_threads() == 1
+    assert torch.get_num_threads() == 2

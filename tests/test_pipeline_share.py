@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import signal
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,11 +14,14 @@ from typing import Any, cast
 import pytest
 import torch
 
-from stillhouse import _pipeline_share, models
-from stillhouse._pipeline_share import processes
+from stillhouse import _pipeline_ahead, _pipeline_share, models
+from stillhouse._pipeline_ahead import PROCESS, environment, helpers
+from stillhouse._pipeline_settings import Settings
+from stillhouse._pipeline_share import Shares, processes
 from stillhouse.errors import InputError, ModelError
 from stillhouse.models import Model
 from stillhouse.processes import Process
+from stillhouse.progress import Step
 from stillhouse.store import Store
 from tests.commands import Commands, Signal, fast
 
@@ -102,3 +107,45 @@ def test_as_many_processes_as_cores_and_memory_allow(monkeypatch: pytest.MonkeyP
     assert processes(sized(14 << 30), 1, 5) == 1
     with pytest.raises(InputError, match="workers: -2 is not allowed"):
         processes(sized(1), 1, -2)
+
+
+def test_what_another_process_finds_wrong_ends_this_ones_share(tmp_path: Path) -> None:
+    def own(stage: str, users: Sequence[str], step: Step) -> None:
+        assert (stage, users) == ("capture", ["alice"])
+        end = time.monotonic() + 60
+        while time.monotonic() < end:
+            time.sleep(0.05)
+            step(0)
+
+    nowhere = str(tmp_path / "nothing")
+    memories = {user: MEMORIES[user] for user in ("alice", "bob")}
+    with Shares(tmp_path, nowhere, Settings(), memories, 2, own) as shares, pytest.raises(ModelError, match="no such folder"):
+        shares.run("capture", lambda n=1, note="": None)
+
+
+def children() -> set[str]:
+    return {pid for file in Path("/proc/self/task").glob("*/children") for pid in file.read_text().split()}
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="children are listed in /proc")
+def test_processes_are_on_their_way_before_they_are_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    monkeypatch.setattr(_pipeline_ahead, "ACCELERATORS", ())
+    before = children()
+    with helpers(3, 0):
+        early = children() - before
+        assert len(early) == 1, "this process has a share too"
+        with Process(PROCESS, environment(2, 1)):
+            assert len(children() - before) == 2, "that one may take both cores"
+        with Process(PROCESS, environment(2, 2)):
+            assert children() - before == early
+            with Process(PROCESS, environment(2, 2)):
+                assert len(children() - before) == 2
+        assert children() == before
+    with helpers(3, 4):
+        assert len(children() - before) == 2, "no more than users"
+    assert children() == before, "nobody needed them"
+    monkeypatch.setattr(_pipeline_ahead, "ACCELERATORS", ("null",))
+    for users, workers in ((1, 0), (3, 1), (3, -1), (3, 0)):
+        with helpers(users, workers):
+            assert children() == before

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from .._pipeline_ahead import helpers
 from ..errors import InputError, Rejected
 from ._shell import command, show
 
@@ -33,6 +34,11 @@ def add(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """`stillhouse consolidate`; `Rejected` when a gate refuses one of the users."""
+    with helpers(len(args.user), args.workers):
+        _run(args)
+
+
+def _run(args: argparse.Namespace) -> None:
     from .. import inputs, pipeline
 
     if len(args.user) != len(args.memory):

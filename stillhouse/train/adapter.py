@@ -28,7 +28,7 @@ from ._precision import Precision, computing
 from ._start import AUTO, NONE, Start, begin, find
 
 CHECKPOINT = "checkpoint-{}.safetensors"  # one for each group of users
-ON_CPU, ON_ACCELERATOR = 4, 32  # users in one batch when nobody says
+ON_CPU, ON_ACCELERATOR = 8, 32  # users in one batch when nobody says
 STEPS, RATE = 90, 12e-3  # without a start, when nobody says
 
 
