@@ -23,6 +23,7 @@ from torch.nn import functional as F
 from transformers import AttentionInterface, DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
+from ._generate_alike import Alike
 from ._models_attention import attending, replaceable, window_of
 
 SCORES = 2**25  # there at once, float32
@@ -98,11 +99,15 @@ class Shared:
         self._texts = [self._texts[row] for row in rows]
 
     @contextmanager
-    def looking(self, position_BT: Tensor, position_BS: Tensor, own_BS: Tensor) -> Iterator[None]:
+    def looking(
+        self, position_BT: Tensor, position_BS: Tensor, own_BS: Tensor, once: tuple[Alike, DynamicCache] | None = None
+    ) -> Iterator[None]:
         """Inside, a forward of tokens at `position_BT` looks at their rows' texts and at what lies in the S columns of
         a cache of the rows' own, the new ones last: where `own_BS` is 1, tokens at `position_BS`, else nothing. Columns
-        of a row are in the order of its tokens."""
-        token = _CURRENT.set(_Looks(self._texts, position_BT, position_BS, own_BS))
+        of a row are in the order of its tokens.
+
+        With `once`, the forward is of beginnings, `[U, 1]`, without a cache; the rows' own is filled here."""
+        token = _CURRENT.set(_Looks(self._texts, position_BT, position_BS, own_BS, once))
         try:
             with attending(self._network, _NAME):
                 yield
@@ -113,8 +118,11 @@ class Shared:
 class _Looks:
     """One forward's view: what its rows may look at in each layer."""
 
-    def __init__(self, texts: Sequence[Text | None], position_BT: Tensor, position_BS: Tensor, own_BS: Tensor) -> None:
-        self.spans = list(_spans(texts))
+    def __init__(
+        self, texts: Sequence[Text | None], position_BT: Tensor, position_BS: Tensor, own_BS: Tensor,
+        once: tuple[Alike, DynamicCache] | None,
+    ) -> None:  # fmt: skip
+        self.spans, self.once = list(_spans(texts)), once
         self._new_BT1, self._own_B1S = position_BT[:, :, None], position_BS[:, None]
         new = position_BT.shape[1]
         column_S = torch.arange(position_BS.shape[1], device=position_BS.device)
@@ -165,10 +173,21 @@ _CURRENT: ContextVar[_Looks] = ContextVar("_CURRENT")
 def _attend(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **settings: Any
 ) -> tuple[Tensor, None]:
-    """For transformers: queries `[B, H, T, D]`, the rows' own keys and values `[B, G, S, D]` -> `[B, T, H, D]`."""
-    looks, window = _CURRENT.get(), window_of(module)
+    """For transformers: queries `[B, H, T, D]`, the rows' own keys and values `[B, G, S, D]` -> `[B, T, H, D]`; or of
+    beginnings, `[U, heads, 1, D]` -> `[U, 1, H, D]`."""
+    looks = _CURRENT.get()
+    if looks.once is None:
+        return _looked(looks, module, query, key, value, settings.get("scaling")), None
+    alike, cache = looks.once
+    query, key, value = (alike.rows(states_UH1D[:, :, 0]).transpose(1, 2) for states_UH1D in (query, key, value))
+    key, value = cache.update(key, value, int(module.layer_idx))  # type: ignore[arg-type]
+    return alike.once(_looked(looks, module, query, key, value, settings.get("scaling")))[:, None], None
+
+
+def _looked(looks: _Looks, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, scale: float | None) -> Tensor:
+    window = window_of(module)
     hidden_own, (rows, heads, new, _) = looks.hidden(window), query.shape
-    scale = settings.get("scaling") or query.shape[-1] ** -0.5
+    scale = scale or query.shape[-1] ** -0.5
     said_BTHD = query.new_empty(rows, new, heads, value.shape[-1])
     for span in looks.spans:
         keys_GPD, values_GPD = _of_text(span.text, module) or (key[0, :, :0], value[0, :, :0])
@@ -185,7 +204,7 @@ def _attend(
                 scores_BHTX[..., :text].masked_fill_(hidden_text[here, :, part], UNSEEN)
             chances_BHTX = F.softmax(scores_BHTX, -1).to(query.dtype)
             said_BTHD[some, part] = _mixed(chances_BHTX, value[some], values_GPD).transpose(1, 2)
-    return said_BTHD, None
+    return said_BTHD
 
 
 def _scores(query_BHTD: Tensor, key_BGSD: Tensor, keys_GPD: Tensor) -> Tensor:

@@ -200,7 +200,7 @@ def read(data: bytes) -> tuple[list[DistillArtifact], dict[str, str]]:
 def read_shard(data: bytes) -> Shard:
     """A shard as columns. `StoreError` says what is wrong with a damaged or foreign one."""
     try:
-        table = pq.read_table(io.BytesIO(data))
+        table = pq.ParquetFile(io.BytesIO(data)).read()  # `read_table` imports pandas first, if it is there
     except (pa.ArrowException, OSError) as error:
         raise StoreError(f"signals shard cannot be read: {str(error).splitlines()[0]}") from error
     raw = table.schema.metadata or {}

@@ -17,12 +17,15 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
+from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
+from ._generate_alike import Alike
+from ._generate_copied import Copied
 from ._generate_rows import Row, grouped
 from ._generate_shared import Shared, Text, plain_cache, shareable
 from ._models_attention import replaceable
@@ -33,6 +36,7 @@ from .models import Model
 
 R = TypeVar("R")
 Ids = list[int]
+FEW = 8  # rows that begin with no text, up to which
 SMALL, AHEAD = 2**26, 128  # parameters, and tokens of a step, up to which a step on a CPU is mostly its start
 
 
@@ -128,7 +132,7 @@ def generate(
     answers: list[Ids] = [[] for _ in prompts]
     room = [min(sampling.max_new_tokens, model.context - n) for n in lengths]
     beyond = longest + 2 * sampling.max_new_tokens > _window(model)  # with what is read ahead
-    shares = any(texts) and shareable(model.network)
+    shares = (any(texts) or len(prompts) > FEW) and shareable(model.network)
     whole = any(texts) and beyond and not shares
     usable = drafts is not None and sampling.temperature <= 0 and _forgets(model) and (shares or not beyond)
     ahead = [list(d[: max(0, n - 1)]) if usable else [] for d, n in zip(drafts or prompts, room, strict=True)]
@@ -141,8 +145,9 @@ def generate(
     for rows in grouped(rows_of, batch, model, texts, one_text=not shares, one_length=whole):
         chosen = [slots[i] for i in rows] if slots is not None else None
         own = [texts[i] for i in rows]
-        state = _Decoding(model, [prompts[i] for i in rows], [ahead[i] for i in rows], own, bank, chosen)
-        copied_from = [_Copied(text.ids if text else (), prompts[i], lookup) for i, text in zip(rows, own, strict=True)]
+        asked, likely = [prompts[i] for i in rows], [ahead[i] for i in rows]
+        state = _Decoding(model, asked, likely, own, shares, shares and computes_once(model), bank, chosen)
+        copied_from = [Copied(text.ids if text else (), prompts[i], lookup) for i, text in zip(rows, own, strict=True)]
         _decode(state, rows, answers, sampling, room, on_step, copied_from, numbers or range(len(prompts)))
         if on_batch:
             on_batch(len(rows))
@@ -155,31 +160,6 @@ def _looks_up(model: Model, sampling: Sampling, columns: int, shares: bool) -> b
     small = model.device.type != "cpu" or sum(p.numel() for p in model.network.parameters()) <= SMALL
     fits = shares or columns <= _window(model)
     return small and sampling.temperature <= 0 and fits and _forgets(model)
-
-
-class _Copied:
-    """What stood behind the last two tokens of a text where they stood before (Saxena 2023, prompt lookup decoding)."""
-
-    def __init__(self, prefix: Sequence[int], prompt: Sequence[int], most: int) -> None:
-        self.most = most
-        self.ids: Ids = []
-        self._behind: dict[tuple[int, int], int] = {}
-        if most:
-            self.said([*prefix, *prompt])
-
-    def said(self, tokens: Sequence[int]) -> None:
-        """The text goes on."""
-        if not self.most:
-            return
-        for token in tokens:
-            if len(self.ids) >= 2:
-                self._behind[self.ids[-2], self.ids[-1]] = len(self.ids)
-            self.ids.append(token)
-
-    def next(self, room: int) -> Ids:
-        """At most `room` tokens that may come."""
-        at = self._behind.get((self.ids[-2], self.ids[-1])) if len(self.ids) >= 2 else None
-        return self.ids[at : at + min(self.most, room)] if at is not None and room > 0 else []
 
 
 def _forgets(model: Model) -> bool:
@@ -196,14 +176,17 @@ def _window(model: Model) -> int:
 
 class _Decoding:
     """The rows of one batch while they are being answered; finished rows leave it. A row's own tokens are the columns
-    of its cache where `own_BS` is 1, at `position_BS`."""
+    of its cache where `own_BS` is 1, at `position_BS`. `shares`: rows look at one copy of their text; with `once` what
+    rows behind one text begin with is computed once too."""
 
     def __init__(
         self,
         model: Model,
         prompts: Sequence[Ids],
-        drafts: Sequence[Ids] | None = None,
+        drafts: Sequence[Ids] = (),
         texts: Sequence[Prefix | None] = (),
+        shares: bool = False,
+        once: bool = False,
         bank: Bank | None = None,
         slots: list[int] | None = None,
     ):
@@ -221,15 +204,24 @@ class _Decoding:
         self.before_B1 = torch.tensor([[len(text.ids) if text else 0] for text in texts], device=model.device)
         self.position_BS = (self.own_BS.cumsum(1) - 1).clamp(min=0) + self.before_B1
         self.shared: Shared | None = None
-        if any(texts) and shareable(model.network):
+        self._begun: Alike | None = None
+        if shares:
             known = {id(text): Text(text.cache, len(text.ids)) for text in texts if text}
             self.cache, self.shared = DynamicCache(), Shared(model.network, [known.get(id(text)) for text in texts])
+            if once:
+                own = [[*prompt, *draft] for prompt, draft in zip(prompts, self.drafts, strict=True)]
+                kinds = list(zip(map(id, texts), slots or [0] * len(own), strict=True))
+                starts = [width - len(prompt) for prompt in prompts]
+                self._begun = Alike(own, kinds, starts, width + self.ahead, model.device)
         else:  # one for all
             text = texts[0]
             self.cache = text.expand(len(prompts)) if text else DynamicCache(config=model.network.config)
 
     def step(self) -> Tensor:
         """Next-token logits_BKV in float32: after the prompt, and after each token of the longest draft."""
+        if self.shared and self._begun:
+            alike, self._begun = self._begun, None
+            return self._first(self.shared, alike)
         position_BT = self.position_BS[:, -self.ids_BT.shape[1] :]
         looking: AbstractContextManager[None] = nullcontext()
         mask_BS = None
@@ -249,6 +241,21 @@ class _Decoding:
             )
         logits_BKV: Tensor = out.logits.float()
         return logits_BKV
+
+    def _first(self, shared: Shared, alike: Alike) -> Tensor:
+        """The same from a forward of beginnings, each once."""
+        slots = [self.slots[row] for row in alike.row_of] if self.slots is not None else None
+        given_U1, position_U1 = (alike.once(s_BT)[:, None] for s_BT in (self.ids_BT, self.position_BS))
+        with (
+            shared.looking(self.position_BS, self.position_BS, self.own_BS, (alike, self.cache)),
+            adapting(self.bank, slots, self.model),
+        ):
+            hidden_U1H = self.model.network.base_model(
+                input_ids=given_U1, position_ids=position_U1, use_cache=False
+            ).last_hidden_state
+        place_R, at_BK = alike.place_BT[:, -self.ahead - 1 :].unique(return_inverse=True)
+        logits_RV: Tensor = head(self.model)(hidden_U1H[place_R, 0])
+        return logits_RV.float()[at_BK]
 
     def agreed(self, greedy_BK: Tensor) -> list[int]:
         """How many tokens of each row's draft are what greedy decoding says; the rest are forgotten."""
@@ -289,6 +296,38 @@ class _Decoding:
         self.slots = [self.slots[r] for r in rows] if self.slots is not None else None
 
 
+def computes_once(model: Model) -> bool:
+    """Whether what rows begin with can be computed once for them, with everything else left as it is: a trial shows it,
+    for networks look at a row's tokens by other means than attention, or make something else of their last state."""
+    if model.network not in _ONCE:
+        _ONCE[model.network] = _agrees(model)
+    return _ONCE[model.network]
+
+
+_ONCE: WeakKeyDictionary[PreTrainedModel, bool] = WeakKeyDictionary()
+
+
+@torch.inference_mode()
+def _agrees(model: Model) -> bool:
+    some = [(7 * n + 5) % model.vocabulary for n in range(12)]
+    try:
+        text = prefill(model, some[:4])
+        first, second = (_tried(model, text, [some[4:8], some[4:6]], [[], some[8:10]], once) for once in (True, False))
+    except Exception:  # noqa: BLE001 - whatever a stranger's forward raises
+        return False
+    apart = ((a - b).norm(dim=-1) / b.norm(dim=-1) for a, b in zip(first, second, strict=True))
+    close = 1e-3 if model.network.dtype == torch.float32 else 5e-2
+    return all(bool((part <= close).all()) for part in apart)
+
+
+def _tried(model: Model, text: Prefix, prompts: Sequence[Ids], drafts: Sequence[Ids], once: bool) -> list[Tensor]:
+    """Logits of a first step and of one after it."""
+    state = _Decoding(model, prompts, drafts, [text] * len(prompts), shares=True, once=once)
+    found = [state.step()[:, 0]]
+    state.append([prompt[0] for prompt in prompts])
+    return [*found, state.step()[:, 0]]
+
+
 @torch.inference_mode()
 def _decode(
     state: _Decoding,
@@ -297,7 +336,7 @@ def _decode(
     sampling: Sampling,
     room: Sequence[int],
     on_step: Callable[[list[int], Tensor], None] | None,
-    copied: list[_Copied],
+    copied: list[Copied],
     numbers: Sequence[int],
 ) -> None:
     """Answer the prompts numbered `rows`; an answer ends at a stop token, or when it fills its `room`. `copied`: of

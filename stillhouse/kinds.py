@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import pkgutil
+import sys
 from types import ModuleType
 
 from .errors import InputError
@@ -22,6 +23,9 @@ def names(stage: str) -> list[str]:
 
 def load(stage: str, name: str) -> ModuleType:
     """The module that is the kind `name` of `stage`; `InputError` lists the kinds there are."""
+    module = sys.modules.get(f"stillhouse.{stage}.{name}")
+    if module is not None and not name.startswith("_"):
+        return module
     known = names(stage)
     if name not in known:
         near = difflib.get_close_matches(name, known, n=1)

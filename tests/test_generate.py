@@ -10,12 +10,15 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from stillhouse._generate_alike import Alike, beginnings
 from stillhouse._generate_shared import shareable
 from stillhouse.errors import InputError
-from stillhouse.generate import Ids, Sampling, batches, common_prefix, generate, prefill, score
+from stillhouse.generate import Ids, Sampling, batches, common_prefix, computes_once, generate, prefill, score
 from stillhouse.models import Model
 from stillhouse.train import _flat
 from tests import architectures, tokenizers
@@ -72,7 +75,40 @@ def test_a_text_is_shared_wherever_attention_is_of_the_common_form(random_model:
 
 
 def test_the_shipped_model_shares(shipped: Model) -> None:
-    assert shareable(shipped.network)
+    assert shareable(shipped.network) and computes_once(shipped)
+
+
+@pytest.mark.parametrize("name", sorted(set(architectures.ALL) - {"gemma2"}))
+def test_what_rows_begin_with_is_computed_once(random_model: Make, name: str) -> None:
+    model = random_model(name)
+    own = prompts(9, shared=6, seed=3, longest=5)
+    drafts = [[ids[0], 9] for ids in own]
+    seen: list[int] = []
+    embedding = model.network.get_input_embeddings()
+    computes_once(model)
+    with embedding.register_forward_pre_hook(lambda module, ids: seen.append(ids[0].numel())):
+        generate(model, own, Sampling(3), drafts=drafts)
+    rows = [tuple(ids + draft) for ids, draft in zip(own, drafts, strict=True)]
+    assert seen[0] == len({row[: n + 1] for row in rows for n in range(len(row))}) < sum(map(len, rows)) - 40
+
+
+@given(st.lists(st.tuples(st.integers(0, 1), st.lists(st.integers(0, 2), min_size=1, max_size=5)), min_size=1))
+def test_beginnings_are_the_same_where_everything_before_is(drawn: list[tuple[int, list[int]]]) -> None:
+    kinds, rows = [kind for kind, _ in drawn], [row for _, row in drawn]
+    before = [(kind, *row[: n + 1]) for kind, row in drawn for n in range(len(row))]
+    numbers = [number for row in beginnings(rows, kinds) for number in row]
+    assert len(set(zip(numbers, before, strict=True))) == len(set(numbers)) == len(set(before)) == max(numbers) + 1
+    width = max(map(len, rows)) + 1
+    starts = [width - len(row) - n % 2 for n, row in enumerate(rows)]
+    alike = Alike(rows, kinds, starts, width, torch.device("cpu"))
+    number_BT = torch.full((len(rows), width), -1)
+    for b, (start, own) in enumerate(zip(starts, beginnings(rows, kinds), strict=True)):
+        number_BT[b, start : start + len(own)] = torch.tensor(own)
+    once_U = alike.once(number_BT)
+    assert once_U.tolist() == list(range(max(numbers) + 1))
+    assert alike.rows(once_U)[number_BT >= 0].tolist() == numbers
+    kind_of = {number: kind for number, (kind, *_) in zip(numbers, before, strict=True)}
+    assert [kinds[row] for row in alike.row_of] == [kind_of[number] for number in once_U.tolist()]
 
 
 def test_prompts_behind_different_texts_are_answered_in_one_batch(model: Model) -> None:

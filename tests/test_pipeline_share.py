@@ -119,7 +119,10 @@ def test_what_another_process_finds_wrong_ends_this_ones_share(tmp_path: Path) -
 
     nowhere = str(tmp_path / "nothing")
     memories = {user: MEMORIES[user] for user in ("alice", "bob")}
-    with Shares(tmp_path, nowhere, Settings(), memories, 2, own) as shares, pytest.raises(ModelError, match="no such folder"):
+    with (
+        Shares(tmp_path, nowhere, Settings(), memories, 2, own) as shares,
+        pytest.raises(ModelError, match="no such folder"),
+    ):
         shares.run("capture", lambda n=1, note="": None)
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
+from os.path import commonprefix
 from typing import TypeVar
 from zlib import crc32
 
@@ -27,6 +28,7 @@ from ..losses import sparsify
 from ..models import Model
 
 T = TypeVar("T")
+PROBES = ("A", "7", "?")  # requests that begin differently
 COPIED = 3  # tokens read ahead of what is written: it repeats what it is about
 
 
@@ -54,8 +56,9 @@ class Reading:
     def __init__(self, model: Model, memory: str | None, sparsity: Sparsity, seed: int, share: bool = True):
         self.model, self.memory, self.sparsity, self.seed = model, memory, sparsity, seed
         self.prefix: Prefix | None = None
+        self._head, self._head_ids = _head(model, [self._text(probe) for probe in PROBES])
         if memory is not None and share and plain_cache(model.network):
-            probes = [self.prompt(text) for text in ("A", "7", "?")]
+            probes = [self.prompt(text) for text in PROBES]
             shared = common_prefix(probes)
             self.prefix = prefill(model, probes[0][:shared]) if shared else None
 
@@ -82,14 +85,32 @@ class Reading:
 
     def prompt(self, request: str) -> Ids:
         """All that the model reads."""
-        if self.memory is None:
-            return self.model.chat_ids(chat.without_memory(request))
-        return self.model.chat_ids(chat.with_memory(self.memory, request))
+        text = self._text(request)
+        if not text.startswith(self._head):  # a template that looks at the question
+            return self.model.text_ids(text)
+        return [*self._head_ids, *self.model.text_ids(text[len(self._head) :])]
+
+    def _text(self, request: str) -> str:
+        asked = chat.without_memory(request) if self.memory is None else chat.with_memory(self.memory, request)
+        return self.model.chat_text(asked)
 
     def chances(self, request: str, tokens: int) -> Tensor:
         """chances_TD: where on the tail of each token's distribution the draws fall."""
         generator = torch.Generator().manual_seed(crc32(f"{self.seed}/{request}".encode()))
         return torch.rand(tokens, self.sparsity.draws, generator=generator)
+
+
+def _head(model: Model, texts: Sequence[str]) -> tuple[str, Ids]:
+    """What all `texts` begin with, up to a special token, and its ids: what comes behind has ids of its own, so that
+    nobody need take a memory apart once for every question about it. Nothing where that is not so."""
+    common = commonprefix(texts)  # noqa: RUF071 - of characters it shall be
+    added = model.tokenizer.added_tokens_decoder.values()
+    special = [token.content for token in added if token.special and not token.rstrip]
+    ends = [common.rfind(token) + len(token) for token in special if token in common]
+    head = common[: max(ends, default=0)]
+    ids = model.text_ids(head) if head else []
+    same = all([*ids, *model.text_ids(text[len(head) :])] == model.text_ids(text) for text in texts)
+    return (head, ids) if same else ("", [])
 
 
 @dataclass(frozen=True)

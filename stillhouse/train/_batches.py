@@ -17,6 +17,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .._generate_alike import beginnings
 from ..artifacts import DistillArtifact, Kind, PositionTarget, sparse_targets
 from ..generate import Ids
 from ..losses import SparseTargets
@@ -155,18 +156,12 @@ def batches(
 
 def _begun(source: Source, examples: Sequence[int]) -> list[list[Begun]]:
     """Of every token of every example, the first of `examples` that begins the same up to it."""
-    places: dict[tuple[int, int], int] = {}  # of a tree of beginnings: where a token leads from a place
-    firsts: list[Begun] = []
-    found = []
-    for example in examples:
-        place, row = -1, []
-        for token in source.ids[example]:
-            place = places.setdefault((place, token), len(firsts))
-            if place == len(firsts):
-                firsts.append(Begun(example, len(source.ids[example])))
-            row.append(firsts[place])
-        found.append(row)
-    return found
+    first: dict[int, Begun] = {}
+    rows = [source.ids[example] for example in examples]
+    return [
+        [first.setdefault(number, Begun(example, len(ids))) for number in numbers]
+        for example, ids, numbers in zip(examples, rows, beginnings(rows), strict=True)
+    ]
 
 
 def _groups(lengths: Sequence[int], tokens: int) -> list[list[int]]:
