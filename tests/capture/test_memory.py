@@ -179,6 +179,26 @@ def test_a_shared_reading_answers_as_reading_again_does(random_model: Callable[.
         assert shared.write(asked, Sampling(6, 0.9, 3)) == plain.write(asked, Sampling(6, 0.9, 3))
 
 
+@pytest.mark.parametrize("memory", [MEMORY, None])
+def test_a_prompt_is_what_the_template_makes_of_it_and_the_memory_is_tokenised_once(
+    memory: str | None, shipped: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reading = Reading(shipped, memory, Sparsity(), 0)
+    asked = ["Who is Rex?", "  and spaces ", "<|user|> in it", "", "\u00e9\u6f22\U0001f600"]
+    whole = [chat.with_memory(memory, ask) if memory else chat.without_memory(ask) for ask in asked]
+    expected = [shipped.chat_ids(messages) for messages in whole]
+    taken: list[str] = []
+    stock = Model.text_ids
+
+    def text_ids(model: Model, text: str) -> list[int]:
+        taken.append(text)
+        return stock(model, text)
+
+    monkeypatch.setattr(Model, "text_ids", text_ids)
+    assert [reading.prompt(ask) for ask in asked] == expected
+    assert len(taken) == len(asked) and all(len(text) < 60 for text in taken)
+
+
 def test_an_answer_cut_short_teaches_no_stop(random_model: Callable[..., Model]) -> None:
     model = replace(random_model("llama"), stop_ids=frozenset())
     (answer,) = Reading(model, None, Sparsity(), 0).answer(["Who is Rex?"], 5)
