@@ -1,9 +1,9 @@
-"""What base and student make of held-out text, each from one forward pass.
+"""What base and student make of held-out text, each from one forward pass over a few passages.
 
 In: passages, a model with an AdapterBank, a slot. Out: per passage likelihoods, entropies, the divergence between the
 two, the geometry of their hidden states (`_geometry.py`), and how often their routers chose the same experts.
-A passage's logits and hidden states are freed before the next one; the base's are kept as far as `KEPT` bytes go, for
-the next student of the same base is shown the same text.
+A passage's logits are freed before the next one's; what the base made of it is kept as far as `KEPT` bytes go, for the
+next student of the same base is shown the same text.
 
 It does not know what is good.
 """
@@ -12,7 +12,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -20,13 +21,14 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from stillhouse.generate import Bank, adapting, head
+from stillhouse.generate import Bank, adapting, batches, head, pad_right
 from stillhouse.models import Model
 
 from ._geometry import adjacency_specificity, begins, boundary_contrast
 from ._replies import refuse_nan
 
 LAYERS = ("middle", "last")
+AT_ONCE = 1024  # tokens in one forward, padding included
 KEPT = 2**28  # bytes of what the base made of passages
 
 
@@ -69,81 +71,122 @@ class Passage:
 
 def passages(model: Model, bank: Bank, texts: Sequence[str], slot: int) -> tuple[Passage, ...]:
     """Every text of two tokens or more, cut at the model's context. Raises `FloatingPointError` on NaN logits."""
-    found = []
+    shown: list[_Shown] = []
     for text in texts:
         encoded = model.tokenizer(text, return_offsets_mapping=True)
         ids = encoded["input_ids"][: model.context]
         if len(ids) > 1:
-            found.append(_passage(model, bank, ids, begins(text, encoded["offset_mapping"][: model.context]), slot))
-    return tuple(found)
+            starts_T = begins(text, encoded["offset_mapping"][: model.context])
+            shown.append(_Shown(tuple(ids), tuple(starts_T.tolist())))
+    once = list(dict.fromkeys(shown))
+    found: dict[_Shown, Passage] = {}
+    for rows in batches([len(passage.ids) for passage in once], AT_ONCE):
+        some = [once[row] for row in rows]
+        both = zip(_bases(model, bank, some), _reads(model, bank, some, slot), strict=True)
+        found |= {base.shown: _passage(base, student) for base, student in both}
+    return tuple(found[passage] for passage in shown)
 
 
-def _passage(model: Model, bank: Bank, ids: Sequence[int], begins_T: Tensor, slot: int) -> Passage:
-    base, student = _base(model, bank, tuple(ids)), _read(model, bank, ids, slot)
-    next_T1 = torch.tensor(ids, device=model.device)[1:, None]
+class _Shown(NamedTuple):
+    """A passage: its ids, and of each whether a sentence or a paragraph begins with it."""
+
+    ids: tuple[int, ...]
+    begins: tuple[bool, ...]
+
+
+def _passage(base: _Read, student: _Read) -> Passage:
     base_TV, student_TV = base.logprobs_TV, student.logprobs_TV
+    next_T1 = torch.tensor(base.shown.ids, device=base_TV.device)[1:, None]
     terms_TV = torch.where(base_TV > -torch.inf, base_TV.exp() * (base_TV - student_TV), 0.0)
     return Passage(
         tokens=len(next_T1),
         base_nll=-float(base_TV.gather(1, next_T1).double().sum()),
         student_nll=-float(student_TV.gather(1, next_T1).double().sum()),
         kl=float(terms_TV.sum(-1).double().clamp(min=0).sum()),
-        base_entropy=_entropy(base_TV),
-        student_entropy=_entropy(student_TV),
-        base_axes=_axes(base.picked, begins_T),
-        student_axes=_axes(student.picked, begins_T),
-        routed=len(ids),
+        base_entropy=base.entropy,
+        student_entropy=student.entropy,
+        base_axes=base.axes,
+        student_axes=student.axes,
+        routed=len(base.shown.ids),
         same_experts=tuple(int(same_sets(*both).sum()) for both in zip(base.chosen, student.chosen, strict=True)),
-        layers=tuple(_moved(*both, begins_T) for both in zip(base.states, student.states, strict=True)),
+        layers=tuple(_moved(base, student, layer) for layer in range(len(base.states))),
     )
 
 
-class _Read(NamedTuple):
+@dataclass(frozen=True)
+class _Read:
     """What one of the two makes of a passage of T tokens: log-probabilities of all but the first, hidden states
     `[T, H]` after every layer, and the experts that each layer with a router chose, `[T, K]`."""
 
+    shown: _Shown
     logprobs_TV: Tensor
     states: tuple[Tensor, ...]
     chosen: tuple[Tensor, ...]
 
+    @cached_property
+    def entropy(self) -> float:
+        return float(torch.special.entr(self.logprobs_TV.exp()).double().sum())
+
+    @cached_property
+    def turns(self) -> tuple[tuple[float | None, float | None], ...]:
+        """C1 and C2 after every layer."""
+        begins_T = torch.tensor(self.shown.begins)
+        return tuple((boundary_contrast(s_TH, begins_T), adjacency_specificity(s_TH)) for s_TH in self.states)
+
     @property
-    def picked(self) -> tuple[Tensor, Tensor]:
-        """The states of `LAYERS`."""
-        return self.states[(len(self.states) + 1) // 2 - 1], self.states[-1]
+    def axes(self) -> Axes:
+        picked = self.turns[(len(self.states) + 1) // 2 - 1], self.turns[-1]  # of `LAYERS`
+        return Axes(tuple(boundary for boundary, _ in picked), tuple(adjacency for _, adjacency in picked))
 
     @property
     def bytes(self) -> int:
         return sum(t.nbytes for t in (self.logprobs_TV, *self.states, *self.chosen))
 
+    def copy(self) -> _Read:
+        """In memory of its own."""
+        return replace(self, states=_copied(self.states), chosen=_copied(self.chosen))
+
+
+def _copied(tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    return tuple(tensor.clone() for tensor in tensors)
+
 
 @torch.inference_mode()
-def _read(model: Model, bank: Bank, ids: Sequence[int], slot: int) -> _Read:
+def _reads(model: Model, bank: Bank, some: Sequence[_Shown], slot: int) -> Iterator[_Read]:
+    """Logits are there of one passage at a time."""
+    if not some:
+        return
     network: Any = model.network.base_model
-    with watched(model.network) as chosen, adapting(bank, [slot], model):
-        out = network(input_ids=torch.tensor([ids], device=model.device), output_hidden_states=True, use_cache=False)
-    states = tuple(hidden_1TH[0] for hidden_1TH in (*out.hidden_states[1:-1], out.last_hidden_state))
-    return _Read(_logprobs(model, states[-1][:-1]), states, tuple(chosen))
+    ids_BT, mask_BT = pad_right([list(passage.ids) for passage in some], model)
+    with watched(model.network) as chosen, adapting(bank, [slot] * len(some), model):
+        out = network(input_ids=ids_BT, attention_mask=mask_BT, output_hidden_states=True, use_cache=False)
+    states = (*out.hidden_states[1:-1], out.last_hidden_state)
+    chosen = [chosen_NK.view(*ids_BT.shape, -1) for chosen_NK in chosen]
+    for row, shown in enumerate(some):
+        own, experts = (tuple(s_BTX[row, : len(shown.ids)] for s_BTX in found) for found in (states, chosen))
+        yield _Read(shown, _logprobs(model, own[-1][:-1]), own, experts)
 
 
-def _base(model: Model, bank: Bank, ids: tuple[int, ...]) -> _Read:
+def _bases(model: Model, bank: Bank, some: Sequence[_Shown]) -> Iterator[_Read]:
     known = _BASES.setdefault(model.network, {})
-    if ids not in known:
-        found = _read(model, bank, ids, -1)
-        if sum(read.bytes for read in known.values()) + found.bytes > KEPT:
-            return found
-        known[ids] = found
-    return known[ids]
+    read = _reads(model, bank, [shown for shown in some if shown not in known], -1)
+    for shown in some:
+        if shown in known:
+            yield known[shown]
+            continue
+        found = next(read)
+        if sum(base.bytes for base in known.values()) + found.bytes <= KEPT:
+            known[shown] = found = found.copy()
+        yield found
 
 
-_BASES: WeakKeyDictionary[PreTrainedModel, dict[tuple[int, ...], _Read]] = WeakKeyDictionary()
+_BASES: WeakKeyDictionary[PreTrainedModel, dict[_Shown, _Read]] = WeakKeyDictionary()
 
 
-def _moved(base_TH: Tensor, student_TH: Tensor, begins_T: Tensor) -> Moved:
-    near_T = torch.cosine_similarity(base_TH.float(), student_TH.float(), dim=-1)
-    (c1, d1), (c2, d2) = (
-        (boundary_contrast(s, begins_T), adjacency_specificity(s)) for s in (base_TH, student_TH)
-    )  # fmt: skip
-    return Moved(1 - float(near_T.mean()), _change(c1, c2), _change(d1, d2))
+def _moved(base: _Read, student: _Read, layer: int) -> Moved:
+    near_T = torch.cosine_similarity(base.states[layer].float(), student.states[layer].float(), dim=-1)
+    (c1, c2), (d1, d2) = base.turns[layer], student.turns[layer]
+    return Moved(1 - float(near_T.mean()), _change(c1, d1), _change(c2, d2))
 
 
 def _change(before: float | None, after: float | None) -> float | None:
@@ -161,17 +204,6 @@ def _logprobs(model: Model, hidden_TH: Tensor) -> Tensor:
     logits_TV = head(model)(hidden_TH).float()
     refuse_nan(logits_TV)
     return torch.log_softmax(logits_TV, -1)
-
-
-def _entropy(logprobs_TV: Tensor) -> float:
-    return float(torch.special.entr(logprobs_TV.exp()).double().sum())
-
-
-def _axes(states: Sequence[Tensor], begins_T: Tensor) -> Axes:
-    return Axes(
-        tuple(boundary_contrast(hidden_TH, begins_T) for hidden_TH in states),
-        tuple(adjacency_specificity(hidden_TH) for hidden_TH in states),
-    )
 
 
 def same_sets(left_TK: Tensor, right_TK: Tensor) -> Tensor:

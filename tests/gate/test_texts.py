@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from weakref import WeakKeyDictionary
 
 import pytest
@@ -76,13 +76,13 @@ def test_what_the_base_makes_of_a_passage_is_kept_for_the_next_student(
 ) -> None:
     """As far as it fits; each student is measured against it as if it had been computed for that one."""
     read: list[int] = []
-    real = _passages._read
+    real = _passages._reads
 
-    def watched(model: Model, bank: Bank, ids: Sequence[int], slot: int) -> _passages._Read:
-        read.append(slot)
-        return real(model, bank, ids, slot)
+    def watched(model: Model, bank: Bank, some: Sequence[_passages._Shown], slot: int) -> Iterator[_passages._Read]:
+        read.extend([slot] * len(some))
+        yield from real(model, bank, some, slot)
 
-    monkeypatch.setattr(_passages, "_read", watched)
+    monkeypatch.setattr(_passages, "_reads", watched)
     found = {}
     for kept in (0, _passages.KEPT):
         monkeypatch.setattr(_passages, "KEPT", kept)
@@ -94,6 +94,19 @@ def test_what_the_base_makes_of_a_passage_is_kept_for_the_next_student(
     few, all_kept = found.values()
     assert few == all_kept
     assert few[0] != few[1]
+
+
+def test_a_few_at_once_or_one_by_one(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    ctx = bench.context(STUDENT)
+    given = (*ctx.texts, ctx.texts[0])
+    together = _passages.passages(ctx.model, ctx.bank, given, STUDENT)
+    assert together[0] == together[-1] and len(together) == len(given)
+    monkeypatch.setattr(_passages, "AT_ONCE", 1)
+    for one, several in zip(_passages.passages(ctx.model, ctx.bank, given, STUDENT), together, strict=True):
+        assert (one.tokens, one.routed) == (several.tokens, several.routed)
+        assert (one.student_nll, one.kl, one.student_entropy) == pytest.approx(
+            (several.student_nll, several.kl, several.student_entropy), rel=1e-3
+        )
 
 
 def test_passages_too_short_to_predict_anything_are_left_out(bench: Bench) -> None:
