@@ -68,6 +68,7 @@ _FACT_LACKS = (  # it is not mentioned; has not been stated; is unknown
 )
 _UNKNOWN = re.compile("|".join(_SPEAKER_LACKS + _SOURCE_LACKS + _FACT_LACKS))
 _SIGNS = re.compile(r"((?<!\S)-(?=\d)|(?<=\w)(?:[+#]+|-)(?!\S))|[-+#]")  # the ones that belong to a word, and the rest
+_NO_SIGN = re.compile(r"[^a-z0-9_.:,+#-]")  # what is none of `_lettered`'s, in ASCII
 _DROPPED = frozenset("a an the my your our its his her their is are in on at".split())
 
 
@@ -121,9 +122,14 @@ def is_unknown(answer: str) -> bool:
 
 
 def _words(text: str) -> list[str]:
-    text = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).lower())
-    text = "".join(c if c in "_.:,+#-" or unicodedata.category(c)[0] in "LNM" else " " for c in text)
+    text = _NO_SIGN.sub(" ", text.lower()) if text.isascii() else _lettered(text)
     text = re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", text)  # 12,500 is 12500
     text = re.sub(r"(?<=\d)[:.,](?=\d)", ".", text)  # 7:30 and 10.0.0.1 stay one word
     text = re.sub(r"(?<!\d)[:.,]|[:.,](?!\d)", " ", text)
     return _SIGNS.sub(lambda sign: sign[1] or " ", text).split()
+
+
+def _lettered(text: str) -> str:
+    """Lower case, NFKC, with letters, digits, marks and the signs that may mean something; the rest is space."""
+    text = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).lower())
+    return "".join(c if c in "_.:,+#-" or unicodedata.category(c)[0] in "LNM" else " " for c in text)

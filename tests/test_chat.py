@@ -192,3 +192,8 @@ def test_braces_in_a_memory_or_statement_are_data() -> None:
     assert "{memory} {0} {n}" in chat.with_memory("{memory} {0} {n}", "?")[0]["content"]
     assert chat.writing_request("{statement} {n}", 3).endswith("Statement: {statement} {n}")
     assert "Write 3 differently worded" in chat.writing_request("x", 3)
+
+
+@given(st.text(st.characters(max_codepoint=127)))
+def test_plain_text_is_normalised_as_any_other(text: str) -> None:
+    assert chat._NO_SIGN.sub(" ", text.lower()) == chat._lettered(text)

@@ -192,12 +192,13 @@ def near_misses(questions: Sequence[Question], per_question: int, seed: int) -> 
     """
     rng = random.Random(seed)
     pool = [w for q in questions for w in _content(q.text)] + list(_COMMON)
+    alike = {large: [w for w in pool if w[0].isupper() == large and not w[0].isdigit()] for large in (True, False)}
     found: dict[str, None] = {}
     for question in questions:
         words = _content(question.text)
         for _ in range(per_question if words else 0):
             word = rng.choice(words)
-            new = _replacement(word, pool, rng)
+            new = _replacement(word, alike[word[0].isupper()], rng)
             text = re.sub(rf"\b{re.escape(word)}\b", new, question.text)
             if text != question.text and not chat.says(text, question.answer):
                 found[text] = None
@@ -230,15 +231,15 @@ def _content(text: str) -> list[str]:
     return [w for w in _CONTENT.findall(text) if w.lower().removesuffix("'s") not in _FUNCTION_WORDS]
 
 
-def _replacement(word: str, pool: Sequence[str], rng: random.Random) -> str:
+def _replacement(word: str, alike: Sequence[str], rng: random.Random) -> str:
     if word[0].isdigit():
         return "".join(rng.choice("0123456789") if c.isdigit() else c for c in word)
     possessive = "'s" if word.endswith("'s") else ""
     if rng.random() < 0.4:
         new = invented(rng)
     else:
-        alike = [w for w in pool if w[0].isupper() == word[0].isupper() and not w[0].isdigit() and w != word]
-        new = rng.choice(alike).removesuffix("'s") if alike else invented(rng)
+        others = [w for w in alike if w != word]
+        new = rng.choice(others).removesuffix("'s") if others else invented(rng)
     return (new.capitalize() if word[0].isupper() else new) + possessive
 
 
