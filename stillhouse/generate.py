@@ -36,7 +36,7 @@ from .models import Model
 
 R = TypeVar("R")
 Ids = list[int]
-FEW = 8  # rows that begin with no text, up to which
+FEW = 8  # rows behind no text, up to which nothing is made of what they have in common
 SMALL, AHEAD = 2**26, 128  # parameters, and tokens of a step, up to which a step on a CPU is mostly its start
 
 
