@@ -12,6 +12,8 @@ from itertools import repeat
 import torch
 from torch import Tensor
 
+FEW, LONG, ALIKE = 8, 256, 0.8  # rows and tokens of one; part of all tokens that beginnings are where it is worth it
+
 
 def beginnings(rows: Iterable[Sequence[int]], kinds: Iterable[Hashable] | None = None) -> list[list[int]]:
     """Of every token of every row a number, the same where rows of one kind begin the same up to it; new ones count up.
@@ -27,6 +29,15 @@ def beginnings(rows: Iterable[Sequence[int]], kinds: Iterable[Hashable] | None =
             place = number
         found.append(numbers)
     return found
+
+
+def much_alike(rows: Sequence[Sequence[int]], kinds: Sequence[Hashable] | None = None) -> bool:
+    """Whether rows have so much in common that computing it once costs less than a plain forward of all. What attends
+    is then not the network's own, and has each token's scores there at once: not for few rows, nor long ones."""
+    if len(rows) <= FEW or max(map(len, rows)) > LONG:
+        return False
+    distinct = {number for numbers in beginnings(rows, kinds) for number in numbers}
+    return len(distinct) <= ALIKE * sum(map(len, rows))
 
 
 class Alike:

@@ -27,7 +27,7 @@ def environment(cores: int, count: int) -> dict[str, str]:
 @contextmanager
 def helpers(users: int, workers: int) -> Iterator[None]:
     """Inside, the processes that will share so many users with this one, where `workers` (0: nobody said) were asked
-    for, are on their way. What they turn out not to be needed for costs a second or two of another core."""
+    for, are on their way. One that turns out not to be needed costs some five seconds of another core."""
     cores = _cores()
     count = min(users, workers or cores, MOST + 1)
     if count < 2 or (not workers and any(Path("/dev", name).exists() for name in ACCELERATORS)):

@@ -24,7 +24,7 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
-from ._generate_alike import Alike
+from ._generate_alike import Alike, much_alike
 from ._generate_copied import Copied
 from ._generate_rows import Row, grouped
 from ._generate_shared import Shared, Text, plain_cache, shareable
@@ -36,7 +36,6 @@ from .models import Model
 
 R = TypeVar("R")
 Ids = list[int]
-FEW = 8  # rows behind no text, up to which nothing is made of what they have in common
 SMALL, AHEAD = 2**26, 128  # parameters, and tokens of a step, up to which a step on a CPU is mostly its start
 
 
@@ -132,7 +131,7 @@ def generate(
     answers: list[Ids] = [[] for _ in prompts]
     room = [min(sampling.max_new_tokens, model.context - n) for n in lengths]
     beyond = longest + 2 * sampling.max_new_tokens > _window(model)  # with what is read ahead
-    shares = (any(texts) or len(prompts) > FEW) and shareable(model.network)
+    shares = (any(texts) or much_alike(prompts, slots)) and shareable(model.network)
     whole = any(texts) and beyond and not shares
     usable = drafts is not None and sampling.temperature <= 0 and _forgets(model) and (shares or not beyond)
     ahead = [list(d[: max(0, n - 1)]) if usable else [] for d, n in zip(drafts or prompts, room, strict=True)]

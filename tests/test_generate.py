@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from stillhouse._generate_alike import Alike, beginnings
+from stillhouse._generate_alike import Alike, beginnings, much_alike
 from stillhouse._generate_shared import shareable
 from stillhouse.errors import InputError
 from stillhouse.generate import Ids, Sampling, batches, common_prefix, computes_once, generate, prefill, score
@@ -109,6 +109,17 @@ def test_beginnings_are_the_same_where_everything_before_is(drawn: list[tuple[in
     assert alike.rows(once_U)[number_BT >= 0].tolist() == numbers
     kind_of = {number: kind for number, (kind, *_) in zip(numbers, before, strict=True)}
     assert [kinds[row] for row in alike.row_of] == [kind_of[number] for number in once_U.tolist()]
+
+
+@pytest.mark.parametrize(
+    ("rows", "shared", "own", "worth"),
+    [(16, 20, 10, True), (16, 2, 28, False), (8, 20, 10, False), (16, 200, 100, False)],
+)
+def test_rows_are_computed_once_where_that_costs_less(rows: int, shared: int, own: int, worth: bool) -> None:
+    begun = list(range(shared))
+    some = [[*begun, *range(1000 * row, 1000 * row + own)] for row in range(1, rows + 1)]
+    assert much_alike(some) == worth
+    assert not much_alike(some, range(rows)), "each has an adapter of its own"
 
 
 def test_prompts_behind_different_texts_are_answered_in_one_batch(model: Model) -> None:
