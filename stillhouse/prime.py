@@ -1,10 +1,10 @@
-"""Prime a base: learn, once, the start from which its students need little more than half of the steps.
+"""Prime a base: learn, once, the start from which its students need less than half of the steps.
 
 In: a model reference and memories that are nobody's secret. Out: a folder of a start (`train/_start.py`). The way is
 Reptile (Nichol et al. 2018, arXiv 1803.02999): in every round students of some of the memories begin with the start of
-the round before, train a little more briefly than they will from the finished one, and the mean of their adapters is
-the next start. What they have in common adds up; what each learned of its own memory averages out, the more of them
-there are, though not to nothing: prime with memories that anybody may know.
+the round before, train as long as they will from the finished one, and the mean of their adapters is the next start.
+What they have in common adds up; what each learned of its own memory averages out, the more of them there are, though
+not to nothing: prime with memories that anybody may know.
 
 Rounds are the pipeline's own capture and training, in a home of their own that is removed at the end, so a killed run
 is run again and goes on where it was.
@@ -33,7 +33,6 @@ from .store import Store
 from .train._start import AUTO, FOLDER, NONE, write
 from .train.adapter import Config as TrainConfig
 
-BRIEFLY = 0.8  # of a student's steps are taken in a round
 FRESH = 10_000  # the first seed of generated memories: no calibration measures with these
 FIRST = 2  # times that in the first round, from zero
 
@@ -45,7 +44,7 @@ class Plan:
 
     rounds: int = 11
     parts: int = 2
-    steps: int = 50
+    steps: int = 40
     learning_rate: float = 0.01
 
     def __post_init__(self) -> None:
@@ -105,8 +104,7 @@ def beside(ref: str) -> Path:
 
 def _train(settings: pipeline.Settings, plan: Plan, before: str, number: int) -> TrainConfig:
     """How the students of one round train: to the end, with draws of their own."""
-    brief = max(1, round(BRIEFLY * plan.steps))
-    steps = brief if number else FIRST * brief
+    steps = plan.steps if number else FIRST * plan.steps
     rate = plan.learning_rate if number else 0.0
     return replace(settings.train, start=before, steps=steps, learning_rate=rate, mastered=0.0, seed=number)
 

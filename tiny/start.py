@@ -17,7 +17,8 @@ from stillhouse import prime
 from .train import SEED
 from .world import World, make_memory
 
-WORLD, PLAIN = 48, 16  # memories of each kind
+WORLD, PLAIN = 144, 48  # memories of each kind
+PLAN = prime.Plan(rounds=29, parts=6, steps=30)
 
 
 def memories() -> dict[str, str]:
@@ -35,7 +36,7 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     args = parser.parse_args()
     began = time.monotonic()
-    losses = prime.prime(memories(), args.out / "start", home=args.out, show=True, workers=0)
+    losses = prime.prime(memories(), args.out / "start", home=args.out, show=True, workers=0, plan=PLAN)
     print(f"losses {losses}, {(time.monotonic() - began) / 60:.0f} minutes -> {args.out / 'start'}")
 
 

@@ -1,4 +1,4 @@
-"""`stillhouse prime`: the start from which students of one base need little more than half of the steps."""
+"""`stillhouse prime`: the start from which students of one base need less than half of the steps."""
 
 from __future__ import annotations
 
@@ -14,9 +14,7 @@ MEMORIES = 48
 
 def add(commands: Any) -> None:
     """Declare it."""
-    about = (
-        "Learn, once for a base, where its students begin; `consolidate` then needs little more than half of the steps."
-    )
+    about = "Learn, once for a base, where its students begin; `consolidate` then needs less than half of the steps."
     parser = command(commands, "prime", run, about)
     parser.add_argument("model", metavar="MODEL", help="tiny, a local Hugging Face folder, or a hub id")
     parser.add_argument(
@@ -30,7 +28,7 @@ def add(commands: Any) -> None:
     )  # fmt: skip
     parser.add_argument("--count", type=int, default=MEMORIES, help=f"memories that are generated (default {MEMORIES})")
     parser.add_argument("--rounds", type=int, default=11, help="rounds after the first (default 11)")
-    parser.add_argument("--steps", type=int, default=50, help="steps of a student from the start (default 50)")
+    parser.add_argument("--steps", type=int, default=40, help="steps of a student from the start (default 40)")
     parser.add_argument("--workers", type=int, default=0, help="processes; 0: as many as cores and memory allow")
     parser.add_argument("--config", type=Path, help="TOML with [capture] and [train] tables, as for consolidate")
     parser.add_argument("--set", action="append", default=[], metavar="STAGE.KEY=VALUE", help="one setting, as in TOML")

@@ -2,7 +2,8 @@
 
 In: one user's `DistillArtifact`s. Out: `Batch`es: padded ids, the row and position every target belongs to, its sparse
 teacher distribution and its weight. Each kind of example weighs the same whatever its number of tokens, and a user's
-weights sum to the same total whoever else is in the batch.
+weights sum to the same total whoever else is in the batch. What the memory does not say has one answer for all
+questions: of most of them it is read only as far as it is told from a fact's answer.
 
 It does not know adapters or losses.
 """
@@ -25,10 +26,19 @@ from ..losses import SparseTargets
 
 @dataclass(frozen=True)
 class Mix:
-    """Examples of each kind per user and step, and the weight of each kind in the loss."""
+    """Examples of each kind per user and step, the weight of each kind in the loss, and how many of the unknown ones in
+    a step are read to the end of their answer."""
 
     rows: Mapping[Kind, int]
     weights: Mapping[Kind, float]
+    whole: int
+
+
+class Drawn(NamedTuple):
+    """An example of a step, and how many of its targets are read."""
+
+    example: int
+    targets: int
 
 
 class Begun(NamedTuple):
@@ -76,14 +86,13 @@ class Source:
         self.artifacts, self.mix, self.seed = artifacts, mix, seed
         self.kinds: dict[Kind, list[int]] = {"fact": [], "unknown": [], "anchor": []}
         self._orders: dict[Kind, tuple[int, list[int]]] = {}  # of the newest cycle: which one, and its order
-        self.rows_of: list[range] = []
-        self.ids: list[Ids] = []  # up to the last one that predicts something: nothing reads what comes after it
+        self._first: list[int] = []  # of each example, among all targets
         flat: list[PositionTarget] = []
         for i, artifact in enumerate(artifacts):
             self.kinds[artifact.kind].append(i)
-            self.rows_of.append(range(len(flat), len(flat) + len(artifact.targets)))
+            self._first.append(len(flat))
             flat += list(artifact.targets)
-            self.ids.append(list(artifact.x_ids[: max((t.position for t in artifact.targets), default=1)]))
+        self._telling = self._told_by()
         self.targets = sparse_targets(flat, device)
         self.column_P = torch.tensor([t.position - 1 for t in flat], device=device)
 
@@ -92,9 +101,20 @@ class Source:
         """The examples a student must have mastered: facts and unknowns, not anchors."""
         return [*self.kinds["fact"], *self.kinds["unknown"]]
 
-    def draw(self, step: int, hard: Set[int] = frozenset()) -> list[tuple[Kind, list[int]]]:
-        """Example numbers of one step by kind: up to half of each kind from `hard`, the examples a student has not
-        mastered, the others in cycles in which every example comes once before any comes twice."""
+    def ids(self, drawn: Drawn) -> Ids:
+        """Up to the last one that predicts something that is read: nothing reads what comes after it."""
+        artifact = self.artifacts[drawn.example]
+        last = max((t.position for t in artifact.targets[: drawn.targets]), default=1)
+        return list(artifact.x_ids[:last])
+
+    def rows_of(self, drawn: Drawn) -> range:
+        """The numbers of the targets that are read."""
+        first = self._first[drawn.example]
+        return range(first, first + drawn.targets)
+
+    def draw(self, step: int, hard: Set[int] = frozenset()) -> list[tuple[Kind, list[Drawn]]]:
+        """Examples of one step by kind: up to half of each kind from `hard`, the examples a student has not mastered,
+        the others in cycles in which every example comes once before any comes twice."""
         found = []
         for kind, count in self.mix.rows.items():
             cycle = self._cycle(kind, step, count)
@@ -102,7 +122,22 @@ class Source:
             random.Random(f"{self.seed}/{kind}/hard/{step}").shuffle(urgent)
             first = urgent[: len(cycle) // 2]
             found.append((kind, (first + [i for i in cycle if i not in first])[: len(cycle)]))
-        return [(kind, chosen) for kind, chosen in found if chosen]
+        return [(kind, self._read(kind, chosen)) for kind, chosen in found if chosen]
+
+    def _read(self, kind: Kind, chosen: list[int]) -> list[Drawn]:
+        brief = len(chosen) - self.mix.whole if kind == "unknown" else 0
+        return [
+            Drawn(i, self._telling[i] if n < brief else len(self.artifacts[i].targets)) for n, i in enumerate(chosen)
+        ]
+
+    def _told_by(self) -> dict[int, int]:
+        """Of every unknown example, how many targets there are up to the first that no fact's answer has there too."""
+        said = {i: [artifact.x_ids[t.position] for t in artifact.targets] for i, artifact in enumerate(self.artifacts)}
+        facts = {tuple(said[i][:n]) for i in self.kinds["fact"] for n in range(1, len(said[i]) + 1)}
+        return {
+            i: next((n for n in range(1, len(said[i])) if tuple(said[i][:n]) not in facts), len(said[i]))
+            for i in self.kinds["unknown"]
+        }
 
     def _cycle(self, kind: Kind, step: int, count: int) -> list[int]:
         members = self.kinds[kind]
@@ -136,17 +171,17 @@ def batches(
 
     `hard`: per slot the examples to favour.
     """
-    rows: list[tuple[int, int]] = []  # slot, example
+    rows: list[tuple[int, Drawn]] = []  # with the slot
     weights: list[float] = []
     begun: list[list[Begun]] = []
     for slot in sorted(sources):
         source, before = sources[slot], len(rows)
         for kind, chosen in source.draw(step, (hard or {}).get(slot, frozenset())):
-            positions = sum(len(source.rows_of[i]) for i in chosen)
-            rows += [(slot, i) for i in chosen]
+            positions = sum(drawn.targets for drawn in chosen)
+            rows += [(slot, drawn) for drawn in chosen]
             weights += [source.mix.weights[kind] / max(positions, 1)] * len(chosen)
-        begun += _begun(source, [example for _, example in rows[before:]])
-    lengths = [len(sources[slot].ids[i]) for slot, i in rows]
+        begun += _begun(source, [drawn for _, drawn in rows[before:]])
+    lengths = [len(sources[slot].ids(drawn)) for slot, drawn in rows]
     groups = _groups(lengths, tokens)
     return [
         _gather(sources, [rows[n] for n in g], [weights[n] for n in g], [begun[n] for n in g], pad, device)
@@ -154,13 +189,13 @@ def batches(
     ]
 
 
-def _begun(source: Source, examples: Sequence[int]) -> list[list[Begun]]:
+def _begun(source: Source, examples: Sequence[Drawn]) -> list[list[Begun]]:
     """Of every token of every example, the first of `examples` that begins the same up to it."""
     first: dict[int, Begun] = {}
-    rows = [source.ids[example] for example in examples]
+    rows = [source.ids(drawn) for drawn in examples]
     return [
-        [first.setdefault(number, Begun(example, len(ids))) for number in numbers]
-        for example, ids, numbers in zip(examples, rows, beginnings(rows), strict=True)
+        [first.setdefault(number, Begun(drawn.example, len(ids))) for number in numbers]
+        for drawn, ids, numbers in zip(examples, rows, beginnings(rows), strict=True)
     ]
 
 
@@ -179,24 +214,24 @@ def _groups(lengths: Sequence[int], tokens: int) -> list[list[int]]:
 
 def _gather(
     sources: Mapping[int, Source],
-    rows: list[tuple[int, int]],
+    rows: list[tuple[int, Drawn]],
     weights: list[float],
     begun: list[list[Begun]],
     pad: int,
     device: torch.device,
 ) -> Batch:
-    sequences = [sources[slot].ids[i] for slot, i in rows]
+    sequences = [sources[slot].ids(drawn) for slot, drawn in rows]
     width = -(-max(map(len, sequences)) // 8) * 8
     ids_BT = torch.tensor([s + [pad] * (width - len(s)) for s in sequences], device=device)
     mask_BT = torch.tensor([[1] * len(s) + [0] * (width - len(s)) for s in sequences], device=device)
     row_P, slot_P, example_P, weight_P = [], [], [], []
     picked: dict[int, list[int]] = {slot: [] for slot, _ in rows}
-    for row, ((slot, i), weight) in enumerate(zip(rows, weights, strict=True)):
-        mine = sources[slot].rows_of[i]
+    for row, ((slot, drawn), weight) in enumerate(zip(rows, weights, strict=True)):
+        mine = sources[slot].rows_of(drawn)
         picked[slot] += list(mine)
         row_P += [row] * len(mine)
         slot_P += [slot] * len(mine)
-        example_P += [i] * len(mine)
+        example_P += [drawn.example] * len(mine)
         weight_P += [weight] * len(mine)
     index = {slot: torch.tensor(found, device=device, dtype=torch.long) for slot, found in picked.items()}
     parts = [_select(sources[slot].targets, at) for slot, at in index.items()]
@@ -205,7 +240,7 @@ def _gather(
         ids_BT,
         mask_BT,
         [slot for slot, _ in rows],
-        [example for _, example in rows],
+        [drawn.example for _, drawn in rows],
         [len(s) for s in sequences],
         torch.tensor(row_P, device=device),
         columns,

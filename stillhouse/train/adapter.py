@@ -34,10 +34,11 @@ STEPS, RATE = 90, 12e-3  # without a start, when nobody says
 
 @dataclass(frozen=True)
 class Config:
-    """`facts`, `unknowns` and `anchors` (unrelated prompts) are examples per user and step; weights are of each kind's
-    mean loss (nats). The drift from the base on `curvature_tokens` of running text, as the base's curvature foretells
-    it, has a weight that grows from 0 to `curvature_weight`; with `anchor_rows`, the drift on so many fresh windows of
-    `anchor_tokens`, every `anchor_every` steps, has one that grows to `anchor_weight`. `noise` moves
+    """`facts`, `unknowns` and `anchors` (unrelated prompts) are examples per user and step; of the answers to
+    `unknown_wholes` of the unknowns all is trained, of the others' what tells them from a fact's. Weights are of each
+    kind's mean loss (nats). The drift from the base on `curvature_tokens` of running text, as the base's curvature
+    foretells it, has a weight that grows from 0 to `curvature_weight`; with `anchor_rows`, the drift on so many fresh
+    windows of `anchor_tokens`, every `anchor_every` steps, has one that grows to `anchor_weight`. `noise` moves
     embeddings by up to so many of their standard deviations. `together` users train in one batch of at most
     `batch_tokens` at once (0: as many as suit the device). `start`: the adapter to begin with, "auto" for the base's
     own where it has one, "none", or a folder (`stillhouse prime`); `steps` and `learning_rate` 0 are what that start
@@ -53,6 +54,7 @@ class Config:
     warmup: int = 8
     facts: int = 18
     unknowns: int = 14
+    unknown_wholes: int = 2
     anchors: int = 2
     curvature_weight: float = 200.0
     curvature_tokens: int = 4096
@@ -60,7 +62,7 @@ class Config:
     anchor_tokens: int = 96
     anchor_every: int = 2
     fact_weight: float = 1.0
-    unknown_weight: float = 0.7
+    unknown_weight: float = 0.5
     prompt_weight: float = 0.5
     anchor_weight: float = 32.0
     noise: float = 0.9
@@ -100,7 +102,7 @@ class Config:
             "curvature_weight",
             "noise",
         )
-        for name in ("warmup", "mastered", "anchored", "anchor_rows", "anchor_tokens", *kinds):
+        for name in ("warmup", "mastered", "anchored", "anchor_rows", "anchor_tokens", "unknown_wholes", *kinds):
             if getattr(self, name) < 0:
                 raise InputError(f"train.{name}: {getattr(self, name)} is not allowed; it must be at least 0")
         if not self.facts + self.unknowns + self.anchors:
@@ -236,4 +238,5 @@ def _mix(config: Config) -> Mix:
             "unknown": config.unknown_weight,
             "anchor": config.prompt_weight,
         },
+        whole=config.unknown_wholes,
     )

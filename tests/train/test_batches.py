@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stillhouse.artifacts import DistillArtifact, Kind, PositionTarget
-from stillhouse.train._batches import Batch, Mix, Source, batches
+from stillhouse.train._batches import Batch, Drawn, Mix, Source, batches
 
 CPU = torch.device("cpu")
-MIX = Mix({"fact": 3, "unknown": 2, "anchor": 4}, {"fact": 1.0, "unknown": 0.5, "anchor": 0.25})
+MIX = Mix({"fact": 3, "unknown": 2, "anchor": 4}, {"fact": 1.0, "unknown": 0.5, "anchor": 0.25}, whole=1)
 
 
 def artifact(kind: Kind, length: int, targets: int, start: int) -> DistillArtifact:
@@ -52,7 +52,7 @@ def test_every_example_comes_once_before_any_comes_twice() -> None:
     for step in range(10):
         for kind, chosen in mine.draw(step):
             assert len(chosen) == min(MIX.rows[kind], len(mine.kinds[kind]))
-            seen.update(chosen)
+            seen.update(drawn.example for drawn in chosen)
             counts = [seen[i] for i in mine.kinds[kind]]
             assert max(counts) - min(counts) <= 1
     assert mine.to_master == [*mine.kinds["fact"], *mine.kinds["unknown"]]
@@ -100,6 +100,42 @@ def test_targets_stand_where_their_token_is_predicted() -> None:
     assert bool((made.ids_BT[made.mask_BT == 0] == 99).all())
 
 
+def said(kind: Kind, *answer: int) -> DistillArtifact:
+    """An example of two tokens, and all of its answer as targets."""
+    made = tuple(PositionTarget(2 + n, 0, (token,), (-0.5,), 0.4) for n, token in enumerate(answer))
+    return DistillArtifact(kind, None, b"", (8, 9, *answer), made)
+
+
+@pytest.mark.parametrize(
+    ("facts", "read"),
+    [
+        ([(5, 6)], 1),  # the first token tells
+        ([(1, 6), (5, 2, 3)], 2),
+        ([(1, 2, 6), (1, 7)], 3),
+        ([(1, 2, 3, 4, 4)], 4),  # a fact's answer begins with all of it
+        ([], 1),
+    ],
+)
+def test_what_is_not_known_is_read_as_far_as_it_is_told_from_a_fact(facts: list[tuple[int, ...]], read: int) -> None:
+    made = [*(said("fact", *answer) for answer in facts), *(said("unknown", 1, 2, 3, 4) for _ in range(3))]
+    mine = Source(made, Mix({"fact": 2, "unknown": 3, "anchor": 0}, MIX.weights, whole=1), 0, CPU)
+    drawn = dict(mine.draw(0))["unknown"]
+    assert [one.targets for one in drawn] == [read, read, 4]
+    assert [mine.ids(one) for one in drawn] == [[8, 9, *(1, 2, 3)[: n - 1]] for n in (read, read, 4)]
+    data = batch({0: mine}, 0, 0, CPU)
+    for one in drawn:
+        assert int((data.example_P == one.example).sum()) == one.targets
+        assert data.targets.ids_PK[data.example_P == one.example, 0].tolist() == [1, 2, 3, 4][: one.targets]
+    assert [len(mine.rows_of(Drawn(one.example, 2))) for one in drawn] == [2, 2, 2]
+
+
+def test_every_unknown_question_is_read_to_its_end_in_time() -> None:
+    made = [said("unknown", 1, 2, 3, 4) for _ in range(12)]
+    mine = Source(made, Mix({"fact": 0, "unknown": 4, "anchor": 0}, MIX.weights, whole=1), 0, CPU)
+    whole = {one.example for step in range(90) for _, drawn in mine.draw(step) for one in drawn if one.targets == 4}
+    assert whole == set(range(12))
+
+
 def test_batches_of_few_tokens_hold_the_same_rows_by_length() -> None:
     sources = {0: source(), 2: source(9, seed=4)}
     whole, parts = batch(sources, 3, 0, CPU), batches(sources, 3, 0, CPU, tokens=64)
@@ -117,7 +153,7 @@ def test_batches_of_few_tokens_hold_the_same_rows_by_length() -> None:
 def test_a_token_is_the_first_that_has_the_same_before_it(rows: list[list[int]], step: int) -> None:
     target = PositionTarget(1, 0, (1,), (-0.5,), 0.4)
     made = [
-        DistillArtifact("fact", None, b"", tuple(ids), (target, PositionTarget(len(ids), 0, (1,), (-0.5,), 0.4)))
+        DistillArtifact("fact", None, b"", (*ids, 0), (target, PositionTarget(len(ids), 0, (1,), (-0.5,), 0.4)))
         for ids in rows
     ]
     (data,) = batches({0: Source(made, MIX, 0, CPU), 1: Source(made[:2], MIX, 1, CPU)}, step, 0, CPU)
