@@ -10,15 +10,17 @@ from __future__ import annotations
 import argparse
 import random
 import time
+from dataclasses import replace
 from pathlib import Path
 
-from stillhouse import prime
+from stillhouse import pipeline, prime
 
 from .train import SEED
 from .world import World, make_memory
 
 WORLD, PLAIN = 144, 48  # memories of each kind
 PLAN = prime.Plan(rounds=29, parts=6, steps=30)
+TRAIN = replace(pipeline.DEFAULTS.train, unknown_weight=0.7)  # more than a student's: not knowing is what all share
 
 
 def memories() -> dict[str, str]:
@@ -36,7 +38,10 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     args = parser.parse_args()
     began = time.monotonic()
-    losses = prime.prime(memories(), args.out / "start", home=args.out, show=True, workers=0, plan=PLAN)
+    settings = replace(pipeline.DEFAULTS, train=TRAIN)
+    losses = prime.prime(
+        memories(), args.out / "start", home=args.out, settings=settings, plan=PLAN, show=True, workers=0
+    )
     print(f"losses {losses}, {(time.monotonic() - began) / 60:.0f} minutes -> {args.out / 'start'}")
 
 
