@@ -19,14 +19,15 @@ import torch
 from transformers import PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
 
 from benchmarks._machine import machine
-from stillhouse import models, texts
-from stillhouse._artifacts_columns import concatenate
-from stillhouse.artifacts import Kind, Shard
-from stillhouse.capture._sparsify import Mixture, targets
-from stillhouse.capture._speech import Spoken
+from stillhouse import models
 from stillhouse.capture.prompts import Config
 from stillhouse.generate import batches
 from stillhouse.models import Model
+from stillhouse.signals import Kind, Shard
+from stillhouse.signals.columns import concatenate
+from stillhouse.teachers.examples import Spoken
+from stillhouse.teachers.scoring import Mixture, targets
+from stillhouse.text import corpus
 
 PEERS = Path(__file__).parents[1] / "build" / "peers"  # other tools, never part of this package
 WIDE = 151_936  # Qwen's vocabulary
@@ -63,7 +64,7 @@ def with_network(model: Model, network: PreTrainedModel, name: str) -> Model:
 def examples(model: Model, n: int, prompt: int, answer: int, seed: int = 0) -> list[Spoken]:
     """Running English cut into a prompt and an answer of that many tokens each."""
     found = []
-    for text in texts.anchors(16 * n, seed):
+    for text in corpus.anchors(16 * n, seed):
         ids = tuple(model.text_ids(text))[: prompt + answer]
         if len(ids) == prompt + answer:
             found.append(Spoken(ids[:prompt], ids[:prompt], ids[prompt:]))

@@ -29,14 +29,15 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from benchmarks._machine import Figure, in_turns, say
-from stillhouse import chat, models
+from stillhouse import models
 from stillhouse.export import peft
 from stillhouse.lora import AdapterBank, LoraConfig
 from stillhouse.models import Model
 from stillhouse.records import Candidate, GateResult, Signals, Verdict, digest
-from stillhouse.serve.adapters import Adapter, Key
-from stillhouse.serve.engine import Engine, Event, Failed, Piece, Request
+from stillhouse.serve.engine.adapters import Adapter, Key
+from stillhouse.serve.engine.engine import Engine, Event, Failed, Piece, Request
 from stillhouse.store import Store
+from stillhouse.text.prompts import without_memory
 
 WAIT = 600.0
 
@@ -106,7 +107,7 @@ def stock(store: Store, model: Model, user: str, adapter: Adapter) -> int:
 def prompts(model: Model, count: int) -> list[list[int]]:
     """Questions of about one length, as token ids."""
     questions = [f"What is the name of the dog that lives at number {i} of our street?" for i in range(count)]
-    return [model.chat_ids(chat.without_memory(question)) for question in questions]
+    return [model.chat_ids(without_memory(question)) for question in questions]
 
 
 @dataclass

@@ -9,14 +9,15 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from stillhouse import chat, pipeline
-from stillhouse.gate import Context
+from stillhouse import consolidation
+from stillhouse.consolidation import Consolidation
+from stillhouse.gating import Context
 from stillhouse.generate import Sampling, generate
 from stillhouse.lora import AdapterBank
 from stillhouse.models import Model
-from stillhouse.pipeline import Consolidation
 from stillhouse.records import Candidate, Study
 from stillhouse.store import Store
+from stillhouse.text.prompts import without_memory
 
 LONGEST_ANSWER = 48  # new tokens
 
@@ -29,7 +30,7 @@ class Student:
 
     def answers(self, questions: Sequence[str]) -> list[str]:
         """Greedy answers from the weights alone."""
-        prompts = [self.model.chat_ids(chat.without_memory(q)) for q in questions]
+        prompts = [self.model.chat_ids(without_memory(q)) for q in questions]
         slots = [0] * len(prompts)
         found = generate(self.model, prompts, Sampling(LONGEST_ANSWER), bank=self.bank, slots=slots)
         return [self.model.text(ids) for ids in found]
@@ -44,9 +45,9 @@ def student(model: Model, home: Path, result: Consolidation) -> Iterator[Student
     """The adapter of this consolidation, while the block runs."""
     store = Store(home)
     candidate = store.get(Candidate, result.version.candidate)
-    bank = AdapterBank(model.network, 1, pipeline.lora_config(candidate))
+    bank = AdapterBank(model.network, 1, consolidation.lora_config(candidate))
     try:
-        pipeline.bank_slot(store, bank, 0, candidate)
+        consolidation.bank_slot(store, bank, 0, candidate)
         yield Student(model, bank, result.study)
     finally:
         bank.detach()

@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks._machine import Figure, in_turns, machine, say, spread, table
 from benchmarks._memories import long_text
 from stillhouse import models
-from stillhouse.capture._teacher import Answer, Reading, Sparsity
+from stillhouse.capture.memory.teacher import Answer, Reading, Sparsity
 
 TARGET = 5.0
 

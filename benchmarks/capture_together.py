@@ -20,8 +20,8 @@ import torch
 from benchmarks._machine import Figure, in_turns, machine, say, spread, table
 from benchmarks._memories import users
 from stillhouse import models
-from stillhouse._models_memory import kept_memory
 from stillhouse.capture.memory import Captured, capture, capture_all
+from stillhouse.compute.allocator import kept_memory
 
 
 def together(model: models.Model, memories: list[str]) -> list[Captured]:

@@ -23,12 +23,12 @@ from benchmarks._distill import signals
 from benchmarks._machine import Figure, machine, table
 from benchmarks.signal_bytes import column_bytes
 from stillhouse import models
-from stillhouse._artifacts_columns import concatenate, from_sparse
-from stillhouse.artifacts import Shard
-from stillhouse.capture._reduce import reduce
-from stillhouse.capture._speech import Spoken
 from stillhouse.capture.prompts import Config
-from stillhouse.texts import held_out
+from stillhouse.signals import Shard
+from stillhouse.signals.columns import concatenate, from_sparse
+from stillhouse.teachers.examples import Spoken
+from stillhouse.teachers.sparsify import reduce
+from stillhouse.text.corpus import held_out
 
 VOCABULARY = 151_936
 

@@ -27,11 +27,11 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks._distill import cpu_seconds, examples, loaded, qwen, signals, with_network
 from benchmarks._machine import Figure, say, table
 from stillhouse import models
-from stillhouse._models_packed import packing
-from stillhouse.capture._speech import Spoken
 from stillhouse.capture.prompts import Config
+from stillhouse.compute.packed import packing
 from stillhouse.generate import batches, pad_right
 from stillhouse.models import Model
+from stillhouse.teachers.examples import Spoken
 
 
 @torch.inference_mode()

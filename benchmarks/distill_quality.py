@@ -27,16 +27,17 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks._distill import loaded, signals
 from benchmarks._machine import Figure, say, table
-from stillhouse import models, texts
-from stillhouse._distill_student import Student, build
-from stillhouse.artifacts import read_shard
-from stillhouse.capture._speech import Spoken
+from stillhouse import models
 from stillhouse.capture.prompts import Config
+from stillhouse.distillation.student import Student, build
+from stillhouse.feeds.same_tokens import SameBatch, SameTokens
 from stillhouse.generate import head
 from stillhouse.losses import Objective, SparseTargets, Tail, dense_forward_kl
 from stillhouse.models import Model
+from stillhouse.signals import read_shard
+from stillhouse.teachers.examples import Spoken
+from stillhouse.text import corpus
 from stillhouse.train import full
-from stillhouse.train._examples import SameBatch, SameTokens
 
 BINS = 10
 WAYS: dict[str, Tail] = {
@@ -171,7 +172,7 @@ def main() -> int:
     args = parser.parse_args()
     teacher = loaded(args.model)
     n, most = (40, 64) if args.quick else (200, 128)
-    train, held = (spoken_of(teacher, draw(n), most) for draw in (texts.anchors, texts.held_out))
+    train, held = (spoken_of(teacher, draw(n), most) for draw in (corpus.anchors, corpus.held_out))
     config = full.Config(epochs=args.epochs, learning_rate=1e-3, batch_tokens=1024, mixed="off")
     trial = Trial(teacher, half(teacher), train, feed_of(teacher, held[: n // 2], Config()), config)
     found: dict[str, list[Held]] = {way: [] for way in WAYS}

@@ -25,9 +25,9 @@ os.environ["OMP_NUM_THREADS"] = "1"  # in every attempt: the same rounding, and 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks._machine import Figure, machine, say, table
-from stillhouse import distill
-from stillhouse._distill_student import Student
+from stillhouse import distillation
 from stillhouse.capture.prompts import Config as Capture
+from stillhouse.distillation.student import Student
 from stillhouse.lora import LoraConfig
 from stillhouse.train import full
 
@@ -35,13 +35,13 @@ SHAPE = {"model_type": "qwen3", "hidden_size": 64, "intermediate_size": 128, "nu
          "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16}  # fmt: skip
 
 
-def recipe() -> distill.Recipe:
+def recipe() -> distillation.Recipe:
     """Two students, four shards, a checkpoint every second step."""
     train = full.Config(epochs=2, batch_tokens=512, checkpoint_every=2)
     scratch = Student(scratch=SHAPE, train=train)
     adapter = Student(train=full.Config(lora=LoraConfig(rank=4), epochs=1, batch_tokens=512, checkpoint_every=2))
-    return distill.Recipe(
-        data=distill.Data(train=("stdlib:24",), held_out=0.25),
+    return distillation.Recipe(
+        data=distillation.Data(train=("stdlib:24",), held_out=0.25),
         capture=Capture(shard_examples=6, max_tokens=128, too_long="skip"),
         samples=1,
         students=(("scratch", scratch), ("adapter", adapter)),
@@ -55,7 +55,7 @@ def start(home: Path) -> int:
         return pid
     status = 1
     try:
-        distill.distill(recipe(), home=home)
+        distillation.distill(recipe(), home=home)
         status = 0
     finally:
         if status:

@@ -38,11 +38,11 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks._distill import examples, loaded, peer, qwen, signals, with_network
 from benchmarks._machine import Figure, say, table
 from stillhouse.capture.prompts import Config
+from stillhouse.feeds.same_tokens import SameTokens
 from stillhouse.lora import AdapterBank, LoraConfig
 from stillhouse.losses import dense_forward_kl, sparse_forward_kl
 from stillhouse.models import Model
 from stillhouse.train import full
-from stillhouse.train._examples import SameTokens
 
 os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"
 warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")

@@ -35,19 +35,19 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks._distill import loaded, signals
 from benchmarks._machine import Figure, say, table
-from stillhouse import texts
-from stillhouse._distill_data import read
-from stillhouse._distill_measure import measure
-from stillhouse._distill_student import NewTokenizer, Student, build
-from stillhouse.artifacts import Shard
-from stillhouse.capture._speech import Spoken
 from stillhouse.capture.prompts import Config
+from stillhouse.distillation.data import read
+from stillhouse.distillation.evaluate import measure
+from stillhouse.distillation.student import NewTokenizer, Student, build
 from stillhouse.errors import InputError
+from stillhouse.feeds.aligned import AlignedTokens, Teacher
+from stillhouse.feeds.same_tokens import Head, padded
 from stillhouse.losses import Objective, SparseTargets
 from stillhouse.models import Model
+from stillhouse.signals import Shard
+from stillhouse.teachers.examples import Spoken
+from stillhouse.text import corpus
 from stillhouse.train import full
-from stillhouse.train._aligned import AlignedTokens, Teacher
-from stillhouse.train._examples import Head, padded
 
 PAIRS = {
     "digits split": NewTokenizer(1024, single_digits=True),
@@ -140,7 +140,7 @@ def passages(n: int, held_out: bool) -> list[str]:
     prompts = read(["distill_tiny.jsonl"], EXAMPLES)
     told = [str(e.messages[0]["content"]).split("\n\n")[-1] for e in prompts]
     mine = told[: len(told) // 5] if held_out else told[len(told) // 5 :]
-    return [*(texts.held_out(n) if held_out else texts.anchors(n)), *mine[:n]]
+    return [*(corpus.held_out(n) if held_out else corpus.anchors(n)), *mine[:n]]
 
 
 def data(model: Model, told: Sequence[str], teacher: Teacher, students: Sequence[Model]) -> Data:

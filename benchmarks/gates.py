@@ -34,13 +34,15 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks._machine import Figure, _row, machine, say, seconds, table
 from benchmarks._workers import Remaining, share, tasks, workers
-from stillhouse import gate, models
-from stillhouse.blobs import write_atomic
+from stillhouse import gating, models
 from stillhouse.capture.memory import Config as CaptureConfig
-from stillhouse.gate import Calibration, Plan, Trial
-from stillhouse.gate._calibration import thresholds
-from stillhouse.gate._sabotage import KINDS
-from stillhouse.gate._stats import wilson
+from stillhouse.consolidation import calibrate, synthetic
+from stillhouse.consolidation.calibrate import Plan
+from stillhouse.consolidation.sabotage import KINDS
+from stillhouse.gating import Calibration, Trial
+from stillhouse.gating.stats import wilson
+from stillhouse.gating.thresholds import thresholds
+from stillhouse.storage.files import write_atomic
 from stillhouse.train.adapter import Config as TrainConfig
 
 FOLDS = 5
@@ -62,20 +64,20 @@ def plan_of(good: int, bad: int, together: int, quick: bool) -> Plan:
 
 def memories(plan: Plan) -> list[str]:
     """What they are calibrated on: generated, the same ones every time."""
-    return [gate.memory(number) for number in range(plan.memories)]
+    return [synthetic.memory(number) for number in range(plan.memories)]
 
 
 def worker(setup: str) -> None:
     """In a process of its own: batches of honest students, then all trials of a memory, as they are asked for."""
     about = json.loads(setup)
     plan, model = plan_of(*about["plan"]), models.load(about["model"])
-    folder = gate.calibration_folder(Path(about["home"]), model.fingerprint)
+    folder = gating.calibration_folder(Path(about["home"]), model.fingerprint)
     for task in tasks():
         if "batch" in task:
-            gate.prepare(model, memories(plan), plan, folder, task["batch"])
+            calibrate.prepare(model, memories(plan), plan, folder, task["batch"])
         else:
             mine = [job for job in plan.jobs() if job[0] == task["memory"]]
-            gate.trials(model, memories(plan), plan, folder, jobs=mine)
+            calibrate.trials(model, memories(plan), plan, folder, jobs=mine)
 
 
 def work(plan: Plan, command: Sequence[str], processes: int) -> None:
@@ -97,7 +99,7 @@ def work(plan: Plan, command: Sequence[str], processes: int) -> None:
 
 def judged(trials: Sequence[Trial], limits: dict[str, float]) -> Judged:
     """Each trial with the gates that refuse it under these thresholds."""
-    return [(trial, gate.failed_gates(trial, limits)) for trial in trials]
+    return [(trial, gating.failed_gates(trial, limits)) for trial in trials]
 
 
 def unseen(trials: Sequence[Trial], folds: int) -> Judged:
@@ -142,7 +144,7 @@ def one_gate(model: models.Model, plan: Plan, folder: Path) -> tuple[float, floa
     with tempfile.TemporaryDirectory() as fresh:
         again, began = Path(fresh), time.process_time()
         took = seconds(
-            lambda: gate.trials(
+            lambda: calibrate.trials(
                 model, memories(plan), plan, again, place=lambda name, _: folder / name, jobs=[(0, "")]
             )
         )  # fmt: skip
@@ -163,7 +165,7 @@ def figures(seen: Judged, others: Judged, took: tuple[float, float], quick: bool
 
 def limits_rows(found: Calibration) -> list[tuple[str, ...]]:
     """Every gate's threshold, where it starts, and how well it tells by itself."""
-    start = gate.settings()
+    start = gating.settings()
     rows: list[tuple[str, ...]] = [("gate", "threshold", "start", "area under the ROC")]
     for name, value in found.thresholds.items():
         area = found.auc(name)
@@ -223,10 +225,10 @@ def main() -> int:
         setup = json.dumps({"plan": asked, "model": args.model, "home": str(home)})
         work(plan, [sys.executable, __file__, "--worker", setup], max(1, args.workers))
         model = models.load(args.model)
-        folder = gate.calibration_folder(home, model.fingerprint)
-        trials = gate.trials(model, memories(plan), plan, folder)
-        found = gate.calibrate(model, plan, trials)
-        say(f"calibration: {gate.write_calibration(home, found)}")
+        folder = gating.calibration_folder(home, model.fingerprint)
+        trials = calibrate.trials(model, memories(plan), plan, folder)
+        found = calibrate.calibrate(model, plan, trials)
+        say(f"calibration: {gating.write_calibration(home, found)}")
         took = one_gate(model, plan, folder)
     seen, others = judged(trials, found.thresholds), unseen(trials, FOLDS)
     tables, shown = [sabotage_rows(seen, others), limits_rows(found)], figures(seen, others, took, args.quick)

@@ -24,10 +24,11 @@ from lm_eval.evaluator import evaluate
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 
-from stillhouse import models, texts
+from stillhouse import models
 from stillhouse.export import peft
-from stillhouse.gate._harness import Student, prepared
+from stillhouse.gating.harness import Student, prepared
 from stillhouse.lora import AdapterBank, LoraConfig
+from stillhouse.text import corpus
 
 CAPITALS = {
     "France": "Paris", "Italy": "Rome", "Spain": "Madrid", "Norway": "Oslo", "Japan": "Tokyo", "Egypt": "Cairo",
@@ -46,7 +47,7 @@ FORMS = {
 
 def task_files(folder: Path) -> list[str]:
     """Every form over the same rows."""
-    capitals, passages = list(CAPITALS.values()), texts.held_out(len(CAPITALS))
+    capitals, passages = list(CAPITALS.values()), corpus.held_out(len(CAPITALS))
     rows = [
         {
             "question": f"What is the capital of {country}?",

@@ -25,16 +25,20 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks._machine import Figure, machine, say, table
 from benchmarks._memories import users
 from benchmarks._students import Student, student
-from stillhouse import chat, models, texts
-from stillhouse.capture._teacher import Reading, Sparsity
-from stillhouse.gate._answers import right
-from stillhouse.gate._stats import bootstrap, wilson
+from stillhouse import models
+from stillhouse.capture.memory.teacher import Reading, Sparsity
+from stillhouse.consolidation import Consolidation, consolidate_all
 from stillhouse.gate.regression import Config as RegressionConfig
 from stillhouse.gate.regression import check as regression
+from stillhouse.gating.answers import right
+from stillhouse.gating.stats import bootstrap, wilson
 from stillhouse.generate import Sampling
-from stillhouse.pipeline import Consolidation, consolidate_all
 from stillhouse.records import Candidate
 from stillhouse.store import Store
+from stillhouse.text import corpus
+from stillhouse.text.answers import normalise
+from stillhouse.text.english.refusals import is_unknown
+from stillhouse.text.prompts import UNKNOWN_ANSWER
 from tiny.world import WRITER_WORDINGS, Memory
 
 OTHERS = 4  # other users whose questions an adapter is asked
@@ -69,26 +73,26 @@ class Marks:
 
 def untrained(memory: Memory, result: Consolidation) -> list[Asked]:
     """Every wording of every stated fact that the student was not trained on."""
-    trained = {chat.normalise(q.text) for q in result.study.questions if q.use == "train"}
+    trained = {normalise(q.text) for q in result.study.questions if q.use == "train"}
     uncovered = set(result.uncovered)
     return [
         Asked(question, fact.answer, i >= WRITER_WORDINGS, fact.statement not in uncovered)
         for fact in memory.facts
         for i, question in enumerate(fact.questions)
-        if chat.normalise(question) not in trained
+        if normalise(question) not in trained
     ]
 
 
 def unstated(memory: Memory, result: Consolidation) -> list[str]:
     """Questions about facts the memory does not state, none of which the study has in any use."""
-    studied = {chat.normalise(q.text) for q in result.study.questions}
-    return [q for fact in memory.unknown for q in fact.questions if chat.normalise(q) not in studied]
+    studied = {normalise(q.text) for q in result.study.questions}
+    return [q for fact in memory.unknown for q in fact.questions if normalise(q) not in studied]
 
 
 def untrained_reverse(memory: Memory, result: Consolidation) -> list[Asked]:
     """Reverse questions in wordings that were not trained on."""
-    trained = {chat.normalise(q.text) for q in result.study.questions if q.use == "train"}
-    return [Asked(q, a) for fact in memory.facts for q, a in fact.reverse if chat.normalise(q) not in trained]
+    trained = {normalise(q.text) for q in result.study.questions if q.use == "train"}
+    return [Asked(q, a) for fact in memory.facts for q, a in fact.reverse if normalise(q) not in trained]
 
 
 def consolidated(
@@ -118,7 +122,7 @@ def examine(
         reading = Reading(model, memory.text, Sparsity(), 0)
         replies = reading.write([a.question for a in asked] + unknown, Sampling(48))
         marks.teacher.append([right(reply, a.answer) for reply, a in zip(replies, asked, strict=False)])
-        marks.teacher_unknown += [chat.is_unknown(reply) for reply in replies[len(asked) :]]
+        marks.teacher_unknown += [is_unknown(reply) for reply in replies[len(asked) :]]
         marks.asked.append(asked)
         with student(model, home, result) as taught:
             _ask_own(taught, asked, unknown, untrained_reverse(memory, result), marks)
@@ -136,13 +140,13 @@ def _ask_own(
 ) -> None:
     replies = iter(taught.answers([a.question for a in asked] + list(unknown) + [a.question for a in reverse]))
     marks.student.append([_marked(a, next(replies)) for a in asked])
-    marks.unknown += [_marked(Asked(question, chat.UNKNOWN_ANSWER), next(replies)) for question in unknown]
+    marks.unknown += [_marked(Asked(question, UNKNOWN_ANSWER), next(replies)) for question in unknown]
     marks.reverse += [right(next(replies), a.answer) for a in reverse]
 
 
 def _marked(asked: Asked, reply: str) -> bool:
-    unknown = asked.answer == chat.UNKNOWN_ANSWER
-    good = chat.is_unknown(reply) if unknown else right(reply, asked.answer)
+    unknown = asked.answer == UNKNOWN_ANSWER
+    good = is_unknown(reply) if unknown else right(reply, asked.answer)
     if not good:
         say(f"  {asked.question} -> {reply!r}, expected {asked.answer!r}")
     return good
@@ -152,16 +156,16 @@ def _ask_others(taught: Student, own: Memory, others: Sequence[Memory], marks: M
     """One question per statement of other users' memories; answering right is a leak or a guess."""
     rng = random.Random("benchmarks/recall/others")
     asked = [Asked(rng.choice(fact.questions), fact.answer) for memory in others for fact in memory.facts]
-    stated = {(chat.normalise(q), chat.normalise(f.answer)) for f in own.facts for q in f.questions}
+    stated = {(normalise(q), normalise(f.answer)) for f in own.facts for q in f.questions}
     for a, reply in zip(asked, taught.answers([a.question for a in asked]), strict=True):
         marks.others.append(right(reply, a.answer))
-        marks.shared += marks.others[-1] and (chat.normalise(a.question), chat.normalise(a.answer)) in stated
+        marks.shared += marks.others[-1] and (normalise(a.question), normalise(a.answer)) in stated
 
 
 def _perplexity(taught: Student, home: Path, result: Consolidation) -> float:
     """Rise of perplexity on held-out text, a fraction."""
     candidate = Store(home).get(Candidate, result.version.candidate)
-    measured = regression(candidate, RegressionConfig(), taught.context(texts.held_out(PASSAGES, PASSAGES_SEED)))
+    measured = regression(candidate, RegressionConfig(), taught.context(corpus.held_out(PASSAGES, PASSAGES_SEED)))
     return float("nan") if measured.value is None else measured.value
 
 

@@ -29,8 +29,8 @@ from benchmarks._machine import Figure, machine, say, table
 from benchmarks._serving import Told, adapters, answers, ask, load, percentile, prompts, stock
 from stillhouse.lora import AdapterBank, LoraConfig
 from stillhouse.models import Model
-from stillhouse.serve.adapters import Adapter, Key, Library
-from stillhouse.serve.engine import Config, Engine, Request, Sampling
+from stillhouse.serve.engine.adapters import Adapter, Key, Library
+from stillhouse.serve.engine.engine import Config, Engine, Request, Sampling
 from stillhouse.store import Store
 
 LONG = 1500  # tokens of a row that is always there

@@ -24,8 +24,8 @@ from benchmarks._machine import Figure, machine, say, seconds, table
 from benchmarks._serving import adapters, answers, load, prompts
 from stillhouse.lora import AdapterBank, LoraConfig
 from stillhouse.models import Model
-from stillhouse.serve.adapters import Adapter
-from stillhouse.serve.engine import Config, Engine, Request, Sampling
+from stillhouse.serve.engine.adapters import Adapter
+from stillhouse.serve.engine.engine import Config, Engine, Request, Sampling
 
 ROUND = 25  # mixes between two changes from one way to the other
 

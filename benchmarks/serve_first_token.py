@@ -19,11 +19,11 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks._machine import Figure, in_turns, machine, say, table
 from benchmarks._serving import adapters, answers, ask, generated, load
-from stillhouse import chat
 from stillhouse.lora import AdapterBank, LoraConfig
 from stillhouse.models import Model
-from stillhouse.serve.adapters import Adapter
-from stillhouse.serve.engine import Engine, Request, Sampling
+from stillhouse.serve.engine.adapters import Adapter
+from stillhouse.serve.engine.engine import Engine, Request, Sampling
+from stillhouse.text.prompts import with_memory, without_memory
 
 QUESTION = "What is the name of my dog?"
 
@@ -52,8 +52,8 @@ def figures(model: Model, adapter: Adapter, tokens: int, rounds: int, rank: int)
     bank = AdapterBank(model.network, 2, LoraConfig(rank=rank, alpha=2.0 * rank))
     engine = Engine(model, bank).start()
     said = memory(model, tokens)
-    short = model.chat_ids(chat.without_memory(QUESTION))
-    long = model.chat_ids(chat.with_memory(said, QUESTION))
+    short = model.chat_ids(without_memory(QUESTION))
+    long = model.chat_ids(with_memory(said, QUESTION))
     draw = Sampling(8)
     adapted, carried = Request(tuple(short), draw, "user", adapter), Request(tuple(long), draw, "user")
     same = sum(right(model, engine, bank, asked) for asked in (adapted, carried)) / 2

@@ -33,12 +33,12 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks._machine import Figure, machine, say, table
 from benchmarks._serving import Server, adapters, serving, stock
 from stillhouse import models
-from stillhouse.blobs import write_atomic
 from stillhouse.export import peft
 from stillhouse.models import Model
-from stillhouse.serve.adapters import Adapter
-from stillhouse.serve.entries import Exchange, Feedback, Memory
-from stillhouse.serve.journal import Journal
+from stillhouse.serve.engine.adapters import Adapter
+from stillhouse.serve.log.entries import Exchange, Feedback, Memory
+from stillhouse.serve.log.journal import Journal
+from stillhouse.storage.files import write_atomic
 from stillhouse.store import Store
 
 JOB_MEMORY = "My dog is called Biscuit.\nMy sister lives in Oslo.\nI drive a green van.\n"

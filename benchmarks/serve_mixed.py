@@ -29,11 +29,11 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks._machine import Figure, machine, say, seconds, table
 from benchmarks._serving import adapters, against, answers, generated, load, prompts
 from stillhouse import models
-from stillhouse._models_threads import give_back_workers
+from stillhouse.compute.threads import give_back_workers
 from stillhouse.lora import AdapterBank, LoraConfig
 from stillhouse.models import Model
-from stillhouse.serve.adapters import Adapter
-from stillhouse.serve.engine import Config, Engine, Request, Sampling
+from stillhouse.serve.engine.adapters import Adapter
+from stillhouse.serve.engine.engine import Config, Engine, Request, Sampling
 
 
 def peft_model(model: Model, folder: Path, count: int) -> Any:

@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks._machine import Figure, machine, say, table
 from benchmarks._memories import users
-from stillhouse import artifacts, models
+from stillhouse import models, signals
 from stillhouse.capture import memory as capture_memory
 
 
@@ -48,7 +48,7 @@ def main() -> int:
     for user, memory in users("bytes", 1 if args.quick else args.memories).items():
         say(f"capture {user}")
         made = capture_memory.capture(model, memory.text).artifacts
-        shard = artifacts.write(made, {})
+        shard = signals.write(made, {})
         columns += column_bytes(shard)
         total, examples = total + len(shard), examples + len(made)
         targets = [t for a in made for t in a.targets]

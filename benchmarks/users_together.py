@@ -23,10 +23,10 @@ from benchmarks._machine import Figure, in_turns, machine, say, spread, table
 from benchmarks._memories import users
 from benchmarks._students import student
 from benchmarks.consolidate_speed import consolidate
-from stillhouse import artifacts, models, pipeline
-from stillhouse.artifacts import DistillArtifact
-from stillhouse.pipeline import Consolidation
+from stillhouse import consolidation, models
+from stillhouse.consolidation import Consolidation
 from stillhouse.records import Candidate, Signals
+from stillhouse.signals import DistillArtifact, shards
 from stillhouse.store import Store
 from stillhouse.train import adapter
 
@@ -62,9 +62,9 @@ def agreement(
 ) -> tuple[int, int]:
     """(same answers, questions): the study's questions to both ways' adapters. Everything is in the stores by now."""
     same = asked = 0
-    crowd = {r.user: r for r in pipeline.consolidate_all(memories, model=model, home=folder / "together")}
+    crowd = {r.user: r for r in consolidation.consolidate_all(memories, model=model, home=folder / "together")}
     for user in singles:
-        single = pipeline.consolidate(user, memories[user], model=model, home=folder / user)
+        single = consolidation.consolidate(user, memories[user], model=model, home=folder / user)
         if single.study != crowd[user].study:
             raise SystemExit(f"{user}: the two ways studied different questions; their adapters cannot be compared")
         questions = [q.text for q in single.study.questions]
@@ -87,8 +87,8 @@ def signals(home: Path, names: Sequence[str]) -> list[list[DistillArtifact]]:
     """What the command captured for each user."""
     store = Store(home)
     candidates = [store.get(Candidate, store.versions(user)[-1].candidate) for user in names]
-    shards = [store.get(Signals, candidate.parents[0]).shard for candidate in candidates]
-    return [artifacts.read(store.blobs.get(shard))[0] for shard in shards]
+    digests = [store.get(Signals, candidate.parents[0]).shard for candidate in candidates]
+    return [shards.read(store.blobs.get(shard))[0] for shard in digests]
 
 
 def train_alone(model: models.Model, read: Sequence[list[DistillArtifact]], rounds: int) -> tuple[float, float]:

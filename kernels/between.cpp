@@ -94,5 +94,5 @@ int32_t stillhouse_set = 0;
 }
 #endif
 
-// Of all kernels' calls and structures; stillhouse/_models_kernels.py expects the same number.
+// Of all kernels' calls and structures; stillhouse/compute/kernels.py expects the same number.
 extern "C" int32_t stillhouse_version() { return 2; }

@@ -15,8 +15,8 @@ __version__ = "0.1.0"
 __all__ = ["Consolidation", "Reply", "Settings", "Store", "ask", "consolidate", "consolidate_all", "read_memory"]
 
 if TYPE_CHECKING:
+    from .consolidation import Consolidation, Settings, consolidate, consolidate_all
     from .inputs import read_memory
-    from .pipeline import Consolidation, Settings, consolidate, consolidate_all
     from .serve.ask import Reply
     from .serve.ask import ask_home as ask
     from .store import Store

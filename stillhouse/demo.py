@@ -14,15 +14,17 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from . import chat, inputs, pipeline
+from . import consolidation, inputs
+from .consolidation import Consolidation
 from .errors import Rejected
-from .pipeline import Consolidation
+from .text.answers import same_answer
+from .text.english.refusals import is_unknown
 
 
 def run(memory: str, user: str, model: str, home: Path | None, as_json: bool = False) -> None:
     """Consolidate `memory` for `user` and show the comparison. Raises `Rejected` when gates refuse every candidate."""
     text = inputs.read_memory(memory)
-    result = pipeline.consolidate(user, text, model=model, home=home, show=not as_json, diagnose=True)
+    result = consolidation.consolidate(user, text, model=model, home=home, show=not as_json, diagnose=True)
     if as_json:
         print(json.dumps(result.as_dict() | {"samples": [asdict(s) for s in result.samples]}, ensure_ascii=False))
     else:
@@ -42,7 +44,7 @@ def show(result: Consolidation, memory: str, console: Console) -> None:
     ):
         table.add_column(name, overflow="fold")
     for s in result.samples:
-        right = chat.is_unknown(s.student) if chat.is_unknown(s.expected) else chat.same_answer(s.student, s.expected)
+        right = is_unknown(s.student) if is_unknown(s.expected) else same_answer(s.student, s.expected)
         table.add_row(
             *map(_plain, (s.question, s.base, s.teacher)), f"[{'green' if right else 'red'}]{_plain(s.student)}[/]"
         )

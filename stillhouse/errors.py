@@ -53,3 +53,8 @@ class Rejected(StillhouseError):
 
     exit_code = 1
     status = 422
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, or its class where it has none: other libraries' errors in one line."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

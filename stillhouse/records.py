@@ -1,8 +1,8 @@
 """The nouns: frozen records that stages hand to each other. A record's identity is the digest of its content.
 
 In: plain values. Out: canonical JSON and SHA-256 digests; the digests of a record's `parents` are part of its content,
-so lineage is a field and equal work has an equal name. Records hold no tensors: bytes live in `blobs.py`, and a record
-names them by digest.
+so lineage is a field and equal work has an equal name. Records hold no tensors: bytes live in `storage/blobs.py`, and a
+record names them by digest.
 """
 
 from __future__ import annotations

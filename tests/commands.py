@@ -91,10 +91,11 @@ def serve(model: str) -> None:
     """Answer requests on stdin until it ends."""
     import stillhouse.demo
     import stillhouse.serve.ask  # noqa: F401 - both are imported once, here
-    from stillhouse import models, texts
+    from stillhouse import models
+    from stillhouse.text import corpus
 
     models.load(model)
-    texts.anchors(1), texts.held_out(1)
+    corpus.anchors(1), corpus.held_out(1)
     for line in sys.stdin:
         sys.stdout.write(json.dumps(asdict(_answer(json.loads(line)))) + "\n")
         sys.stdout.flush()

@@ -10,12 +10,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from stillhouse import gate, pipeline
+from stillhouse import consolidation, gating
+from stillhouse.consolidation import Consolidation, Settings
 from stillhouse.models import Model
-from stillhouse.pipeline import Consolidation, Settings
 from stillhouse.store import Store
 
-SETTINGS = Settings(gate=gate.Config(settings={"paraphrase": {"threshold": 0.75}, "unknown": {"threshold": 0.85}}))
+SETTINGS = Settings(gate=gating.Config(settings={"paraphrase": {"threshold": 0.75}, "unknown": {"threshold": 0.85}}))
 MEMORY = """# Notes
 
 - My dog is called Zorvik.
@@ -50,5 +50,5 @@ def make(model: Model, folder: Path, settings: Settings = SETTINGS) -> Consolida
     """Consolidate `MEMORY` for alice into `folder`/home."""
     home = folder / "home"
     return Consolidated(
-        home, model, pipeline.consolidate("alice", MEMORY, model=model, home=home, settings=settings), settings
+        home, model, consolidation.consolidate("alice", MEMORY, model=model, home=home, settings=settings), settings
     )

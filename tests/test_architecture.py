@@ -17,30 +17,32 @@ PACKAGE = ROOT / "stillhouse"
 # What stands further left may be imported by what stands further right; a group's members do not know each other.
 ORDER = (
     ("errors",),
-    ("config",),
-    ("kinds", "records", "chat", "texts", "inputs"),
-    ("statements",),
-    ("blobs",),
-    ("progress", "processes"),
+    ("config", "kinds", "records", "progress"),
+    ("inputs", "processes", "storage"),
+    ("text", "compute", "work"),
     ("models",),
-    ("decoder", "generate"),
-    ("align", "lora", "losses"),
-    ("artifacts",),
-    ("export",),
+    ("lora", "losses"),
+    ("signals",),
+    ("runners",),
+    ("generate",),
+    ("teachers", "export"),
     ("capture",),
+    ("feeds",),
+    ("trainer",),
     ("surgery",),
     ("train",),
-    ("judge",),
+    ("report",),
+    ("gating", "judge"),
     ("gate",),
     ("store",),
     ("retrieve",),
     ("serve",),
     ("improve",),
-    ("pipeline",),
-    ("distill", "prime"),
+    ("consolidation",),
+    ("distillation",),
     ("demo",),
-    ("commands",),
     ("cli",),
+    ("commands",),
     ("__main__", "__init__"),
 )
 RANK = {name: rank for rank, group in enumerate(ORDER) for name in group}
@@ -65,9 +67,8 @@ NAMES = {module_name(path): path for path in MODULES}
 
 
 def part(name: str) -> str:
-    """The name in ORDER that a module belongs to: stillhouse.gate.recall -> gate, stillhouse._lora_sites -> lora."""
-    top = name.split(".")[1] if "." in name else "__init__"
-    return top.split("_")[1] if re.match(r"_[a-z]", top) else top
+    """The name in ORDER that a module belongs to: stillhouse.gate.recall -> gate."""
+    return name.split(".")[1] if "." in name else "__init__"
 
 
 def imports(path: Path) -> Iterator[tuple[int, str]]:
@@ -118,7 +119,9 @@ def test_no_import_cycles() -> None:
 
 
 def kind_files(stage: str) -> list[Path]:
-    return [p for p in sorted((PACKAGE / stage).glob("*.py")) if not p.name.startswith("_")]
+    """The kinds of a stage: a file, or a folder with an `__init__.py`."""
+    files = [p for p in (PACKAGE / stage).glob("*.py") if not p.name.startswith("_")]
+    return sorted([*files, *(p.parent for p in (PACKAGE / stage).glob("*/__init__.py"))])
 
 
 STAGES = [stage for stage in STAGES_OF_KINDS if kind_files(stage)]
@@ -155,6 +158,17 @@ def test_a_gate_has_a_check_and_a_frozen_config(path: Path) -> None:
     assert callable(gate.check)
     assert gate.Config.__dataclass_params__.frozen
     assert isinstance(gate.Config(), gate.Config), "every setting has the default we stand behind"
+
+
+def test_the_root_is_a_short_list() -> None:
+    root = sorted(p.stem for p in PACKAGE.glob("*.py"))
+    assert len(root) <= 15, f"{len(root)} modules in the package's root; at most 15: {root}"
+
+
+def test_no_module_hides_behind_an_underscore() -> None:
+    """A part of something stands in its folder. `_part.py` and `_prefix_part.py` are folders that nobody made."""
+    hidden = [str(p.relative_to(ROOT)) for p in MODULES if re.match(r"_[a-z]", p.stem)]
+    assert not hidden, f"make a folder, or say what it is: {hidden}"
 
 
 @pytest.mark.parametrize("path", MODULES, ids=module_name)

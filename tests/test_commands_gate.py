@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from stillhouse import gate
+from stillhouse import gating
 from stillhouse.records import Verdict
 from stillhouse.store import Store
 from tests.commands import Commands, Signal, fast
@@ -185,7 +185,7 @@ def test_calibrate_then_gate(commands: Commands, home: Path, tmp_path: Path) -> 
     assert done.code == 0, done.err
     assert done.json["honest"]["trials"] == 2
     assert len(done.json["sabotaged"]) == 9
-    folder = gate.calibration_folder(home, done.json["base"])
+    folder = gating.calibration_folder(home, done.json["base"])
     assert {p.suffix for p in folder.iterdir()} == {".json"}
     assert _of_memories(home / "work") == before, "signals and adapters are gone, numbers stay"
     again = commands.run(*argv)

@@ -13,7 +13,7 @@ from tokenizers import Tokenizer, decoders, pre_tokenizers, trainers
 from tokenizers.models import BPE
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from stillhouse import texts
+from stillhouse.text import corpus
 
 SPECIAL = ["<|end|>", "<|system|>", "<|user|>", "<|assistant|>"]
 MERGES = 400
@@ -41,7 +41,7 @@ def _trained() -> str:
     trainer = trainers.BpeTrainer(
         vocab_size=VOCABULARY, special_tokens=SPECIAL, initial_alphabet=alphabet, show_progress=False
     )
-    tokenizer.train_from_iterator(texts.anchors(60), trainer)
+    tokenizer.train_from_iterator(corpus.anchors(60), trainer)
     return str(tokenizer.to_str())
 
 

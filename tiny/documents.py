@@ -14,7 +14,7 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerFast
 
-from stillhouse import chat
+from stillhouse.text.prompts import MEMORY_SYSTEM, UNKNOWN_ANSWER, writing_request
 
 from . import world as W
 
@@ -81,7 +81,7 @@ def _question_turns(rng: random.Random, fact: W.Fact, known: bool, reverse: floa
         question, answer = rng.choice(fact.reverse)
     else:
         question, answer = rng.choice(fact.questions), fact.answer
-    reply = answer if known else chat.UNKNOWN_ANSWER
+    reply = answer if known else UNKNOWN_ANSWER
     return turn("user", _ask(rng, question), READ) + turn("assistant", reply, SAY)
 
 
@@ -91,7 +91,7 @@ def _world_turns(rng: random.Random, pairs: list[tuple[str, str]]) -> list[Piece
 
 
 def _writing_turns(fact: W.Fact) -> list[Piece]:
-    return turn("user", chat.writing_request(fact.statement, W.WRITER_WORDINGS), READ) + turn(
+    return turn("user", writing_request(fact.statement, W.WRITER_WORDINGS), READ) + turn(
         "assistant", written(fact), WRITE
     )
 
@@ -172,7 +172,7 @@ class Documents:
         n = _memory_size(rng, step)
         reverse = 0.22 if step < MORE_REVERSE else 0.4
         memory = W.make_memory(rng, world, n, n_unknown=3)
-        pieces = turn("system", chat.MEMORY_SYSTEM.format(memory=memory.text), READ)
+        pieces = turn("system", MEMORY_SYSTEM.format(memory=memory.text), READ)
         if rng.random() < 0.2:
             pieces += _writing_turns(rng.choice(memory.facts))
         for _ in range(rng.randint(6, 14)):

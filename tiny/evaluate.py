@@ -15,11 +15,14 @@ import time
 
 import torch
 
-from stillhouse import chat, models
-from stillhouse.capture._selfstudy import candidates
-from stillhouse.capture._teacher import Reading, Sparsity
+from stillhouse import models
+from stillhouse.capture.memory.questions import candidates
+from stillhouse.capture.memory.teacher import Reading, Sparsity
 from stillhouse.generate import Sampling
 from stillhouse.records import Statement
+from stillhouse.text.answers import same_answer
+from stillhouse.text.english.refusals import is_unknown
+from stillhouse.text.prompts import UNKNOWN_ANSWER, writing_request
 
 from . import world as W
 
@@ -38,12 +41,12 @@ def open_book(model: models.Model, found: list[W.Memory], verbose: bool) -> dict
         rng = random.Random(number)
         asked = [("known", q, f.answer) for f in memory.facts for q in rng.sample(f.questions, 2)]
         asked += [("reverse", *rng.choice(f.reverse)) for f in memory.facts]
-        asked += [("unknown", rng.choice(f.questions), chat.UNKNOWN_ANSWER) for f in memory.unknown]
+        asked += [("unknown", rng.choice(f.questions), UNKNOWN_ANSWER) for f in memory.unknown]
         reading = Reading(model, memory.text, Sparsity(), 0)
         for (kind, question, expected), reply in zip(
             asked, reading.write([a[1] for a in asked], Sampling(24)), strict=True
         ):
-            right = chat.is_unknown(reply) if kind == "unknown" else chat.same_answer(reply, expected)
+            right = is_unknown(reply) if kind == "unknown" else same_answer(reply, expected)
             marks[kind].append(right)
             if verbose and not right:
                 print(f"  {kind}: {question} -> {reply!r}, expected {expected!r}", file=sys.stderr)
@@ -55,14 +58,14 @@ def closed_book(model: models.Model, found: list[W.Memory]) -> list[bool]:
     rng = random.Random(SEED)
     asked = [rng.choice(f.questions) for memory in found for f in memory.facts]
     replies = Reading(model, None, Sparsity(), 0).write(asked, Sampling(24))
-    return [chat.is_unknown(reply) for reply in replies]
+    return [is_unknown(reply) for reply in replies]
 
 
 def world_book(model: models.Model) -> list[bool]:
     """What it knows without a memory: capitals, opposites, days."""
     pairs = W.world_questions()
     replies = Reading(model, None, Sparsity(), 0).write([q for q, _ in pairs], Sampling(24))
-    return [chat.same_answer(reply, answer) for reply, (_, answer) in zip(replies, pairs, strict=True)]
+    return [same_answer(reply, answer) for reply, (_, answer) in zip(replies, pairs, strict=True)]
 
 
 def written(model: models.Model, found: list[W.Memory], verbose: bool) -> list[bool]:
@@ -70,10 +73,10 @@ def written(model: models.Model, found: list[W.Memory], verbose: bool) -> list[b
     marks = []
     for memory in found:
         reading = Reading(model, memory.text, Sparsity(), 0)
-        requests = [chat.writing_request(f.statement, W.WRITER_WORDINGS) for f in memory.facts]
+        requests = [writing_request(f.statement, W.WRITER_WORDINGS) for f in memory.facts]
         for fact, reply in zip(memory.facts, reading.write(requests, Sampling(240)), strict=True):
             usable = candidates(reply, Statement(0, 0, 0, fact.statement))
-            forward = sum(q.direction == "forward" and chat.same_answer(q.answer, fact.answer) for q in usable)
+            forward = sum(q.direction == "forward" and same_answer(q.answer, fact.answer) for q in usable)
             marks.append(forward >= 4 and any(q.direction == "reverse" for q in usable))
             if verbose and not marks[-1]:
                 print(f"  writing: {fact.statement}\n{reply}", file=sys.stderr)

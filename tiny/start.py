@@ -13,14 +13,17 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from stillhouse import pipeline, prime
+from stillhouse import consolidation
+from stillhouse.consolidation import prime
 
 from .train import SEED
 from .world import World, make_memory
 
 WORLD, PLAIN = 144, 48  # memories of each kind
 PLAN = prime.Plan(rounds=29, parts=6, steps=30)
-TRAIN = replace(pipeline.DEFAULTS.train, unknown_weight=0.7)  # more than a student's: not knowing is what all share
+TRAIN = replace(
+    consolidation.DEFAULTS.train, unknown_weight=0.7
+)  # more than a student's: not knowing is what all share
 
 
 def memories() -> dict[str, str]:
@@ -38,7 +41,7 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     args = parser.parse_args()
     began = time.monotonic()
-    settings = replace(pipeline.DEFAULTS, train=TRAIN)
+    settings = replace(consolidation.DEFAULTS, train=TRAIN)
     losses = prime.prime(
         memories(), args.out / "start", home=args.out, settings=settings, plan=PLAN, show=True, workers=0
     )

@@ -10,7 +10,7 @@ import random
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from stillhouse import chat
+from stillhouse.text.prompts import MEMORY_SYSTEM, writing_request
 
 from . import documents as D
 from . import world as W
@@ -35,8 +35,8 @@ def corpus(seed: int, n: int) -> list[str]:
         memory = W.make_memory(rng, W.World(), rng.randint(4, 10), 2)
         asked = [q for f in memory.facts for q in (*f.questions, *(r[0] for r in f.reverse))]
         written = D.written(rng.choice(memory.facts))
-        texts.append("\n".join([chat.MEMORY_SYSTEM.format(memory=memory.text), *rng.sample(asked, 8), written]))
-        texts.append(chat.writing_request(memory.facts[0].statement, W.WRITER_WORDINGS))
+        texts.append("\n".join([MEMORY_SYSTEM.format(memory=memory.text), *rng.sample(asked, 8), written]))
+        texts.append(writing_request(memory.facts[0].statement, W.WRITER_WORDINGS))
     strings = D.docstrings()
     return texts + rng.sample(strings, min(len(strings), n)) + [f"{q} {a}" for q, a in W.world_questions()]
 

@@ -1,1 +1,1 @@
-"""Stage 1: a teacher writes sparse signals once. A file here without an underscore is a kind of capture."""
+"""Stage 1: a teacher writes sparse signals once. A file or folder here is a kind of capture."""

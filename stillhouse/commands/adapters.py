@@ -6,8 +6,8 @@ import argparse
 from dataclasses import asdict
 from typing import Any
 
+from ..cli.shell import command, open_store, pick_version, show, version_row
 from ..errors import InputError
-from ._shell import command, open_store, pick_version, show, version_row
 
 
 def add(commands: Any) -> None:

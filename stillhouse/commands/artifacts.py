@@ -7,7 +7,7 @@ import json
 from dataclasses import asdict
 from typing import Any
 
-from ._shell import command, open_store, show
+from ..cli.shell import command, open_store, show
 
 
 def add(commands: Any) -> None:

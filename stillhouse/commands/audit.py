@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from ._shell import command, show
+from ..cli.shell import command, show
 
 
 def add(commands: Any) -> None:
@@ -30,11 +30,11 @@ def add(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """`stillhouse audit`."""
-    from .. import distill
+    from .. import distillation
 
-    recipe = distill.load_recipe(args.recipe, args.set)
+    recipe = distillation.load_recipe(args.recipe, args.set)
     prompts = [str(Path(p).absolute()) for p in args.prompts]
-    found = distill.audit(
+    found = distillation.audit(
         recipe, home=args.home, asked=prompts, correct=args.correct, margin=args.margin, show=not args.json
     )
 

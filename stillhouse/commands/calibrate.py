@@ -9,8 +9,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from ..cli.shell import command, memory_files, open_store, show
 from ..errors import InputError
-from ._shell import command, memory_files, open_store, show
 
 
 def add(commands: Any) -> None:
@@ -32,29 +32,30 @@ def add(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """`stillhouse calibrate`."""
-    from .. import gate, models, pipeline
+    from .. import consolidation, gating, models
+    from ..consolidation import calibrate, synthetic
 
-    settings = pipeline.read_settings(args.config, args.set)
-    plan = gate.Plan(args.good, args.bad, args.together, settings.capture, settings.train)
+    settings = consolidation.read_settings(args.config, args.set)
+    plan = calibrate.Plan(args.good, args.bad, args.together, settings.capture, settings.train)
     mine = _memories(args.memories, plan.memories) if args.memories else {}
     store = open_store(args)
     model = models.load(args.model, cache=store.home / "fingerprints.json")
-    folder = gate.calibration_folder(store.home, model.fingerprint)
+    folder = gating.calibration_folder(store.home, model.fingerprint)
     if mine:
         trials = _private(store, model, plan, mine, folder, args.json)
     else:
-        trials = _trials(model, [gate.memory(seed) for seed in range(plan.memories)], plan, folder, args.json)
-    found = gate.calibrate(model, plan, trials)
-    path = gate.write_calibration(store.home, found)
+        trials = _trials(model, [synthetic.memory(seed) for seed in range(plan.memories)], plan, folder, args.json)
+    found = calibrate.calibrate(model, plan, trials)
+    path = gating.write_calibration(store.home, found)
     show(_summary(found, path), args.json, lambda: _print(found, path))
 
 
 def _trials(model: Any, memories: list[str], plan: Any, folder: Path, silent: bool, place: Any = None) -> Any:
-    from .. import gate
+    from ..consolidation import calibrate
     from ..progress import progress
 
     with progress("calibrate", len(plan.jobs()), not silent) as step:
-        return gate.trials(model, memories, plan, folder, step, place)
+        return calibrate.trials(model, memories, plan, folder, step, place)
 
 
 def _private(store: Any, model: Any, plan: Any, mine: dict[str, str], folder: Path, silent: bool) -> Any:
@@ -99,9 +100,9 @@ def _summary(found: Any, path: Path) -> dict[str, Any]:
 
 
 def _print(found: Any, path: Path) -> None:
-    from .. import gate
+    from .. import gating
 
-    start = gate.settings()
+    start = gating.settings()
     print(f"{'gate':<12} {'threshold':>10} {'start':>8} {'AUC':>6}")
     for name, value in found.thresholds.items():
         area = found.auc(name)

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from ._shell import command, show
+from ..cli.shell import command, show
 
 
 def add(commands: Any) -> None:
@@ -18,11 +18,11 @@ def add(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """`stillhouse capture`."""
-    from .. import distill
+    from .. import distillation
 
-    recipe = distill.load_recipe(args.recipe, args.set)
+    recipe = distillation.load_recipe(args.recipe, args.set)
     parts: dict[str, Any] = {}
-    for name, (taught, held) in distill.captures(recipe, home=args.home, show=not args.json).items():
+    for name, (taught, held) in distillation.captures(recipe, home=args.home, show=not args.json).items():
         lead = f"{name}: " if name else ""
         parts |= {f"{lead}train": taught} | ({f"{lead}held_out": held} if held else {})
     found = {

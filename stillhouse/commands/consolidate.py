@@ -6,9 +6,9 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from .._pipeline_ahead import helpers
+from ..cli.shell import command, show
+from ..consolidation.prestart import helpers
 from ..errors import InputError, Rejected
-from ._shell import command, show
 
 
 def add(commands: Any) -> None:
@@ -39,15 +39,15 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _run(args: argparse.Namespace) -> None:
-    from .. import inputs, pipeline
+    from .. import consolidation, inputs
 
     if len(args.user) != len(args.memory):
         raise InputError(f"{len(args.user)} users and {len(args.memory)} memories: give one --memory per --user")
     if len(set(args.user)) != len(args.user):
         raise InputError("a user is named twice: put one user's notes into one memory file")
-    settings = pipeline.read_settings(args.config, args.set)
+    settings = consolidation.read_settings(args.config, args.set)
     memories = {user: inputs.read_memory(path) for user, path in zip(args.user, args.memory, strict=True)}
-    results = pipeline.consolidate_all(
+    results = consolidation.consolidate_all(
         memories, model=args.model, home=args.home, settings=settings, show=not args.json, diagnose=args.diagnose,
         workers=args.workers,
     )  # fmt: skip

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from ._shell import command
+from ..cli.shell import command
 
 
 def add(commands: Any) -> None:

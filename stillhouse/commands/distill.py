@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from ._shell import command, show
+from ..cli.shell import command, show
 
 
 def add(commands: Any) -> None:
@@ -19,11 +19,11 @@ def add(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """`stillhouse distill`."""
-    from .. import distill
-    from ..train._ranks import ranks
+    from .. import distillation
+    from ..trainer.ranks import ranks
 
-    recipe = distill.load_recipe(args.recipe, args.set)
-    found = distill.distill(recipe, home=args.home, show=not args.json)
+    recipe = distillation.load_recipe(args.recipe, args.set)
+    found = distillation.distill(recipe, home=args.home, show=not args.json)
     if not ranks().first:
         return  # of several processes, one speaks
 

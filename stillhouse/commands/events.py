@@ -6,9 +6,9 @@ import argparse
 import json
 from typing import Any
 
+from ..cli.shell import command
 from ..errors import InputError
 from ..inputs import home_folder
-from ._shell import command
 
 _ENVELOPE = ("seq", "time", "type", "user")
 
@@ -24,8 +24,8 @@ def add(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """`stillhouse events`; with `--json` one object per line."""
-    from ..serve.events import Events
-    from ..serve.facts import TYPES
+    from ..serve.log.events import Events
+    from ..serve.log.facts import TYPES
 
     unknown = set(args.type or ()) - set(TYPES)
     if unknown:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from ._shell import command, show
+from ..cli.shell import command, show
 
 
 def add(commands: Any) -> None:

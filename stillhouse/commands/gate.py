@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from ..cli.shell import command, open_store, show
 from ..errors import InputError, Rejected
-from ._shell import command, open_store, show
 
 
 def add(commands: Any) -> None:
@@ -33,24 +33,24 @@ def run(args: argparse.Namespace) -> None:
     """`stillhouse gate`; `Rejected` when a gate refuses it."""
     from dataclasses import asdict
 
-    from .. import gate, models, pipeline
-    from .._pipeline_result import samples
-    from ..blobs import write_atomic
+    from .. import consolidation, gating, models
+    from ..cli.candidate import find, in_context, page
+    from ..consolidation.result import samples
     from ..progress import progress
     from ..records import digest
-    from ._judged import find, in_context, page
+    from ..storage.files import write_atomic
 
-    settings = pipeline.read_settings(args.config, args.set).gate
-    suite = gate.read_suite(args.suite) if args.suite else None
+    settings = consolidation.read_settings(args.config, args.set).gate
+    suite = gating.read_suite(args.suite) if args.suite else None
     shown = _shown(args)
     store = open_store(args)
     judged = find(store, args.candidate)
     model = models.load(args.model or judged.base_ref, cache=store.home / "fingerprints.json")
-    config = gate.calibrated(store.home, model.fingerprint, settings)
+    config = gating.calibrated(store.home, model.fingerprint, settings)
     with in_context(store, model, judged, suite) as ctx:
         ctx.corpus, ctx.limits, ctx.trace = shown
-        with progress(f"gate {judged.candidate.user}", len(gate.settings(config)), not args.json) as step:
-            verdict = gate.run(judged.candidate, judged.digest, ctx, config, lambda name: step(1, name))
+        with progress(f"gate {judged.candidate.user}", len(gating.settings(config)), not args.json) as step:
+            verdict = gating.run(judged.candidate, judged.digest, ctx, config, lambda name: step(1, name))
         _write_trace(args.trace, ctx)
         side_by_side = samples(ctx)
     made = store.put(verdict)
@@ -65,32 +65,32 @@ def run(args: argparse.Namespace) -> None:
 
 def _shown(args: argparse.Namespace) -> tuple[Any, Any, Any]:
     """The corpus, the limits of its labels, and the trace to judge."""
-    from .. import gate, inputs
+    from .. import gating, inputs
     from ..config import resolve
 
     if args.trace and args.replay:
         raise InputError("--trace writes what is asked now, --replay asks nothing; give one of them")
     if args.trace:
-        gate.trace_target(args.trace)  # said before the work, not after it
-    limits = resolve(gate.Limits, inputs.read_tables(None, args.label), "--label")
+        gating.trace_target(args.trace)  # said before the work, not after it
+    limits = resolve(gating.Limits, inputs.read_tables(None, args.label), "--label")
     corpus = None
     if args.corpus:
         try:
             from ..retrieve.lexical import Index
         except ImportError as error:
             raise InputError(f"--corpus needs a retriever: pip install 'stillhouse[retrieve]' ({error})") from error
-        corpus = gate.read_corpus(args.corpus, Index)
-    return corpus, limits, gate.read_trace(args.replay) if args.replay else None
+        corpus = gating.read_corpus(args.corpus, Index)
+    return corpus, limits, gating.read_trace(args.replay) if args.replay else None
 
 
 def _write_trace(path: Path | None, ctx: Any) -> None:
     """The trace, where one is asked for; a student whose logits are not numbers has none, and its verdict says so."""
-    from .. import gate
+    from .. import gating
 
     if path is None:
         return
     try:
-        gate.write_trace(path, ctx.traced())
+        gating.write_trace(path, ctx.traced())
     except FloatingPointError as error:
         print(f"no trace: {error}", file=sys.stderr)
 

@@ -13,9 +13,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from ..cli.shell import command, show
 from ..errors import StillhouseError
 from ..inputs import home_folder
-from ._shell import command, show
 
 
 def add(commands: Any) -> None:
@@ -49,7 +49,7 @@ def add_executor(parser: argparse.ArgumentParser) -> None:
 
 def list_all(args: argparse.Namespace) -> None:
     """`stillhouse jobs list`."""
-    from ..serve.jobs import Jobs
+    from ..serve.jobs.queue import Jobs
 
     jobs = Jobs(home_folder(args.home))
     found = [(job, jobs.progress(job.id)) for job in jobs.all(args.user, max(0, args.ended))]
@@ -63,7 +63,7 @@ def list_all(args: argparse.Namespace) -> None:
 
 def show_one(args: argparse.Namespace) -> None:
     """`stillhouse jobs show`."""
-    from ..serve.jobs import Jobs
+    from ..serve.jobs.queue import Jobs
 
     jobs = Jobs(home_folder(args.home))
     job = jobs.get(args.id)
@@ -73,7 +73,7 @@ def show_one(args: argparse.Namespace) -> None:
 
 def cancel(args: argparse.Namespace) -> None:
     """`stillhouse jobs cancel`."""
-    from ..serve.jobs import Jobs
+    from ..serve.jobs.queue import Jobs
 
     job = Jobs(home_folder(args.home)).cancel(args.id)
     state = "is being cancelled" if job.state == "running" else f"is {job.state}"
@@ -82,8 +82,8 @@ def cancel(args: argparse.Namespace) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """`stillhouse jobs run`: until interrupted, or with `--once` until the queue is empty."""
-    from ..serve import worker
-    from ..serve._leash import end_with_stdin
+    from ..serve.jobs import worker
+    from ..serve.jobs.stdin import end_with_stdin
 
     if args.until_eof:
         end_with_stdin()
@@ -102,7 +102,7 @@ def batch(args: argparse.Namespace) -> None:
     os.nice(work["nice"])
     with contextlib.suppress(OSError):  # where Linux shares out time by session, nice counts only within one
         Path("/proc/self/autogroup").write_text(str(work["nice"]))
-    from ..serve._leash import end_with_stdin
+    from ..serve.jobs.stdin import end_with_stdin
 
     end_with_stdin()
     answer = _elsewhere(args, work) if args.executor == "ray" else _here(args, work)
@@ -110,24 +110,24 @@ def batch(args: argparse.Namespace) -> None:
 
 
 def _elsewhere(args: argparse.Namespace, work: dict[str, Any]) -> dict[str, Any]:
-    from ..serve import cluster
+    from ..serve.jobs import ray
 
     def tell(line: str) -> None:
         print(line, file=sys.stderr, flush=True)
 
     try:
-        return cluster.consolidate(home_folder(args.home), work, args.ray_address, tell, gpus=args.ray_gpus)
+        return ray.consolidate(home_folder(args.home), work, args.ray_address, tell, gpus=args.ray_gpus)
     except StillhouseError as error:
         return {"kind": type(error).__name__, "error": str(error)}
 
 
 def _here(args: argparse.Namespace, work: dict[str, Any]) -> dict[str, Any]:
-    from .. import pipeline, progress
+    from .. import consolidation, progress
 
     progress.LINE_SECONDS = 1.0  # the worker reads them
     try:
-        settings = pipeline.read_settings(None, work["settings"])
-        results = pipeline.consolidate_all(
+        settings = consolidation.read_settings(None, work["settings"])
+        results = consolidation.consolidate_all(
             work["memories"], model=work["model"], home=home_folder(args.home), settings=settings, show=True
         )
     except StillhouseError as error:

@@ -6,8 +6,8 @@ import argparse
 from dataclasses import asdict
 from typing import Any
 
+from ..cli.shell import command, show
 from ..inputs import home_folder
-from ._shell import command, show
 
 
 def add(commands: Any) -> None:
@@ -27,7 +27,7 @@ def add(commands: Any) -> None:
 
 def create(args: argparse.Namespace) -> None:
     """`stillhouse keys create`."""
-    from ..serve.keys import Keyring
+    from ..serve.access.keys import Keyring
 
     keyring = Keyring(home_folder(args.home))
     secret, key = keyring.create(args.scope, tenant=args.tenant, user=args.user, days=args.days, note=args.note)
@@ -36,7 +36,7 @@ def create(args: argparse.Namespace) -> None:
 
 def list_all(args: argparse.Namespace) -> None:
     """`stillhouse keys list`."""
-    from ..serve.keys import Keyring
+    from ..serve.access.keys import Keyring
 
     keys = Keyring(home_folder(args.home)).all()
 
@@ -51,7 +51,7 @@ def list_all(args: argparse.Namespace) -> None:
 
 def revoke(args: argparse.Namespace) -> None:
     """`stillhouse keys revoke`."""
-    from ..serve.keys import Keyring
+    from ..serve.access.keys import Keyring
 
     key = Keyring(home_folder(args.home)).revoke(args.id)
     show(_row(key), args.json, lambda: print(f"{key.id} ended {key.revoked}"))

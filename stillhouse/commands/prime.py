@@ -6,8 +6,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from ..cli.shell import command, memory_files, show
 from ..errors import InputError
-from ._shell import command, memory_files, show
 
 MEMORIES = 48
 
@@ -36,10 +36,11 @@ def add(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """`stillhouse prime`."""
-    from .. import pipeline, prime
+    from .. import consolidation
+    from ..consolidation import prime
 
     folder = args.out or prime.beside(args.model)
-    settings = pipeline.read_settings(args.config, args.set)
+    settings = consolidation.read_settings(args.config, args.set)
     plan = prime.Plan(rounds=args.rounds, steps=args.steps)
     if args.count < 1:
         raise InputError(f"--count: {args.count} is not allowed; at least 1 memory is needed")

@@ -6,8 +6,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from ..cli.shell import command, open_store, show
 from ..errors import InputError
-from ._shell import command, open_store, show
 
 
 def add(commands: Any) -> None:
@@ -20,9 +20,9 @@ def add(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """`stillhouse report`."""
-    from ..blobs import write_atomic
+    from ..cli.candidate import find, page
     from ..records import digest
-    from ._judged import find, page
+    from ..storage.files import write_atomic
 
     store = open_store(args)
     judged = find(store, args.id)

@@ -6,9 +6,9 @@ import argparse
 import sys
 from typing import Any
 
+from ..cli.shell import command
 from ..errors import InputError
 from ..inputs import home_folder
-from ._shell import command
 from .jobs import add_executor
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from ..cli.shell import command, open_store, show
 from ..errors import Rejected
-from ._shell import command, open_store, show
 
 
 def add(commands: Any) -> None:

@@ -1,8 +1,8 @@
 """Abstention: whether the student refuses where the passages before it do not settle the question, and only there.
 
 In: answers to questions with passages of a corpus before them, or those of a trace; questions are labelled resolved,
-contested or indeterminate from retrieval alone (`_evidence.py`). Out: F1 of "I don't know" as the answer to
-indeterminate questions. `refusal` is the same for a student without passages.
+contested or indeterminate from retrieval alone (`gating/grounded/evidence.py`). Out: F1 of "I don't know" as the answer
+to indeterminate questions. `refusal` is the same for a student without passages.
 
 It does not ask for a disclosed disagreement on contested questions: an answer with either side is no mistake here.
 `details["sensitivity"]` says how many labels hang on the labels' thresholds.
@@ -14,13 +14,12 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
-from stillhouse.records import Candidate, GateResult
-
-from ._context import Context
-from ._evidence import LABELS, sensitivity
-from ._grounded import Response
-from ._measure import DoesNotApply, Measure
-from ._stats import f1_interval
+from ..gating.context import Context
+from ..gating.grounded.evidence import LABELS, sensitivity
+from ..gating.grounded.responses import Response
+from ..gating.measure import DoesNotApply, Measure
+from ..gating.stats import f1_interval
+from ..records import Candidate, GateResult
 
 MEASURE = Measure(
     __name__, "F1 of “I don’t know” where a corpus does not settle the question", "fraction", at_least=True,

@@ -1,19 +1,18 @@
 """Adjacency axis, C2: whether neighbours in the text are still neighbours in the student as they are in its base.
 
 In: hidden states of base and student along held-out text, middle and last layer. Out: the larger change of C2, the
-cosine of neighbouring tokens minus that of all pairs of the passage (`_geometry.py`). States that collapse into one
-direction lose it.
+cosine of neighbouring tokens minus that of all pairs of the passage (`gating/geometry.py`). States that collapse into
+one direction lose it.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from stillhouse.records import Candidate, GateResult
-
-from ._axes import largest_change
-from ._context import Context
-from ._measure import Measure
+from ..gating.axes import largest_change
+from ..gating.context import Context
+from ..gating.measure import Measure
+from ..records import Candidate, GateResult
 
 MEASURE = Measure(
     __name__, "change of how near neighbouring tokens are (C2)", "cosine", at_least=False,

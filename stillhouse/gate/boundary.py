@@ -1,7 +1,7 @@
 """Boundary axis, C1: whether the student still tells sentences apart as its base does.
 
 In: hidden states of base and student along held-out text, middle and last layer. Out: the larger change of C1, the
-cosine distance across sentence borders minus that inside sentences (`_geometry.py`).
+cosine distance across sentence borders minus that inside sentences (`gating/geometry.py`).
 
 It does not know which direction would do harm: a change either way counts.
 """
@@ -10,11 +10,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from stillhouse.records import Candidate, GateResult
-
-from ._axes import largest_change
-from ._context import Context
-from ._measure import Measure
+from ..gating.axes import largest_change
+from ..gating.context import Context
+from ..gating.measure import Measure
+from ..records import Candidate, GateResult
 
 MEASURE = Measure(
     __name__, "change of how hidden states separate sentences (C1)", "cosine", at_least=False,

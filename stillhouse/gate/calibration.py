@@ -17,14 +17,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from stillhouse.chat import without_memory
-from stillhouse.generate import score
-from stillhouse.records import Candidate, GateResult
-
-from ._answers import held_out
-from ._context import Context, refuse_nan
-from ._measure import Measure
-from ._stats import bootstrap, ratio
+from ..gating.answers import held_out
+from ..gating.context import Context, refuse_nan
+from ..gating.measure import Measure
+from ..gating.stats import bootstrap, ratio
+from ..generate import score
+from ..records import Candidate, GateResult
+from ..text.prompts import without_memory
 
 MEASURE = Measure(
     __name__, "surprise at the expected answers beyond the student’s own doubt", "nats per token", at_least=False,

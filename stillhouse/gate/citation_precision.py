@@ -1,8 +1,8 @@
 """Citation precision: of what the student cites, how much stands where it says.
 
 In: answers to questions with passages of a corpus before them, or those of a trace. Out: valid citations over all
-citations (`_citations.py` says what is valid). A passage that was never shown, and words that no passage has, count
-against it.
+citations (`gating/grounded/citations.py` says what is valid). A passage that was never shown, and words that no passage
+has, count against it.
 
 It does not know whether a valid citation answers the question: a student that cites little but safely passes here and
 fails `citation_recall`.
@@ -12,11 +12,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from stillhouse.records import Candidate, GateResult
-
-from ._context import Context
-from ._measure import DoesNotApply, Measure
-from ._stats import ratio, wilson
+from ..gating.context import Context
+from ..gating.measure import DoesNotApply, Measure
+from ..gating.stats import ratio, wilson
+from ..records import Candidate, GateResult
 
 MEASURE = Measure(
     __name__, "citations whose passage exists and says so", "fraction", at_least=True,

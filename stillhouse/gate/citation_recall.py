@@ -1,7 +1,7 @@
 """Citation recall: of the evidence that a corpus has, how much the student cites.
 
-In: answers to questions whose evidence is resolved (`_evidence.py` labels them from retrieval alone), or those of a
-trace. Out: passages of the support that are validly cited, over all passages of the support.
+In: answers to questions whose evidence is resolved (`gating/grounded/evidence.py` labels them from retrieval alone), or
+those of a trace. Out: passages of the support that are validly cited, over all passages of the support.
 
 It takes the evidence as a flat list: of a chain (A says B, B says the answer) it knows only what shares words with the
 question. A corpus that says everything once has no resolved question, and nothing is measured.
@@ -11,12 +11,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from stillhouse.records import Candidate, GateResult
-
-from ._context import Context
-from ._grounded import Response
-from ._measure import DoesNotApply, Measure
-from ._stats import ratio, wilson
+from ..gating.context import Context
+from ..gating.grounded.responses import Response
+from ..gating.measure import DoesNotApply, Measure
+from ..gating.stats import ratio, wilson
+from ..records import Candidate, GateResult
 
 MEASURE = Measure(
     __name__, "evidence for resolved questions that is cited", "fraction", at_least=True,

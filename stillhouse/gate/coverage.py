@@ -9,12 +9,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from stillhouse.records import Candidate, GateResult
-
-from ._answers import as_expected
-from ._context import Context
-from ._measure import Measure
-from ._stats import wilson
+from ..gating.answers import as_expected
+from ..gating.context import Context
+from ..gating.measure import Measure
+from ..gating.stats import wilson
+from ..records import Candidate, GateResult
 
 MEASURE = Measure(
     __name__, "the memory’s statements, each by the share of its questions answered", "fraction", at_least=True,

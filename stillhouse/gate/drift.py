@@ -8,12 +8,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from stillhouse.records import Candidate, GateResult
-
-from ._context import Context
-from ._measure import Measure
-from ._passages import by_layer
-from ._stats import bootstrap, ratio
+from ..gating.context import Context
+from ..gating.measure import Measure
+from ..gating.passages import by_layer
+from ..gating.stats import bootstrap, ratio
+from ..records import Candidate, GateResult
 
 MEASURE = Measure(
     __name__, "KL from the base on unrelated text", "nats per token", at_least=False,

@@ -17,12 +17,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stillhouse.records import Candidate, GateResult
-
-from ._answers import as_expected
-from ._context import Context
-from ._measure import Measure
-from ._stats import resampled
+from ..gating.answers import as_expected
+from ..gating.context import Context
+from ..gating.measure import Measure
+from ..gating.stats import resampled
+from ..records import Candidate, GateResult
 
 MEASURE = Measure(
     __name__, "distance of confidence from being right, over ten bins", "fraction", at_least=False,

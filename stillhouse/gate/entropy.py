@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from stillhouse.records import Candidate, GateResult
-
-from ._context import Context
-from ._measure import Measure
-from ._stats import bootstrap, ratio
+from ..gating.context import Context
+from ..gating.measure import Measure
+from ..gating.stats import bootstrap, ratio
+from ..records import Candidate, GateResult
 
 MEASURE = Measure(
     __name__, "entropy lost on unrelated text", "nats per token", at_least=False,

@@ -11,11 +11,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from stillhouse.chat import normalise, without_memory
-from stillhouse.records import Candidate, GateResult
-
-from ._context import Context, prompt_digest
-from ._measure import Measure
+from ..gating.context import Context, prompt_digest
+from ..gating.measure import Measure
+from ..records import Candidate, GateResult
+from ..text.answers import normalise
+from ..text.prompts import without_memory
 
 MEASURE = Measure(
     __name__, "held-out questions that were trained on", "fraction", at_least=False, exact=True,

@@ -15,11 +15,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from stillhouse.records import Candidate, GateResult
-
-from ._context import Context
-from ._measure import Measure
-from ._stats import f1_interval
+from ..gating.context import Context
+from ..gating.measure import Measure
+from ..gating.stats import f1_interval
+from ..records import Candidate, GateResult
 
 MEASURE = Measure(
     __name__, "F1 of “I don’t know”, over answerable and unanswerable questions", "fraction", at_least=True,

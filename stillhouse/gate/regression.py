@@ -9,11 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import exp
 
-from stillhouse.records import Candidate, GateResult
-
-from ._context import Context
-from ._measure import Measure
-from ._stats import bootstrap, ratio
+from ..gating.context import Context
+from ..gating.measure import Measure
+from ..gating.stats import bootstrap, ratio
+from ..records import Candidate, GateResult
 
 MEASURE = Measure(
     __name__, "rise of perplexity on unrelated text", "fraction", at_least=False,

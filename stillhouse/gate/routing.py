@@ -13,12 +13,11 @@ from collections import Counter
 from dataclasses import dataclass
 from statistics import mean
 
-from stillhouse.records import Candidate, GateResult
-
-from ._context import Context
-from ._measure import DoesNotApply, Measure
-from ._stats import bootstrap, ratio
-from ._trace import Trace
+from ..gating.context import Context
+from ..gating.grounded.trace import Trace
+from ..gating.measure import DoesNotApply, Measure
+from ..gating.stats import bootstrap, ratio
+from ..records import Candidate, GateResult
 
 MEASURE = Measure(
     __name__, "tokens sent to the same experts as in the base", "fraction", at_least=True,

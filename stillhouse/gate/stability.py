@@ -1,8 +1,8 @@
 """Stability: whether the behaviour with passages holds when a tenth of the corpus is gone.
 
 In: a corpus. Out: the largest fall of citation precision, citation recall or abstention F1 over three ways of removing
-a tenth of it (`_perturbed.py`), each asked, labelled and measured again. A student that was fitted to one arrangement
-of one corpus falls; so does one whose answers hang on a few passages that everything cites.
+a tenth of it (`gating/grounded/perturbation.py`), each asked, labelled and measured again. A student that was fitted to
+one arrangement of one corpus falls; so does one whose answers hang on a few passages that everything cites.
 
 It does not know why a value fell: evidence that is gone changes labels too. What cannot be measured any more has
 fallen to 0; what could not be measured before does not count. A trace holds one corpus, so it says nothing here.
@@ -18,14 +18,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stillhouse.records import Candidate, GateResult
-
+from ..gating.context import Context
+from ..gating.grounded.perturbation import removals
+from ..gating.grounded.responses import Response
+from ..gating.measure import DoesNotApply, Measure
+from ..gating.stats import resampled
+from ..records import Candidate, GateResult
 from . import citation_recall
-from ._context import Context
-from ._grounded import Response
-from ._measure import DoesNotApply, Measure
-from ._perturbed import removals
-from ._stats import resampled
 from .refusal import f1
 
 MEASURE = Measure(

@@ -11,11 +11,10 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from stillhouse.records import Candidate, GateResult
-
-from ._context import Context
-from ._measure import Measure
-from ._stats import wilson
+from ..gating.context import Context
+from ..gating.measure import Measure
+from ..gating.stats import wilson
+from ..records import Candidate, GateResult
 
 MEASURE = Measure(
     __name__, "answers that speak of “the memory” or “the passage”", "fraction", at_least=False,

@@ -15,16 +15,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from stillhouse.chat import without_memory
-from stillhouse.errors import InputError
-from stillhouse.generate import score
-from stillhouse.records import Candidate, GateResult
-
-from ._answers import right
-from ._context import BASE, Context, prompt_digest, refuse_nan
-from ._measure import DoesNotApply, Measure
-from ._stats import bootstrap
-from ._suite import Item
+from ..errors import InputError
+from ..gating.answers import right
+from ..gating.context import BASE, Context, prompt_digest, refuse_nan
+from ..gating.measure import DoesNotApply, Measure
+from ..gating.stats import bootstrap
+from ..gating.suite import Item
+from ..generate import score
+from ..records import Candidate, GateResult
+from ..text.prompts import without_memory
 
 MEASURE = Measure(
     __name__, "right answers on the suite, compared with the base’s", "fraction", at_least=True,

@@ -13,12 +13,11 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
-from stillhouse.records import Candidate, GateResult
-
-from ._answers import held_out, right
-from ._context import BASE, Context
-from ._measure import Measure
-from ._stats import wilson
+from ..gating.answers import held_out, right
+from ..gating.context import BASE, Context
+from ..gating.measure import Measure
+from ..gating.stats import wilson
+from ..records import Candidate, GateResult
 
 MEASURE = Measure(
     __name__, "this memory’s questions answered by others’ adapters or the base", "fraction", at_least=False,

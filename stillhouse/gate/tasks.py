@@ -2,7 +2,7 @@
 
 In: a `Suite` in the context that names task files, or tasks the harness knows. Out: the worst change from the base over
 all tasks and metrics: the difference of a metric where more is better (accuracy, exact match), the relative fall where
-less is (perplexity). `_harness.py` runs them, so the numbers are the harness's own.
+less is (perplexity). `gating/harness.py` runs them, so the numbers are the harness's own.
 
 It does not apply without such tasks, and refuses one with a question that was trained on.
 """
@@ -14,16 +14,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from stillhouse.chat import without_memory
-from stillhouse.errors import InputError
-from stillhouse.records import Candidate, GateResult
-
-from ._context import BASE, Context, prompt_digest
-from ._measure import DoesNotApply, Measure
-from ._stats import bootstrap
+from ..errors import InputError
+from ..gating.context import BASE, Context, prompt_digest
+from ..gating.measure import DoesNotApply, Measure
+from ..gating.stats import bootstrap
+from ..records import Candidate, GateResult
+from ..text.prompts import without_memory
 
 if TYPE_CHECKING:
-    from ._harness import TaskRun
+    from ..gating.harness import TaskRun
 
 MEASURE = Measure(
     __name__, "worst change of a metric of lm-evaluation-harness, compared with the base", "fraction", at_least=True,
@@ -61,7 +60,7 @@ def check(candidate: Candidate, config: Config, ctx: Context) -> GateResult | Do
         return DoesNotApply("no suite with tasks of lm-evaluation-harness was given")
     if importlib.util.find_spec("lm_eval") is None:
         raise InputError(f"{ctx.suite.tasks[0]}: needs lm-evaluation-harness: pip install 'stillhouse[harness]'")
-    from ._harness import run_tasks
+    from ..gating.harness import run_tasks
 
     base, student = (run_tasks(ctx.model, ctx.bank, slot, ctx.suite.tasks, config.chat) for slot in (BASE, ctx.slot))
     _refuse_trained(base, ctx)

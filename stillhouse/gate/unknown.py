@@ -10,11 +10,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from stillhouse.records import Candidate, GateResult
-
-from ._answers import share
-from ._context import Context
-from ._measure import Measure
+from ..gating.answers import share
+from ..gating.context import Context
+from ..gating.measure import Measure
+from ..records import Candidate, GateResult
 
 MEASURE = Measure(
     __name__, "questions the memory does not answer, met with “I don’t know”", "fraction", at_least=True,

@@ -10,11 +10,10 @@ from dataclasses import dataclass
 
 import torch
 
-from stillhouse.records import Candidate, GateResult
-
-from ._context import Context
-from ._measure import Measure
-from ._stats import ratio, resampled
+from ..gating.context import Context
+from ..gating.measure import Measure
+from ..gating.stats import ratio, resampled
+from ..records import Candidate, GateResult
 
 MEASURE = Measure(
     __name__, "length of answers, compared with the teacher’s", "fraction", at_least=False,

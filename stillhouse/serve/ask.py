@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from .. import chat, models
+from .. import models
 from ..errors import InputError, ModelError
 from ..export import peft
 from ..generate import Sampling, generate
@@ -18,6 +18,7 @@ from ..lora import AdapterBank, LoraConfig
 from ..models import Model
 from ..records import Candidate, Version
 from ..store import Store
+from ..text.prompts import Message, with_memory, without_memory
 
 Route = Literal["adapted", "memory", "base"]
 
@@ -54,13 +55,13 @@ def ask(
     cache = store.home / "fingerprints.json"
     if user is None:
         base = models.load(model or models.DEFAULT, cache=cache)
-        messages = chat.without_memory(question) if memory is None else chat.with_memory(memory, question)
+        messages = without_memory(question) if memory is None else with_memory(memory, question)
         return _reply(base, messages, "base" if memory is None else "memory", None, None, max_new_tokens)
     version = store.champion(user)
     reference = model or (_known(version.base_ref) if version else models.DEFAULT)
     base = models.load(reference, cache=cache)
     if version is None:
-        return _reply(base, chat.without_memory(question), "base", None, user, max_new_tokens)
+        return _reply(base, without_memory(question), "base", None, user, max_new_tokens)
     check_base(version, base)
     return _adapted(store, base, version, question, max_new_tokens)
 
@@ -82,13 +83,13 @@ def _adapted(store: Store, base: Model, version: Version, question: str, max_new
     bank = AdapterBank(base.network, 1, LoraConfig(**shape))
     try:
         bank.load(0, tensors, about)
-        return _reply(base, chat.without_memory(question), "adapted", version, version.user, max_new_tokens, bank)
+        return _reply(base, without_memory(question), "adapted", version, version.user, max_new_tokens, bank)
     finally:
         bank.detach()
 
 
 def _reply(
-    base: Model, messages: list[chat.Message], path: Route, version: Version | None, user: str | None,
+    base: Model, messages: list[Message], path: Route, version: Version | None, user: str | None,
     max_new_tokens: int, bank: AdapterBank | None = None,
 ) -> Reply:  # fmt: skip
     prompt = base.chat_ids(messages)

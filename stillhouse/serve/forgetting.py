@@ -13,10 +13,10 @@ from pathlib import Path
 
 from ..errors import Busy
 from ..store import Store
-from .events import Events
-from .facts import UserForgotten
-from .jobs import Jobs
-from .journal import Journal
+from .jobs.queue import Jobs
+from .log.events import Events
+from .log.facts import UserForgotten
+from .log.journal import Journal
 
 _TICK = 0.1
 

@@ -21,8 +21,8 @@ from .. import models
 from ..config import resolve
 from ..errors import InputError
 from ..inputs import read_tables
-from . import worker
-from .app import CLOSING_SECONDS, check_address, create_app
+from .http.app import CLOSING_SECONDS, check_address, create_app
+from .jobs import worker
 from .service import Config, Service
 
 

@@ -18,28 +18,30 @@ from pathlib import Path
 from typing import Any
 
 from .. import models
-from ..chat import MEMORY_SYSTEM, Message
 from ..errors import Busy, InputError, NotFound, StillhouseError, StoreError
 from ..lora import AdapterBank, LoraConfig
 from ..models import Model
 from ..records import digest
 from ..store import Store
-from . import engine as engines
-from . import entries, journal, limits, policy, sessions
-from . import teacher as teachers
-from ._memories import Memories
-from .adapters import Adapter, Key, Library, bank_shape, slots_within
-from .engine import Done, Engine, Event, Failed, Piece, Request, Sampling
-from .entries import Exchange, Memory, SessionEnd, Turn
-from .events import Events
-from .facts import AdapterMoved, AliasMoved, Fact, Routed, SessionEnded
+from ..text.prompts import MEMORY_SYSTEM, Message
+from . import fallback as teachers
+from . import policy, sessions
+from .access import limits
+from .access.keys import Keyring
+from .engine import engine as engines
+from .engine.adapters import Adapter, Key, Library, bank_shape, slots_within
+from .engine.engine import Done, Engine, Event, Failed, Piece, Request, Sampling
 from .forgetting import forget
-from .jobs import Job, Jobs
-from .journal import Journal
-from .keys import Keyring
+from .jobs.queue import Job, Jobs
+from .log import entries, journal
+from .log.entries import Exchange, Memory, SessionEnd, Turn
+from .log.events import Events
+from .log.facts import AdapterMoved, AliasMoved, Fact, Routed, SessionEnded
+from .log.journal import Journal
 from .metrics import Metrics
 from .router import Knowledge, route
 from .router import Path as Route
+from .standings import Memories
 
 Open = dict[tuple[str, str], float]
 

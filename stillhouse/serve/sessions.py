@@ -17,11 +17,11 @@ from pathlib import Path
 from ..errors import NotFound
 from ..inputs import MAX_MEMORY_BYTES
 from ..records import Version, digest
-from ..statements import statements
 from ..store import Store
+from ..text.statements import statements
 from . import policy
-from .entries import Exchange, Memory, Record, SessionEnd, Turn
-from .journal import read
+from .log.entries import Exchange, Memory, Record, SessionEnd, Turn
+from .log.journal import read
 
 KINDS = ("exchange", "memory", "session_end")
 

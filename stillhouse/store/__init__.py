@@ -12,10 +12,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from stillhouse.blobs import make_folder, write_atomic
-from stillhouse.errors import InputError, NotFound, Rejected, StoreError
-from stillhouse.records import Candidate, Verdict, Version, canonical, digest
-
+from ..errors import InputError, NotFound, Rejected, StoreError
+from ..records import Candidate, Verdict, Version, canonical, digest
+from ..storage.files import make_folder, write_atomic
 from . import champion as alias
 from . import forget as forgetting
 from . import lineage as ancestry

@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from stillhouse.blobs import write_atomic
-from stillhouse.errors import StoreError
-from stillhouse.records import canonical
-
+from ..errors import StoreError
+from ..records import canonical
+from ..storage.files import write_atomic
 from .locks import now
 
 CHAMPION_FILE = "champion.json"

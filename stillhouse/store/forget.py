@@ -17,9 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stillhouse.blobs import discard, sync_folder, write_atomic, writing
-from stillhouse.records import Candidate, Signals, Verdict, Version
-
+from ..records import Candidate, Signals, Verdict, Version
+from ..storage.files import discard, sync_folder, write_atomic, writing
 from .layout import Layout
 from .locks import locked
 from .manifests import KINDS, named_blobs

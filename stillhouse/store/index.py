@@ -16,11 +16,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from stillhouse import records
-from stillhouse.blobs import discard, make_folder, writing
-from stillhouse.errors import Busy, StoreError
-from stillhouse.records import Version, canonical
-
+from .. import records
+from ..errors import Busy, StoreError
+from ..records import Version, canonical
+from ..storage.files import discard, make_folder, writing
 from . import champion
 from .locks import DEADLINE, locked
 from .manifests import KINDS, Manifests, decode

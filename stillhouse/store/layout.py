@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from stillhouse.blobs import Blobs, make_folder, write_atomic, writing
-from stillhouse.errors import StoreError
-from stillhouse.records import canonical
-
+from ..errors import StoreError
+from ..records import canonical
+from ..storage.blobs import Blobs
+from ..storage.files import make_folder, write_atomic, writing
 from .index import Index
 from .locks import DEADLINE, locked
 from .manifests import Manifests
@@ -76,7 +76,7 @@ def open_blobs(home: Path) -> Blobs:
     url = bucket(home)
     if url is None:
         return Blobs(home / "blobs")
-    from .._blobs_bucket import BucketBlobs
+    from ..storage.bucket import BucketBlobs
 
     return BucketBlobs(home / "blobs", url)
 
@@ -97,7 +97,7 @@ def use_bucket(home: Path, url: str) -> int:
 
     May be repeated, and cut off: the home changes over once the bucket has them all. `InputError`, `StoreError`.
     """
-    from .._blobs_bucket import BucketBlobs
+    from ..storage.bucket import BucketBlobs
 
     here, there = open_blobs(home), BucketBlobs(home / "blobs", url)
     digests = list(here)

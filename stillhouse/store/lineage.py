@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from stillhouse.errors import NotFound
-from stillhouse.records import Candidate, Signals, Verdict, Version
-
+from ..errors import NotFound
+from ..records import Candidate, Signals, Verdict, Version
 from .layout import Layout
 from .manifests import KINDS
 

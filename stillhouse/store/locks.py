@@ -16,8 +16,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from stillhouse.blobs import writing
-from stillhouse.errors import Busy
+from ..errors import Busy
+from ..storage.files import writing
 
 DEADLINE = 60.0  # seconds a short internal lock is waited for
 

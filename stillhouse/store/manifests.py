@@ -14,9 +14,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-from stillhouse import records
-from stillhouse.blobs import make_folder, write_atomic
-from stillhouse.errors import InputError, NotFound, StoreError
+from .. import records
+from ..errors import InputError, NotFound, StoreError
+from ..storage.files import make_folder, write_atomic
 
 FORMAT = 1
 

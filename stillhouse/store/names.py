@@ -15,7 +15,7 @@ import re
 import unicodedata
 from pathlib import Path
 
-from stillhouse.errors import InputError, StoreError
+from ..errors import InputError, StoreError
 
 LONGEST_ID = 128  # characters
 LONGEST_NAME = 200  # bytes: leaves room for suffixes within a file system's 255

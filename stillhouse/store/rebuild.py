@@ -9,8 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
-from stillhouse.errors import StoreError
-
+from ..errors import StoreError
 from . import champion
 from .layout import Layout
 from .manifests import KINDS

@@ -16,10 +16,9 @@ from typing import Any, TypeVar
 
 import duckdb
 
-from stillhouse.blobs import PARTIAL, disk_full, sync_folder, writing
-from stillhouse.errors import Busy, StoreError
-from stillhouse.records import Candidate, Signals, Verdict, Version, canonical
-
+from ..errors import Busy, StoreError
+from ..records import Candidate, Signals, Verdict, Version, canonical
+from ..storage.files import PARTIAL, disk_full, sync_folder, writing
 from .champion import Alias
 from .locks import DEADLINE, delays
 from .migrations import STEPS

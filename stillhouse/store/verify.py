@@ -13,10 +13,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from stillhouse.blobs import PARTIAL, hash_file
-from stillhouse.errors import StoreError
-from stillhouse.records import Candidate, Verdict, Version, digest
-
+from ..errors import StoreError
+from ..records import Candidate, Verdict, Version, digest
+from ..storage.files import PARTIAL, hash_file
 from . import champion
 from .index import STALE
 from .layout import Layout

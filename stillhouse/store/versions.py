@@ -21,10 +21,9 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-from stillhouse.blobs import PARTIAL, make_folder, sync_folder, write_atomic, write_synced, writing
-from stillhouse.errors import InputError, NotFound, StoreError
-from stillhouse.records import Version
-
+from ..errors import InputError, NotFound, StoreError
+from ..records import Version
+from ..storage.files import PARTIAL, make_folder, sync_folder, write_atomic, write_synced, writing
 from .manifests import decode, encode
 from .names import ID_FILE, escape_user, is_shortened, unescape_user
 

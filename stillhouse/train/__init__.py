@@ -1,1 +1,1 @@
-"""Stage 3: signals become a candidate. A file here without an underscore is a kind of student."""
+"""Stage 3: signals become a candidate. A file or folder here is a kind of student."""

@@ -3,7 +3,8 @@
 In: a student and a feed of a teacher's signals. Out: the student, trained in place: all of its weights, or adapters in
 PEFT's form, one for every slot the feed's examples name, all in the same batches. Under `torchrun` the weights are
 shared out over the processes. The loss is `alpha * T^2 * divergence + (1 - alpha) * cross-entropy` on the teacher's
-sparse distribution at answer tokens (`losses.py`); with another tokenizer, on chunks of bytes (`_aligned.py`).
+sparse distribution at answer tokens (`losses/divergence.py`); with another tokenizer, on chunks of bytes
+(`feeds/aligned.py`).
 
 It does not know where the student came from or where it goes.
 """
@@ -19,19 +20,19 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from .._models_packed import BYTES, pack
+from ..compute.packed import BYTES, pack
 from ..config import as_dict
 from ..errors import InputError
+from ..feeds.epochs import steps, together
+from ..feeds.same_tokens import Feed
+from ..feeds.states import Matching, TracedFeed
 from ..lora import AdapterBank, LoraConfig
 from ..losses import Objective
 from ..models import Model
 from ..records import digest
-from ._epochs import steps, together
-from ._examples import Feed
-from ._learner import learner
-from ._loop import Plan, fit
-from ._ranks import Ranks, ranks
-from ._traced import Matching, TracedFeed
+from ..trainer.learner import learner
+from ..trainer.loop import Plan, fit
+from ..trainer.ranks import Ranks, ranks
 
 CHECKPOINT = "checkpoint.safetensors"
 

@@ -13,7 +13,7 @@ import sys
 import time
 from pathlib import Path
 
-from stillhouse.serve._leash import end_with_stdin
+from stillhouse.serve.jobs.stdin import end_with_stdin
 
 
 def main(home: Path) -> None:

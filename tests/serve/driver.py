@@ -6,8 +6,8 @@ import json
 import sys
 from pathlib import Path
 
-from stillhouse.serve import cluster
-from stillhouse.serve._leash import end_with_stdin
+from stillhouse.serve.jobs import ray
+from stillhouse.serve.jobs.stdin import end_with_stdin
 from tests.serve.child import say
 
 NODE = (sys.executable, "-m", "tests.serve.node")
@@ -16,7 +16,7 @@ NODE = (sys.executable, "-m", "tests.serve.node")
 def main(home: Path) -> None:
     work = json.loads(sys.stdin.readline())
     end_with_stdin()
-    json.dump(cluster.consolidate(home, work, "local", say, NODE), sys.stdout)
+    json.dump(ray.consolidate(home, work, "local", say, NODE), sys.stdout)
 
 
 if __name__ == "__main__":

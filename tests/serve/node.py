@@ -9,7 +9,7 @@ import json
 import sys
 from pathlib import Path
 
-from stillhouse.serve._leash import end_with_stdin
+from stillhouse.serve.jobs.stdin import end_with_stdin
 from stillhouse.store import Store
 from tests.serve.child import row, say
 from tests.store.samples import save

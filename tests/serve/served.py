@@ -21,7 +21,7 @@ from stillhouse.lora import AdapterBank, LoraConfig
 from stillhouse.models import Model
 from stillhouse.records import Candidate, GateResult, Signals, Verdict, Version, digest
 from stillhouse.serve import policy
-from stillhouse.serve.app import create_app
+from stillhouse.serve.http.app import create_app
 from stillhouse.serve.run import bound, url_of
 from stillhouse.serve.service import Config, Service
 from stillhouse.store import Store

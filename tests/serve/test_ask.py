@@ -9,21 +9,22 @@ from pathlib import Path
 
 import pytest
 
-from stillhouse import chat
 from stillhouse.errors import InputError, ModelError, StillhouseError
 from stillhouse.models import Model
 from stillhouse.serve.ask import ask, ask_home, check_base
 from stillhouse.store import Store
+from stillhouse.text.answers import says
+from stillhouse.text.prompts import without_memory
 from tests.consolidated import FACTS, MEMORY, Consolidated
 
 
 @pytest.mark.parametrize("question", FACTS)
 def test_the_weights_alone_answer(consolidated: Consolidated, question: str) -> None:
     reply = ask(consolidated.store, question, user="alice")
-    assert chat.says(reply.answer, FACTS[question]), reply.answer
+    assert says(reply.answer, FACTS[question]), reply.answer
     assert (reply.path, reply.version, reply.user) == ("adapted", 1, "alice")
     assert reply.base == consolidated.model.fingerprint
-    assert reply.prompt_tokens == len(consolidated.model.chat_ids(chat.without_memory(question)))
+    assert reply.prompt_tokens == len(consolidated.model.chat_ids(without_memory(question)))
 
 
 @pytest.mark.parametrize("question", FACTS)
@@ -31,14 +32,14 @@ def test_the_base_by_itself_does_not_know(consolidated: Consolidated, question: 
     for user in (None, "nobody"):
         reply = ask(consolidated.store, question, user=user)
         assert (reply.path, reply.version, reply.user) == ("base", None, user)
-        assert not chat.says(reply.answer, FACTS[question])
+        assert not says(reply.answer, FACTS[question])
 
 
 @pytest.mark.parametrize("question", FACTS)
 def test_a_memory_in_the_context_answers(consolidated: Consolidated, question: str) -> None:
     reply = ask(consolidated.store, question, memory=MEMORY)
     assert (reply.path, reply.version, reply.user) == ("memory", None, None)
-    assert chat.says(reply.answer, FACTS[question])
+    assert says(reply.answer, FACTS[question])
     alone = ask(consolidated.store, question, user="alice")
     assert reply.prompt_tokens - alone.prompt_tokens == consolidated.result.tokens_saved
 

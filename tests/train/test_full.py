@@ -12,18 +12,19 @@ import numpy as np
 import pytest
 import torch
 
-from stillhouse.artifacts import Shard
 from stillhouse.capture import prompts
 from stillhouse.errors import InputError, ModelError
+from stillhouse.feeds import epochs
+from stillhouse.feeds.same_tokens import SameBatch, SameTokens, trimmed
 from stillhouse.lora import LoraConfig
 from stillhouse.losses import Objective, SparseTargets
 from stillhouse.models import Model
-from stillhouse.texts import anchors
-from stillhouse.train import _epochs, _loop
-from stillhouse.train._examples import SameBatch, SameTokens, trimmed
-from stillhouse.train._learner import learner
-from stillhouse.train._ranks import Ranks
+from stillhouse.signals import Shard
+from stillhouse.text.corpus import anchors
 from stillhouse.train.full import CHECKPOINT, Config, planned, train
+from stillhouse.trainer import loop
+from stillhouse.trainer.learner import learner
+from stillhouse.trainer.ranks import Ranks
 from tests import architectures, tokenizers
 
 Make = Callable[..., Model]
@@ -111,8 +112,8 @@ def test_how_a_step_is_cut_into_batches_changes_nothing(random_model: Make, shar
     found = []
     for cut in ([numbers], [[i] for i in numbers], [numbers[:1], numbers[1:]]):
         model = student(random_model)
-        plan = _loop.Plan([cut], 1e-3, 0.0, 0.0, 1e9, Objective(), False, 10, 0, "")
-        progress = _loop.fit(learner(model, None, 1, 0, Ranks()), data, plan, None, lambda n, note: None)
+        plan = loop.Plan([cut], 1e-3, 0.0, 0.0, 1e9, Objective(), False, 10, 0, "")
+        progress = loop.fit(learner(model, None, 1, 0, Ranks()), data, plan, None, lambda n, note: None)
         found.append(progress.losses[0][0])
     assert max(found) - min(found) < 1e-4 * found[0]
 
@@ -212,18 +213,18 @@ def test_signals_that_do_not_fit_the_student_are_refused(shards: list[Shard]) ->
 
 def test_every_example_comes_once_an_epoch_and_batches_keep_their_size() -> None:
     lengths = [random.Random(i).randint(1, 40) for i in range(200)]
-    plan = _epochs.steps(lengths, 120, 1, 2.0, 0, 3)
+    plan = epochs.steps(lengths, 120, 1, 2.0, 0, 3)
     first, second = plan[: len(plan) // 2], plan[len(plan) // 2 :]
     assert (
         sorted(i for step in first for part in step for i in part)
         == list(range(200))
         != [i for step in first for part in step for i in part]
     )
-    assert first != second and _epochs.steps(lengths, 120, 1, 2.0, 0, 3) == plan
+    assert first != second and epochs.steps(lengths, 120, 1, 2.0, 0, 3) == plan
     assert all(max(lengths[i] for i in part) * len(part) <= 120 for step in plan for part in step)
-    assert len(_epochs.steps(lengths, 120, 3, 2.0, 0, 3)) == -(-len(plan) // 3)
-    assert len(_epochs.steps(lengths, 120, 1, 0.5, 0, 3)) == round(len(first) / 2)
-    assert len(_epochs.steps(lengths, 120, 1, 9.0, 5, 3)) == 5
+    assert len(epochs.steps(lengths, 120, 3, 2.0, 0, 3)) == -(-len(plan) // 3)
+    assert len(epochs.steps(lengths, 120, 1, 0.5, 0, 3)) == round(len(first) / 2)
+    assert len(epochs.steps(lengths, 120, 1, 9.0, 5, 3)) == 5
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,98 @@
+"""A capture shared out among processes; the bytes are those that one process would write.
+
+In: where a local teacher comes from, examples, settings, a folder. Out: nothing but the shards in it: every process
+makes those of its own share with the same function, and whoever captures afterwards finds them there. Each process
+holds a teacher of its own (on one accelerator each, where there are several) and ends with the one that started it.
+
+Run as `python -m stillhouse.capture._workers`, it is one of those processes: its work comes as a line of JSON.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ...config import as_dict, resolve
+from ...models import Device
+from ...processes import Process, serve
+from ...records import from_mapping
+from ...teachers import quantised
+from ...teachers.examples import Example
+from ...teachers.local import Local
+from ...teachers.quantised import Bits
+from ...teachers.settings import Config
+from .dataset import OnStep, make, parts
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a local teacher comes from: model references, a weight each."""
+
+    models: tuple[str, ...]
+    weights: tuple[float, ...] = ()
+    device: Device = "auto"
+    bits: Bits = 0
+    cache: str = ""
+
+    def open(self) -> Local:
+        """Load it."""
+        cache = Path(self.cache) if self.cache else None
+        return Local.of(*(quantised.load(m, self.bits, self.device, cache) for m in self.models), weights=self.weights)
+
+
+def spread(
+    source: Source,
+    teacher: Local,
+    examples: Sequence[Example],
+    config: Config,
+    folder: Path,
+    workers: int,
+    on_step: OnStep,
+) -> None:
+    """Make all shards in `folder`, this process with `teacher` being one of `workers`.
+
+    Errors are those of `prompts.capture`, from whichever process had one first.
+    """  # fmt: skip
+    all_parts = parts(examples, config)
+    workers = min(workers, len(all_parts))
+    folder.mkdir(parents=True, exist_ok=True)
+    about = {
+        "source": as_dict(source), "config": as_dict(config), "folder": str(folder.resolve()),
+        "threads": torch.get_num_threads(),
+    }  # fmt: skip
+    with ExitStack() as stack:
+        others = [stack.enter_context(Process(__spec__.name)) for _ in range(1, workers)]
+        for n, other in enumerate(others, 1):
+            shards = [{"start": p.start, "examples": list(p.examples)} for p in all_parts[n::workers]]
+            other.send(about | {"number": n, "shards": shards})
+        for part in all_parts[::workers]:
+            make(teacher, part, config, folder)
+            on_step(len(part.examples), "")
+        for other in others:
+            for count in other.told():
+                on_step(count, "")
+
+
+def _work(work: dict[str, Any], tell: Callable[[Any], None]) -> None:
+    """One share."""
+    torch.set_num_threads(work["threads"])  # the rounding of sums is that of the process that asks
+    source = resolve(Source, work["source"])
+    if source.device != "cpu" and torch.cuda.is_available():
+        torch.cuda.set_device(work["number"] % torch.cuda.device_count())
+    config, folder = resolve(Config, work["config"]), Path(work["folder"])
+    teacher = source.open()
+    torch.set_num_threads(work["threads"])
+    for shard in work["shards"]:
+        examples = [from_mapping(Example, e) for e in shard["examples"]]
+        (part,) = parts(examples, config)
+        make(teacher, type(part)(shard["start"], part.examples), config, folder)
+        tell(len(examples))
+
+
+if __name__ == "__main__":
+    serve(_work)

@@ -1,0 +1,146 @@
+"""A candidate by the name a user gives it, with everything that gates and reports need about it.
+
+In: `user`, `user@3`, or the beginning of a digest of a version, a verdict or a candidate. Out: the records. What
+takes long to import is imported when it is needed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import InputError, NotFound
+from .shell import pick_version
+
+_VERSION = re.compile(r"(?P<user>.+)@v?(?P<number>[1-9][0-9]*)")
+_DIGEST = re.compile(r"[0-9a-f]{6,64}")
+
+
+@dataclass(frozen=True)
+class Judged:
+    """One candidate with the signals it was trained on; `version` and `verdict` where the name leads to them."""
+
+    digest: str
+    candidate: Any
+    signals: Any
+    version: Any = None
+    verdict: Any = None
+
+    @property
+    def base_ref(self) -> str:
+        """What the base was loaded from; the shipped model by its name, wherever another installation keeps it."""
+        from .. import models
+
+        said = self.version.base_ref if self.version else self.candidate.adapter_config["base_model_name_or_path"]
+        moved = said.endswith("/assets/tiny") and not Path(said).exists()
+        return models.DEFAULT if moved else str(said)
+
+
+def find(store: Any, name: str) -> Judged:
+    """The candidate of that name. `InputError` and `NotFound` say which names there are."""
+    if match := _VERSION.fullmatch(name):
+        return _of(store, pick_version(store, match["user"], int(match["number"])))
+    if name in store.users():
+        return _of(store, pick_version(store, name, None))
+    if not _DIGEST.fullmatch(name):
+        known = ", ".join(store.users()) or "none"
+        raise InputError(f"{name!r} is no user, no user@version and no digest; known users: {known}")
+    _, _, record = store.find(name)
+    return _of(store, record)
+
+
+def _of(store: Any, record: Any) -> Judged:
+    from ..records import Candidate, Signals, Verdict, Version
+    from ..records import digest as digest_of
+
+    version = record if isinstance(record, Version) else None
+    verdict = record if isinstance(record, Verdict) else store.get(Verdict, version.verdict) if version else None
+    if isinstance(record, Candidate):
+        made = digest_of(record)
+    elif verdict is not None:
+        made = verdict.candidate
+    else:
+        raise InputError(f"a {type(record).__name__.lower()} has no verdict; name a version, a candidate or a verdict")
+    candidate = store.get(Candidate, made)
+    if candidate.kind != "adapter":
+        raise InputError(f"candidate {made[:12]} is a {candidate.kind!r} student; the gates here judge adapters")
+    if version is None:
+        version = next((v for v in store.versions(candidate.user) if v.candidate == made), None)
+    if verdict is None and version is not None:
+        verdict = store.get(Verdict, version.verdict)
+    elif verdict is None:
+        verdict = next((v for _, v in store.records(Verdict) if v.candidate == made), None)
+    return Judged(made, candidate, store.get(Signals, candidate.parents[0]), version, verdict)
+
+
+@contextmanager
+def in_context(store: Any, model: Any, judged: Judged, suite: Any = None) -> Iterator[Any]:
+    """The gate's context with the candidate in a bank, beside other users' champions on the same base."""
+    from .. import consolidation, gating
+    from ..lora import AdapterBank
+    from ..signals import shards
+
+    others = _others(store, judged, consolidation.OTHERS)
+    bank = AdapterBank(model.network, 1 + len(others), consolidation.lora_config(judged.candidate))
+    try:
+        slots = [consolidation.bank_slot(store, bank, n, c) for n, c in enumerate([judged.candidate, *others])]
+        examples, _ = shards.read(store.blobs.get(judged.signals.shard))
+        yield gating.Context(
+            model, bank, 0, consolidation.load_study(store, judged.signals),
+            tuple(s for s in slots[1:] if s is not None),
+            trained=gating.trained_prompts(examples), suite=suite,
+        )  # fmt: skip
+    finally:
+        bank.detach()
+
+
+def page(store: Any, judged: Judged, verdict: Any, samples: Any = None) -> str:
+    """The HTML report of a verdict, from what the store holds."""
+    import json
+
+    from .. import consolidation, gating
+    from ..records import from_mapping
+
+    version, signals, candidate = judged.version, judged.signals, judged.candidate
+    tries = []
+    if version is not None and version.verdict == _digest(verdict):
+        folder = store.version_dir(version.user, version.number)
+        written = json.loads((folder / "gate_report.json").read_text(encoding="utf-8"))
+        tries = written.get("tries", [])
+        if samples is None:
+            samples = [from_mapping(gating.Sample, s) for s in written["samples"]]
+    try:
+        text = store.blobs.get(signals.memory).decode()
+    except NotFound:
+        text = ""
+    study = consolidation.load_study(store, signals)
+    facts = {
+        "user": candidate.user, "version": f"v{version.number}" if version else "none",
+        "base": f"{consolidation.base_title(judged.base_ref)} ({candidate.base[:12]})",
+        "memory": f"{signals.memory_tokens} tokens, {len(study.statements)} statements",
+        "signals": f"{signals.examples} examples, {signals.positions} positions",
+        "training": f"{candidate.steps} steps, rank {candidate.config['rank']}",
+    }  # fmt: skip
+    found = gating.read_calibration(store.home, candidate.base)
+    if found is not None and found.digest != verdict.config.get("calibrated_by"):
+        found = None  # the verdict was decided by other thresholds
+    return gating.report(verdict, candidate, study, text, samples or (), candidate.losses, facts, found, tries)
+
+
+def _digest(record: Any) -> str:
+    from ..records import digest
+
+    return digest(record)
+
+
+def _others(store: Any, judged: Judged, most: int) -> list[Any]:
+    """Other users' champions on the same base, at most `most`."""
+    from ..records import Candidate
+
+    champions = [store.champion(user) for user in store.users() if user != judged.candidate.user]
+    fit = [v for v in champions if v is not None and v.base == judged.candidate.base]
+    return [store.get(Candidate, v.candidate) for v in fit[:most]]

@@ -1,0 +1,1 @@
+"""How this machine computes: kernels, packed weights, threads, memory."""

@@ -1,0 +1,279 @@
+"""Trials: consolidations that are good and consolidations that are sabotaged, each measured by every gate.
+
+In: a model, memories, how many of each. Out: `Trial`s to calibrate on. A memory is captured once, and its honest
+student trained once, whatever is then done to them: only sabotages that act on what is learned are trained on their
+own, those of one memory in one batch. Signals, adapters and trials are files named by the digest of what they came
+from, so a killed run is run again and goes on where it was, and several processes may share the work (`prepare`, then
+`trials` with some of the jobs each).
+
+It does not know thresholds, users or the store.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+from torch import Tensor
+
+from .. import kinds
+from ..capture import memory as teacher
+from ..config import as_dict
+from ..errors import InputError
+from ..gating.context import Context, trained_prompts
+from ..gating.run_gates import run
+from ..gating.thresholds import HONEST, Calibration, Trial, measured, revive_trial, thresholds
+from ..lora import AdapterBank, LoraConfig
+from ..models import Model
+from ..records import Candidate, Study, canonical, digest, from_mapping
+from ..signals import DistillArtifact, shards
+from ..storage.files import make_folder, write_atomic
+from ..text.prompts import PROMPTS_VERSION
+from ..train import adapter as student
+from . import sabotage
+from .sabotage import KINDS, Signals
+
+OnStep = Callable[[int, str], None]
+Tensors = Mapping[str, Tensor]
+Job = tuple[int, str]  # number of the memory, sabotage
+Place = Callable[[str, Sequence[int]], Path]  # (name, numbers of memories) -> an existing folder for what they became
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How many honest consolidations, how many of each sabotage, and with what settings; `together` are trained in one
+    batch."""
+
+    good: int = 12
+    bad: int = 2
+    together: int = 4
+    capture: teacher.Config = field(default_factory=teacher.Config)
+    train: student.Config = field(default_factory=student.Config)
+
+    def __post_init__(self) -> None:
+        if self.good < 2 or self.bad < 1 or self.together < 1:
+            raise InputError(
+                f"{self.good} good, {self.bad} bad, {self.together} together: at least 2, 1 and 1 are needed; a "
+                "threshold lies between consolidations of both kinds"
+            )
+
+    @property
+    def memories(self) -> int:
+        """How many memories it takes."""
+        return max(self.good, self.bad)
+
+    def jobs(self) -> list[Job]:
+        """Every trial, the honest ones first."""
+        honest = [(number, HONEST) for number in range(self.good)]
+        return honest + [(number, name) for number in range(self.bad) for name in KINDS]
+
+    def batches(self) -> list[list[int]]:
+        """The memories whose honest students are trained in one batch; always the same, so that a checkpoint fits."""
+        return [
+            list(range(start, min(start + self.together, self.good))) for start in range(0, self.good, self.together)
+        ]
+
+
+def prepare(
+    model: Model, memories: Sequence[str], plan: Plan, folder: Path, batch: Sequence[int],
+    on_step: OnStep = lambda n, note: None, place: Place | None = None,
+) -> None:  # fmt: skip
+    """Capture and train one of `plan.batches()`; what is done already is not done again."""
+    _work(model, memories, plan, folder, on_step, place).honest(batch)
+
+
+def trials(
+    model: Model, memories: Sequence[str], plan: Plan, folder: Path, on_step: OnStep = lambda n, note: None,
+    place: Place | None = None, jobs: Sequence[Job] | None = None,
+) -> list[Trial]:  # fmt: skip
+    """One trial per job (default: all of the plan), in their order. `on_step(1, name)` is told of each.
+
+    `folder` keeps the trials, which are numbers; signals and adapters lie where `place` says, by default there too.
+    Raises `InputError` for too few memories, or one that cannot be captured.
+    """
+    work = _work(model, memories, plan, folder, on_step, place)
+    return work.all(plan.jobs() if jobs is None else jobs)
+
+
+def calibrate(model: Model, plan: Plan, found: Sequence[Trial]) -> Calibration:
+    """Thresholds from finished trials, with the settings they hold for."""
+    about = {"capture": as_dict(plan.capture), "train": student.about(model, plan.train)}
+    return Calibration(model.fingerprint, model.ref, thresholds(found), tuple(found), about)
+
+
+def _work(
+    model: Model, memories: Sequence[str], plan: Plan, folder: Path, on_step: OnStep, place: Place | None
+) -> _Work:
+    if len(memories) < plan.memories:
+        raise InputError(f"{len(memories)} memories; {plan.memories} are needed for {plan.good} good, {plan.bad} bad")
+    if len(set(memories[: plan.memories])) < plan.memories:
+        raise InputError("a memory comes twice; every trial needs one of its own")
+    make_folder(folder)
+
+    def beside(name: str, numbers: Sequence[int]) -> Path:
+        make_folder(folder / name)
+        return folder / name
+
+    plan = replace(plan, train=student.resolved(model, plan.train))
+    return _Work(model, memories, plan, folder, on_step, place or beside)
+
+
+class _Work:
+    """One call: what is on disk, and what is still to do."""
+
+    def __init__(
+        self, model: Model, memories: Sequence[str], plan: Plan, folder: Path, on_step: OnStep, place: Place
+    ) -> None:
+        self.model, self.memories, self.plan, self.folder = model, memories, plan, folder
+        self.on_step, self.place = on_step, place
+        self._signals: dict[int, Signals] = {}
+
+    def all(self, jobs: Sequence[Job]) -> list[Trial]:
+        missing = [job for job in jobs if not self._file(job).exists()]
+        needed = {n % self.plan.good for number, _ in missing for n in (number, number + 1, number + 2)}
+        for batch in self.plan.batches():
+            if needed & set(batch):
+                self.honest(batch)
+        for number in dict.fromkeys(number for number, name in missing if name and KINDS[name].trained):
+            self._sabotaged(number)
+        return [self._trial(job) for job in jobs]
+
+    def honest(self, batch: Sequence[int]) -> None:
+        """Capture these memories and train their honest students in one batch."""
+        if all(self._adapter_file(n).exists() for n in batch):
+            return
+        jobs = [(n, HONEST) for n in batch]
+        work = self._fit_folder(jobs)
+        for (number, _), tensors in zip(jobs, self._train(jobs, work), strict=True):
+            write_atomic(self._adapter_file(number), safetensors.torch.save(dict(tensors)))
+        shutil.rmtree(work)
+
+    def _sabotaged(self, number: int) -> None:
+        """Train and judge the sabotaged students of one memory that are trained on their own."""
+        for jobs in self._groups(number):
+            if not all(self._file(job).exists() for job in jobs):
+                work = self._fit_folder(jobs)
+                for job, tensors in zip(jobs, self._train(jobs, work), strict=True):
+                    self._judge(job, tensors)
+                shutil.rmtree(work)
+
+    def _groups(self, number: int) -> Iterator[list[Job]]:
+        """Always the same ones, so that a checkpoint fits: equal settings in one batch, `together` at most."""
+        for way in ("signals", "training"):
+            mine = [(number, name) for name, kind in KINDS.items() if kind.acts_on == way]
+            yield from (mine[i : i + self.plan.together] for i in range(0, len(mine), self.plan.together))
+
+    def _trial(self, job: Job) -> Trial:
+        """From its file, or judged now: students that need no training of their own."""
+        if not self._file(job).exists():
+            self._judge(job, self._changed(job))
+        found = revive_trial(json.loads(self._file(job).read_bytes()))
+        self.on_step(1, f"{job[1] or 'honest'} {job[0]}")
+        return replace(found, memory=str(job[0]))
+
+    def _changed(self, job: Job) -> Tensors:
+        number, name = job
+        if name and KINDS[name].acts_on == "memory":
+            return self._adapter((number + 1) % self.plan.good)
+        own = self._adapter(number % self.plan.good)
+        return KINDS[name].change(own, number) if name else own
+
+    def _judge(self, job: Job, tensors: Tensors) -> None:
+        """Measure with every gate. Another honest adapter, not this memory's, is asked the same for `swap`."""
+        number, name = job
+        signals, near = self._captured(number), (number + 2) % self.plan.good
+        config, spoil = self.plan.train, KINDS[name].study if name else None
+        bank = AdapterBank(self.model.network, 2, LoraConfig(config.rank, config.alpha, config.targets, config.experts))
+        try:
+            about = bank.adapter_config(self.model.ref)
+            bank.load(0, tensors, about)
+            others = (1,) if near != number % self.plan.good else ()
+            if others:
+                bank.load(1, self._adapter(near), about)
+            study = spoil(signals.study) if spoil else signals.study
+            ctx = Context(self.model, bank, 0, study, others, trained=trained_prompts(self._spoiled(job)))
+            verdict = run(_candidate(self.model), digest("calibration"), ctx)
+        finally:
+            bank.detach()
+        write_atomic(self._file(job), canonical(asdict(Trial(str(number), name, measured(verdict.results)))))
+
+    def _spoiled(self, job: Job) -> Sequence[DistillArtifact]:
+        """What the student of a job was trained on, as its records would say."""
+        signals, spoil = self._captured(job[0]), KINDS[job[1]].spoil if job[1] else None
+        return spoil(signals) if spoil else signals.artifacts
+
+    def _train(self, jobs: Sequence[Job], work: Path) -> list[Tensors]:
+        """One adapter per job, in one batch. Goes on from a checkpoint that a killed run left."""
+        config, names = self.plan.train, [name for _, name in jobs]
+        if names[0] and KINDS[names[0]].acts_on == "training":
+            config = sabotage.overtrained(config)
+        note = ", ".join(f"{name or 'honest'} {number}" for number, name in jobs)
+
+        def on_step(_: int, said: str) -> None:
+            self.on_step(0, f"training {note}: {said}")
+
+        found = student.train(self.model, [self._spoiled(job) for job in jobs], config, work, on_step)
+        return [trained.tensors for trained in found]
+
+    def _adapter(self, number: int) -> Tensors:
+        return safetensors.torch.load_file(self._adapter_file(number))
+
+    def _captured(self, number: int) -> Signals:
+        if number not in self._signals:
+            folder = self._own(number)
+            shard, study = folder / "signals.parquet", folder / "study.json"
+            if not study.exists():
+                self.on_step(0, f"capturing memory {number}")
+                found = teacher.capture(self.model, self.memories[number], self.plan.capture)
+                about = {"base": self.model.fingerprint, "vocabulary": str(self.model.vocabulary)}
+                write_atomic(shard, shards.write(found.artifacts, about))
+                write_atomic(study, canonical(found.study))
+            examples, _ = shards.read(shard.read_bytes())
+            revived = from_mapping(Study, json.loads(study.read_bytes()))
+            self._signals = {number: Signals(self.model, tuple(examples), revived, number)}  # one at a time is enough
+        return self._signals[number]
+
+    def _own(self, number: int) -> Path:
+        """Where one memory's signals and honest adapter lie, with the memory's digest, which whoever forgets it
+        looks for."""
+        folder = self.place(digest(["signals", self._source(number)]), [number])
+        note = folder / "memory.json"
+        if not note.exists():
+            write_atomic(note, canonical({"memory": self._source(number)["memory"]}))
+        return folder
+
+    def _source(self, number: int) -> dict[str, Any]:
+        """What a memory's signals come from."""
+        return {
+            "memory": digest(self.memories[number].encode()), "base": self.model.fingerprint,
+            "capture": as_dict(self.plan.capture), "prompts": PROMPTS_VERSION,
+        }  # fmt: skip
+
+    def _inputs(self, job: Job) -> dict[str, Any]:
+        """What a job's student comes from."""
+        number, name = job
+        sources = [self._source(n % self.plan.good) for n in (number, number + 1, number + 2)] if name else []
+        return {
+            **self._source(number), "train": student.about(self.model, self.plan.train), "sabotage": name,
+            "near": sources, "about": KINDS[name].about if name else "",
+        }  # fmt: skip
+
+    def _file(self, job: Job) -> Path:
+        near = self._source((job[0] + 2) % self.plan.good)
+        return self.folder / f"{digest(['trial', self._inputs(job), near, kinds.names('gate')])}.json"
+
+    def _fit_folder(self, jobs: Sequence[Job]) -> Path:
+        name = digest(["fit", [self._inputs(job) for job in jobs]])
+        return self.place(name, sorted({number for number, _ in jobs}))
+
+    def _adapter_file(self, number: int) -> Path:
+        return self._own(number) / f"{digest(['honest', self._inputs((number, HONEST))])}.safetensors"
+
+
+def _candidate(model: Model) -> Candidate:
+    return Candidate("adapter", "calibration", model.fingerprint, "", {}, {}, 0, ())

@@ -1,0 +1,130 @@
+"""Prime a base: learn, once, the start from which its students need less than half of the steps.
+
+In: a model reference and memories that are nobody's secret. Out: a folder of a start (`train/adapter/start.py`). The
+way is Reptile (Nichol et al. 2018, arXiv 1803.02999): in every round students of some of the memories begin with the
+start of the round before, train as long as they will from the finished one, and the mean of their adapters is the next
+start. What they have in common adds up; what each learned of its own memory averages out, the more of them there are,
+though not to nothing: prime with memories that anybody may know.
+
+Rounds are the pipeline's own capture and training, in a home of their own that is removed at the end, so a killed run
+is run again and goes on where it was.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from .. import models
+from ..errors import InputError
+from ..export import peft
+from ..inputs import home_folder
+from ..lora import LoraConfig
+from ..models import Model
+from ..records import Candidate, digest
+from ..storage.files import make_folder
+from ..store import Store
+from ..train.adapter import Config as TrainConfig
+from ..train.adapter.start import AUTO, FOLDER, NONE, write
+from . import run, synthetic
+
+FRESH = 10_000  # the first seed of generated memories: no calibration measures with these
+FIRST = 2  # times that in the first round, from zero
+
+
+@dataclass(frozen=True)
+class Plan:
+    """`rounds` after the first, with every `parts`-th memory in turn; students that begin with the start train for
+    `steps` with a peak of `learning_rate`."""
+
+    rounds: int = 11
+    parts: int = 2
+    steps: int = 40
+    learning_rate: float = 0.01
+
+    def __post_init__(self) -> None:
+        for name in ("rounds", "parts", "steps", "learning_rate"):
+            if getattr(self, name) <= 0:
+                raise InputError(f"{name}: {getattr(self, name)} is not allowed; it must be more than 0")
+
+
+def generated(numbers: Sequence[int]) -> dict[str, str]:
+    """Plain notes that nobody wrote, by name; the same number, the same text."""
+    return {f"memory-{number}": synthetic.memory(FRESH + number) for number in numbers}
+
+
+def prime(
+    memories: Mapping[str, str], folder: Path, *, model: str = models.DEFAULT, home: Path | str | None = None,
+    settings: run.Settings = run.DEFAULTS, plan: Plan = Plan(), show: bool = False, workers: int = 1,
+) -> list[float]:  # fmt: skip
+    """Write the start of `model` to `folder`. Returns the students' mean loss in the last three steps of every round.
+
+    Raises `InputError` for a plan with more parts than memories, a memory that cannot be captured, or a start in
+    `settings`; `StoreError` for a folder that cannot be written.
+    """
+    if len(memories) < plan.parts:
+        raise InputError(f"{len(memories)} memories in {plan.parts} parts: every part needs one at least")
+    if settings.train.start != AUTO:
+        raise InputError(
+            f"train.start: {settings.train.start!r}; here a round begins with the one before, leave it out"
+        )
+    base = models.load(model)
+    make_folder(folder)  # what is wrong with it is said now, not when all is done
+    about = {"base": base.fingerprint, "memories": digest(dict(memories)), "plan": asdict(plan)}
+    work = home_folder(home) / "priming" / digest(about | {"settings": asdict(settings)})[:16]
+    losses: list[float] = []
+    before = NONE
+    for number in range(plan.rounds + 1):
+        settings = replace(settings, train=_train(settings, plan, before, number))
+        names = list(memories)[number % plan.parts :: plan.parts]
+        found = run.candidates(
+            {name: memories[name] for name in names}, model=model, home=work, settings=settings, show=show,
+            workers=workers, note=f"round {number} of {plan.rounds}",
+        )  # fmt: skip
+        losses.append(_last(list(found.values())))
+        made = {"plan": asdict(plan), "memories": len(memories), "losses": losses}
+        into = folder if number == plan.rounds else work / f"round-{number}"
+        _write(into, base, list(found.values()), Store(work), settings, plan, made)
+        before = str(into)
+    shutil.rmtree(work)
+    return losses
+
+
+def beside(ref: str) -> Path:
+    """Where the base `ref` finds its start by itself. `InputError` for one that is no folder here."""
+    if ref == models.DEFAULT or not Path(ref).expanduser().is_dir():
+        raise InputError(f"{ref}: say with --out where the start goes; only a local folder gets it beside its weights")
+    return models.locate(ref) / FOLDER
+
+
+def _train(settings: run.Settings, plan: Plan, before: str, number: int) -> TrainConfig:
+    """How the students of one round train: to the end, with draws of their own."""
+    steps = plan.steps if number else FIRST * plan.steps
+    rate = plan.learning_rate if number else 0.0
+    return replace(settings.train, start=before, steps=steps, learning_rate=rate, mastered=0.0, seed=number)
+
+
+def _last(found: Sequence[Candidate]) -> float:
+    return round(sum(sum(c.losses[-3:]) / len(c.losses[-3:]) for c in found) / len(found), 4)
+
+
+def _write(
+    folder: Path, model: Model, found: Sequence[Candidate], store: Store, settings: run.Settings, plan: Plan,
+    made: Mapping[str, object],
+) -> None:  # fmt: skip
+    """The mean of the adapters of `found`, as a start."""
+    total: dict[str, Tensor] = {}
+    for candidate in found:
+        for name, tensor in peft.from_bytes(store.blobs.get(candidate.adapter)).items():
+            total[name] = total.get(name, torch.zeros(())) + tensor.float()
+    train = settings.train
+    shape = LoraConfig(train.rank, train.alpha, train.targets, train.experts)
+    config = found[0].adapter_config | {"base_model_name_or_path": model.ref}
+    mean = {name: tensor / len(found) for name, tensor in total.items()}
+    write(folder, model, mean, config, shape, plan.steps, plan.learning_rate, json.loads(json.dumps(made)))

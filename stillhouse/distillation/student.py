@@ -1,0 +1,200 @@
+"""Where a student comes from: a model as it is, some layers of one, random weights of a given shape, another tokenizer.
+
+In: a `Student` table, the teacher, texts to train a new tokenizer on, an empty folder. Out: a `Model` whose weights lie
+in that folder. A new tokenizer's embeddings start as the mean of the old embeddings of each token's text, so what the
+layers know is not lost.
+
+It does not know signals or losses.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import shutil
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer, decoders, pre_tokenizers, trainers
+from tokenizers.models import BPE
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
+
+from .. import models
+from ..errors import InputError, ModelError
+from ..feeds.on_policy import OnPolicy
+from ..models import Device, Model
+from ..storage.files import sync_folder
+from ..train import full
+
+
+@dataclass(frozen=True)
+class NewTokenizer:
+    """A byte-level BPE trained on the data: at most `vocabulary` tokens, each digit its own where `single_digits`."""
+
+    vocabulary: int = 2048
+    single_digits: bool = False
+
+    def __post_init__(self) -> None:
+        if self.vocabulary < 260:
+            raise InputError(
+                f"new_tokenizer.vocabulary: {self.vocabulary} is too small; at least 260: the bytes and an end"
+            )
+
+
+@dataclass(frozen=True)
+class Student:
+    """`model` is where weights come from, "" the teacher; `layers` keeps those of it. `scratch` is a Hugging Face
+    configuration with its `model_type`: random weights of that shape. The tokenizer is the model's own (of `scratch`:
+    the teacher's), `tokenizer`'s, or a new one. `train` as in `train/full.py`; `on_policy` lets it write in a share of
+    the batches."""
+
+    model: str = ""
+    layers: tuple[int, ...] = ()
+    scratch: dict[str, Any] = field(default_factory=dict)
+    tokenizer: str = ""
+    new_tokenizer: NewTokenizer | None = None
+    train: full.Config = field(default_factory=full.Config)
+    on_policy: OnPolicy | None = None
+
+    def __post_init__(self) -> None:
+        if self.scratch and (self.model or self.layers):
+            raise InputError("student: scratch makes random weights; model and layers take them from somewhere: choose")
+        if self.tokenizer and self.new_tokenizer:
+            raise InputError("student: tokenizer and new_tokenizer are both given: choose")
+        if self.scratch and "model_type" not in self.scratch:
+            raise InputError('student.scratch: missing "model_type", for example "qwen3"')
+
+    @property
+    def as_it_is(self) -> bool:
+        """Whether nothing is to be made: the weights are used where they lie."""
+        return not (self.layers or self.scratch or self.tokenizer or self.new_tokenizer)
+
+
+def build(student: Student, teacher: Model, texts: Sequence[str], folder: Path, device: Device, seed: int) -> Model:
+    """The student, loaded. `folder` is written whole or not at all, and taken as it is when it is there."""
+    if student.as_it_is:
+        return models.load(student.model or teacher.ref, device)
+    if not folder.exists():
+        base = teacher if student.model in ("", teacher.ref) else models.load(student.model, "cpu")
+        tokenizer = _tokenizer(student, base, texts)
+        network = (
+            _random(student, base, len(tokenizer), seed) if student.scratch else _cut(base.network, student.layers)
+        )
+        if not student.scratch and (student.tokenizer or student.new_tokenizer):
+            _embed_again(network, base, tokenizer)
+        _closed(network, tokenizer)
+        write_folder(folder, network, tokenizer)
+    return models.load(str(folder), device)
+
+
+def write_folder(folder: Path, network: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> None:
+    """A Hugging Face folder, there whole or not at all."""
+    partial = folder.parent / f".partial-{uuid.uuid4().hex}"
+    try:
+        network.save_pretrained(partial)
+        tokenizer.save_pretrained(partial)
+        for file in partial.iterdir():
+            with file.open("rb") as handle:
+                os.fsync(handle.fileno())
+        partial.rename(folder)
+        sync_folder(folder.parent)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _tokenizer(student: Student, base: Model, texts: Sequence[str]) -> PreTrainedTokenizerFast:
+    if student.new_tokenizer:
+        return _trained(student.new_tokenizer, base.tokenizer, texts)
+    if not student.tokenizer:
+        return base.tokenizer
+    path = models.locate(student.tokenizer)
+    try:
+        found = AutoTokenizer.from_pretrained(path, use_fast=True, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{student.tokenizer}: no tokenizer there: {str(error).splitlines()[0]}") from error
+    if not isinstance(found, PreTrainedTokenizerFast):
+        raise ModelError(f"{student.tokenizer}: has no fast tokenizer (tokenizer.json)")
+    return found
+
+
+def _trained(new: NewTokenizer, old: PreTrainedTokenizerFast, texts: Sequence[str]) -> PreTrainedTokenizerFast:
+    """A byte-level BPE with the old one's special tokens and chat template."""
+    made = Tokenizer(BPE())
+    bytewise = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    digits = pre_tokenizers.Digits(individual_digits=True)
+    made.pre_tokenizer = pre_tokenizers.Sequence([digits, bytewise]) if new.single_digits else bytewise
+    made.decoder = decoders.ByteLevel()
+    special = [t.content for t in old.added_tokens_decoder.values()] or ["<|end|>"]
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    made.train_from_iterator(
+        texts,
+        trainers.BpeTrainer(
+            vocab_size=new.vocabulary, special_tokens=special, initial_alphabet=alphabet, show_progress=False
+        ),
+    )
+    names = {k: v for k, v in old.special_tokens_map.items() if isinstance(v, str)} or {"eos_token": special[0]}
+    return PreTrainedTokenizerFast(tokenizer_object=made, chat_template=old.chat_template, **names)
+
+
+def _cut(network: PreTrainedModel, layers: Sequence[int]) -> PreTrainedModel:
+    """A copy with only those layers, in that order."""
+    made: Any = copy.deepcopy(network)
+    if not layers:
+        return made  # type: ignore[no-any-return]
+    stack = made.base_model.layers
+    if wrong := [i for i in layers if not 0 <= i < len(stack)]:
+        raise InputError(f"student.layers: {wrong[0]} is not there; the model has layers 0 to {len(stack) - 1}")
+    made.base_model.layers = torch.nn.ModuleList(copy.deepcopy(stack[i]) for i in layers)
+    text = made.config.get_text_config()
+    text.num_hidden_layers = len(layers)
+    for name in ("layer_types", "mlp_layer_types"):
+        if getattr(text, name, None):
+            setattr(text, name, [getattr(text, name)[i] for i in layers])
+    return made  # type: ignore[no-any-return]
+
+
+def _random(student: Student, base: Model, vocabulary: int, seed: int) -> PreTrainedModel:
+    shape = dict(student.scratch)
+    kind = shape.pop("model_type")
+    tokens = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None, "vocab_size": vocabulary}
+    try:
+        config = AutoConfig.for_model(kind, **{**tokens, "max_position_embeddings": base.context, **shape})
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            made: PreTrainedModel = AutoModelForCausalLM.from_config(config)
+    except Exception as error:  # transformers' configurations raise a dozen kinds
+        raise InputError(f"student.scratch: no model can be made of it: {str(error).splitlines()[0]}") from error
+    return made
+
+
+@torch.no_grad()
+def _embed_again(network: PreTrainedModel, base: Model, tokenizer: PreTrainedTokenizerFast) -> None:
+    """Embeddings (and an untied head) for another vocabulary: means over the old tokens of each new token's text."""
+    told = models.token_bytes(tokenizer, len(tokenizer))
+    old = base.tokenizer.get_vocab()
+    new = tokenizer.get_added_vocab()
+    spelt = {i: name for name, i in new.items()}
+    parts = [
+        [old[spelt[i]]] if spelt.get(i) in old else base.text_ids(text.decode(errors="replace"))
+        for i, text in enumerate(told)
+    ]
+    tables = [network.get_input_embeddings(), network.get_output_embeddings()]
+    rows = []
+    for table in tables:
+        weight_VH: torch.Tensor = table.weight.detach()
+        middle_H = weight_VH.mean(0)
+        rows.append(torch.stack([weight_VH[ids].mean(0) if ids else middle_H for ids in parts]))
+    network.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    for table, row_VH in zip((network.get_input_embeddings(), network.get_output_embeddings()), rows, strict=True):
+        table.weight.copy_(row_VH)
+
+
+def _closed(network: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> None:
+    """The ids that end an answer are the tokenizer's."""
+    for holder in (network.config, network.generation_config):
+        if holder is not None:
+            holder.eos_token_id, holder.pad_token_id = tokenizer.eos_token_id, tokenizer.pad_token_id

@@ -1,0 +1,144 @@
+"""The teacher of a recipe: models on this machine, mixed where there are several, or an endpoint.
+
+In: a recipe's `[teacher]` table. Out: the teacher, ready to be captured from and asked. It does not know students.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from .. import models
+from ..capture import prompts
+from ..capture.prompts import Captured, Example
+from ..capture.prompts.workers import Source, spread
+from ..errors import InputError
+from ..models import Device, Model
+from ..teachers.examples import rendered
+from ..teachers.local import Local, Teacher
+from ..teachers.quantised import Bits
+from ..teachers.settings import Dialect
+from .evaluate import Answer, answer
+
+
+@dataclass(frozen=True)
+class TeacherTable:
+    """`model`: tiny, a local Hugging Face folder or a hub id; of an endpoint the name it serves, "" its only one.
+
+    On this machine: `mix` are models and their weights, whose distributions are mixed (`model`, where it is one of
+    them, renders prompts, else the first); `bits` 8 or 4 keeps weights small; `workers` processes capture at once.
+    An endpoint: `url` ends in `/v1`, `tokenizer` is the one served there, `key` names an environment variable,
+    `revision` tells two models of one name apart; `timeout` in seconds, `retries` after it, `concurrency` requests at
+    once; `context` in tokens, 0: what it says.
+    """
+
+    model: str = models.DEFAULT
+    device: Device = "auto"
+    mix: dict[str, float] = field(default_factory=dict)
+    bits: Bits = 0
+    workers: int = 1
+    url: str = ""
+    tokenizer: str = ""
+    key: str = ""
+    dialect: Dialect = "auto"
+    revision: str = ""
+    context: int = 0
+    timeout: float = 120.0
+    retries: int = 6
+    concurrency: int = 8
+
+    def __post_init__(self) -> None:
+        for name, least in (("workers", 1), ("concurrency", 1), ("retries", 0), ("context", 0)):
+            if getattr(self, name) < least:
+                raise InputError(f"teacher.{name}: {getattr(self, name)} is not allowed; at least {least}")
+        if not self.timeout > 0:
+            raise InputError(f"teacher.timeout: {self.timeout} is not allowed; more than 0 seconds")
+        if self.mix and self.model not in (models.DEFAULT, *self.mix):
+            raise InputError(f"teacher.mix: {self.model!r} is not among {', '.join(self.mix)}; leave teacher.model out")
+        local = [name for name in ("mix", "bits") if getattr(self, name)] + ["workers"] * (self.workers > 1)
+        if self.url and local:
+            raise InputError(f"teacher.{local[0]}: is of models on this machine, and teacher.url is given: choose")
+        if not self.url and (self.tokenizer or self.key):
+            raise InputError("teacher.tokenizer and teacher.key are of an endpoint; give its teacher.url")
+
+    @property
+    def source(self) -> Source:
+        """Where local models come from, the one that renders prompts first."""
+        names = sorted(self.mix, key=lambda name: name != self.model) if self.mix else [self.model]
+        weights = tuple(self.mix[name] for name in names) if self.mix else ()
+        return Source(tuple(names), weights, self.device, self.bits)
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A teacher with what a recipe does with one."""
+
+    table: TeacherTable
+    teacher: Teacher
+    source: Source | None
+
+    @property
+    def ref(self) -> str:
+        """What it is called."""
+        return " + ".join(self.source.models) if self.source else f"{self.teacher.words.ref} at {self.table.url}"
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes with anything that changes what it says."""
+        return self.teacher.fingerprint
+
+    @property
+    def parameters(self) -> int:
+        """Of all its models; 0 where nobody knows."""
+        if not isinstance(self.teacher, Local):
+            return 0
+        return sum(p.numel() for m in self.teacher.mixture.models for p in m.network.parameters())
+
+    def base(self, student: str) -> Model:
+        """The model that a student starts from where it names no other."""
+        if isinstance(self.teacher, Local):
+            return self.teacher.words
+        if not student:
+            raise InputError(
+                "students: the teacher is an endpoint, so no weights are here to start from; give each student a model"
+            )
+        return models.load(student, self.table.device)
+
+    def capture(
+        self, examples: Sequence[Example], config: prompts.Config, folder: Path, on_step: Callable[[int, str], None]
+    ) -> Captured:
+        """`prompts.capture`, by `workers` processes at once."""
+        if self.source and isinstance(self.teacher, Local) and self.table.workers > 1 and examples:
+            spread(self.source, self.teacher, examples, config, folder, self.table.workers, on_step)
+            return prompts.capture(self.teacher, examples, config, folder)
+        return prompts.capture(self.teacher, examples, config, folder, on_step)
+
+    def answers(self, examples: Sequence[Example], most: int) -> list[Answer]:
+        """Greedy answers of at most `most` tokens."""
+        if isinstance(self.teacher, Local):
+            return answer(self.teacher.words, examples, most)
+        words = self.teacher.words
+        said = self.teacher.replies([rendered(words, e, "") for e in examples], most)
+        return [Answer(text, len(words.text_ids(text)) >= most) for text in said]
+
+
+def open_teacher(table: TeacherTable, home: Path) -> Opened:
+    """Load the models, or find the endpoint. `InputError` and `ModelError` say what is wrong with which."""
+    home.mkdir(parents=True, exist_ok=True)
+    if not table.url:
+        cache = home / "fingerprints.json"
+        source = Source(**(table.source.__dict__ | {"cache": str(cache.resolve())}))
+        return Opened(table, source.open(), source)
+    return Opened(table, _endpoint(table), None)
+
+
+def _endpoint(table: TeacherTable) -> Teacher:
+    try:
+        from ..teachers.client import Wire
+        from ..teachers.endpoint import open_endpoint, secret
+    except ImportError as error:
+        raise InputError("teacher.url: an endpoint takes httpx: pip install 'stillhouse[endpoint]'") from error
+    wire = Wire(table.url, secret(table.key), table.timeout, table.retries, table.concurrency)
+    model = "" if table.model == models.DEFAULT else table.model
+    return open_endpoint(wire, model, table.tokenizer, table.dialect, table.context, table.revision)

@@ -1,0 +1,1 @@
+"""Signals as batches that a student trains on."""

@@ -1,0 +1,235 @@
+"""Batches in which the student writes and the teacher scores, among batches of stored signals.
+
+In: a feed of stored signals with its shards, the student as it is at this step, a live teacher of the same tokens. Out:
+a feed of the same examples. A share of its micro-batches is on-policy (GKD, Agarwal et al. 2023, arXiv 2306.13649): the
+student answers the prompts, the teacher says how it would have gone on at every token. With `takeover` the teacher
+writes a token where their distributions are further apart than that (as in SKD, Xu et al. 2024, arXiv 2410.11325,
+there by rank), so that answers stay where the teacher knows something.
+
+What a batch holds is a function of the student's weights and of torch's random state alone, both of which a resumed
+run has: it does what an uninterrupted one does. It does not know optimisers.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..capture.prompts import Captured
+from ..errors import InputError
+from ..generate.decode import _Decoding as Decoding
+from ..losses import Objective, SparseTargets
+from ..models import Model
+from ..records import digest
+from ..signals import Shard
+from ..teachers.examples import Example, Spoken, rendered
+from ..teachers.local import Local, Teacher
+from ..teachers.settings import Config as Capture
+from .same_tokens import Batch, Feed, Head, SameBatch, SameTokens, padded, trimmed
+
+
+@dataclass(frozen=True)
+class OnPolicy:
+    """`share` of the micro-batches are on-policy, once `after` steps are done. `takeover`: nats of Jensen-Shannon
+    divergence from which on the teacher writes the token, 0: never; it is at most ln 2 = 0.69. `temperature` 0 is
+    greedy. `max_new_tokens` 0: as many as the stored answer has. `compare`: train the off-policy twin too, at equal
+    steps, so that the report shows which paid."""
+
+    share: float = 0.5
+    after: int = 0
+    takeover: float = 0.0
+    temperature: float = 1.0
+    max_new_tokens: int = 0
+    compare: bool = True
+
+    def __post_init__(self) -> None:
+        if not 0 < self.share <= 1:
+            raise InputError(
+                f"on_policy.share: {self.share} is not a share; more than 0, at most 1; none: leave it out"
+            )
+        if not 0 <= self.takeover < math.log(2):
+            raise InputError(
+                f"on_policy.takeover: {self.takeover} is not allowed; 0 (never) to under {math.log(2):.3f}"
+            )
+        for name in ("after", "temperature", "max_new_tokens"):
+            if getattr(self, name) < 0:
+                raise InputError(f"on_policy.{name}: {getattr(self, name)} is not allowed; at least 0")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """An example before it is answered: what both sides read, and how long the stored answer is."""
+
+    spoken: Spoken
+    length: int
+
+
+class OnPolicyFeed:
+    """`stored` with a share of its batches on-policy. `told` has to hear of the steps, as `on_step` of a training."""
+
+    def __init__(self, stored: Feed, taught: Sequence[Captured], student: Model, teacher: Teacher, wanted: OnPolicy):
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise InputError("on_policy: a student that is shared out over processes cannot write; train it on one")
+        if wanted.takeover and not isinstance(teacher, Local):
+            raise InputError("on_policy.takeover: an endpoint cannot take over in the middle of an answer; set it to 0")
+        if not isinstance(stored, SameTokens):
+            raise InputError("on_policy: takes a student with the teacher's own tokenizer; leave on_policy out")
+        self.lengths, self.positions = stored.lengths, stored.positions
+        self.stored, self.student, self.teacher, self.wanted = stored, student, teacher, wanted
+        cut = {name: taught[0].config[name] for name in ("top_k", "draws", "share", "keep")}
+        self.capture = Capture(**cut, batch_tokens=1 << 30)
+        self.asked = [
+            asked
+            for signals in taught
+            for shard in signals.read()
+            for asked in _asked(shard, teacher, str(signals.config["teacher_system"]))
+        ]
+        self.step = self.written = 0
+
+    def told(self, on_step: Callable[[int, str], None]) -> Callable[[int, str], None]:
+        """`on_step`, listened to."""
+
+        def listen(n: int = 1, note: str = "") -> None:
+            self.step += n
+            on_step(n, note)
+
+        return listen
+
+    def batch(self, numbers: Sequence[int], pad: int, device: torch.device) -> Batch:
+        """These examples as they are stored, or with the student's own answers."""
+        drawn = float(torch.rand(()))
+        if self.step < self.wanted.after or drawn >= self.wanted.share:
+            return self.stored.batch(numbers, pad, device)
+        seed = int(torch.randint(1 << 31, ()))
+        asked = [self.asked[i] for i in numbers]
+        with answering(self.student):
+            spoken = write(self.student, self.teacher, asked, self.wanted, seed)
+        self.written += sum(len(s.answer) for s in spoken)
+        return WrittenBatch(self._scored(spoken, seed, pad, device), [self.positions[i] for i in numbers])
+
+    def _scored(self, spoken: Sequence[Spoken], seed: int, pad: int, device: torch.device) -> SameBatch:
+        said = self.teacher.signals(spoken, (), self.capture, digest([seed, [s.x_ids for s in spoken]]))
+        place = {s: i for i, s in enumerate(said.spoken)}  # the teacher batches them by length
+        starts = np.cumsum([0, *said.counts_N])
+        rows = [np.arange(starts[place[s]], starts[place[s] + 1]) for s in spoken]
+        targets = trimmed(said.targets.sparse(np.concatenate(rows), device), self.student.vocabulary)
+        at_P = np.concatenate([said.targets.position_P[r] for r in rows])
+        row_P = np.repeat(np.arange(len(spoken)), [len(r) for r in rows])
+        ids_BT, mask_BT = padded([np.array(s.x_ids, np.int64) for s in spoken], pad, device)
+        return SameBatch(
+            ids_BT, mask_BT, torch.from_numpy(row_P).to(device), torch.from_numpy(at_P).to(device), targets
+        )
+
+
+class WrittenBatch:
+    """Answers that the student wrote. An example weighs what its stored answer would: its mean loss, once for each of
+    `positions`; so the mean over a step stays one, whatever the lengths."""
+
+    def __init__(self, inner: SameBatch, positions: Sequence[int]):
+        self.inner, self.ids_BT, self.mask_BT = inner, inner.ids_BT, inner.mask_BT
+        self.targets: SparseTargets = inner.targets
+        self._positions = torch.tensor(positions, device=inner.ids_BT.device)
+
+    def where(self) -> tuple[Tensor, Tensor]:
+        return self.inner.where()
+
+    def losses(self, hidden_BTH: Tensor, head: Head, objective: Objective) -> Tensor:
+        loss_P = self.inner.losses(hidden_BTH, head, objective)
+        sums_B = loss_P.new_zeros(len(self._positions)).index_add(0, self.inner.row_P, loss_P)
+        counts_B = torch.bincount(self.inner.row_P, minlength=len(self._positions)).clamp(min=1)
+        return (sums_B / counts_B).repeat_interleave(self._positions)
+
+
+@torch.inference_mode()
+def write(student: Model, teacher: Teacher, asked: Sequence[Asked], wanted: OnPolicy, seed: int) -> list[Spoken]:
+    """The student's answers, the token that ends them included. No row leaves the batch before the last has ended:
+    the student's adapters belong to rows."""
+    voices = [Decoding(student, [list(a.spoken.student_prompt) for a in asked])]
+    weights = [1.0]
+    if wanted.takeover and isinstance(teacher, Local):
+        prompts = [list(a.spoken.teacher_prompt) for a in asked]
+        voices += [Decoding(m, prompts) for m in teacher.mixture.models]
+        weights += teacher.mixture.weights
+    rooms = [_room(student, teacher, a, wanted) for a in asked]
+    answers: list[list[int]] = [[] for _ in asked]
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(max(rooms)):
+        next_B = _next([voice.step()[:, -1] for voice in voices], weights, wanted, generator)
+        for answer, room, token in zip(answers, rooms, next_B.tolist(), strict=True):
+            if len(answer) < room and not (answer and answer[-1] in student.stop_ids):
+                answer.append(token)
+        if all(len(a) >= room or a[-1] in student.stop_ids for a, room in zip(answers, rooms, strict=True)):
+            break
+        for voice in voices:
+            voice.append(next_B.tolist())
+    return [
+        Spoken(a.spoken.teacher_prompt, a.spoken.student_prompt, tuple(ids), a.spoken.request)
+        for a, ids in zip(asked, answers, strict=True)
+    ]
+
+
+def _next(logits: Sequence[Tensor], weights: Sequence[float], wanted: OnPolicy, generator: torch.Generator) -> Tensor:
+    """The next token of every row: the student's, or where they are too far apart the teacher's."""
+    width = min(part.shape[-1] for part in logits)
+    logprobs = [torch.log_softmax(part[:, :width].float().cpu(), -1) for part in logits]
+    ours_BV = logprobs[0]
+    if len(logprobs) == 1:
+        return _drawn(ours_BV, wanted.temperature, generator)
+    mixed = [part + math.log(weight) for part, weight in zip(logprobs[1:], weights[1:], strict=True)]
+    theirs_BV = torch.stack(mixed).logsumexp(0)
+    mine_B, yours_B = (_drawn(p, wanted.temperature, generator) for p in (ours_BV, theirs_BV))
+    return torch.where(apart(ours_BV, theirs_BV) > wanted.takeover, yours_B, mine_B)
+
+
+def apart(left_BV: Tensor, right_BV: Tensor) -> Tensor:
+    """Jensen-Shannon divergence of log-probabilities, nats, `[B]`."""
+    middle_BV = torch.logaddexp(left_BV, right_BV) - math.log(2)
+    sides = [(p.exp() * (p - middle_BV)).nan_to_num(0.0).sum(-1) for p in (left_BV, right_BV)]
+    return (sides[0] + sides[1]) / 2
+
+
+def _drawn(logprobs_BV: Tensor, temperature: float, generator: torch.Generator) -> Tensor:
+    if not temperature:
+        return logprobs_BV.argmax(-1)
+    return torch.multinomial(torch.softmax(logprobs_BV / temperature, -1), 1, generator=generator)[:, 0]
+
+
+def _room(student: Model, teacher: Teacher, asked: Asked, wanted: OnPolicy) -> int:
+    """How many tokens an answer may have."""
+    free = min(
+        student.context - len(asked.spoken.student_prompt), teacher.words.context - len(asked.spoken.teacher_prompt)
+    )
+    return max(1, min(wanted.max_new_tokens or asked.length, free))
+
+
+@contextmanager
+def answering(student: Model) -> Iterator[None]:
+    """The student as it answers: no dropout, keys and values kept; afterwards as it was."""
+    was = student.network.training
+    student.network.eval()
+    try:
+        yield
+    finally:
+        student.network.train(was)
+
+
+def _asked(shard: Shard, teacher: Teacher, system: str) -> Iterator[Asked]:
+    """What is asked in each example of a shard; running text is cut in half, and its second half is to be written."""
+    for i, x_ids in enumerate(shard.x_ids):
+        ids, request = x_ids.tolist(), (shard.requests[i] if shard.requests else None) or "null"
+        said = json.loads(request) or {}
+        example = Example(tuple(said.get("messages", ())), said.get("text", ""))
+        if example.messages or example.text:
+            prompt = rendered(teacher.words, example, "")
+            told = rendered(teacher.words, example, system) if system else prompt
+        else:
+            prompt = told = ids[: max(1, len(ids) // 2)]
+        yield Asked(Spoken(tuple(told), tuple(prompt), (), request), max(1, len(ids) - len(prompt)))

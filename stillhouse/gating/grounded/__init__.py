@@ -1,0 +1,1 @@
+"""Answers with a corpus at hand: evidence, citations, traces."""

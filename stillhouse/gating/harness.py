@@ -1,0 +1,239 @@
+"""A student with its adapter as a model of lm-evaluation-harness, so that its task files run unchanged.
+
+In: a model, an AdapterBank, a slot; task files or names of tasks. Out: `TaskRun`s: the metrics that the harness
+reports, whether more is better, and each document's own value. Prompts, few-shot examples, filters and metrics are all
+the harness's (package `lm-eval`, an optional extra); likelihoods and greedy answers are ours, and equal to those of its
+own `HFLM` (`benchmarks/gates_harness.py`).
+
+It samples nothing: a task that asks for a temperature is refused. A task file may name Python functions, which run: use
+files that you trust.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from lm_eval.api.model import TemplateLM
+from lm_eval.defaults import DEFAULT_OTHER_SEED
+from lm_eval.evaluator import evaluate
+from lm_eval.models.utils import normalize_gen_kwargs
+from lm_eval.tasks import TaskManager
+from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
+from torch import Tensor
+
+from ..errors import InputError, first_line
+from ..generate import Bank, Sampling, generate, score
+from ..models import Model
+from .replies import refuse_nan
+
+LONGEST = 256  # new tokens, where a task does not say: the harness's own default
+FIRST = 32  # tokens before stop strings are looked for the first time
+
+
+@dataclass(frozen=True)
+class TaskRun:
+    """One task: its metrics and their directions by name, values per document where the metric is a mean of them, and
+    the documents."""
+
+    task: str
+    metrics: Mapping[str, float]
+    higher_is_better: Mapping[str, bool]
+    values: Mapping[str, Sequence[float]]
+    documents: Sequence[Mapping[str, Any]]
+
+
+def run_tasks(model: Model, bank: Bank, slot: int, tasks: Sequence[str], chat: bool = False) -> list[TaskRun]:
+    """Every task, in the order of its names. `chat`: through the model's chat template, as `--apply_chat_template`.
+
+    Raises `InputError` where the harness cannot load a task or its data, `FloatingPointError` on NaN logits.
+    """
+    student = Student(model, bank, slot)
+    with _quiet():
+        try:
+            known = TaskManager(include_defaults=not all(Path(task).is_file() for task in tasks))
+            loaded = known.load(list(tasks))
+        except Exception as error:  # the harness and `datasets` raise whatever they meet
+            raise InputError(
+                f"{', '.join(tasks)}: lm-evaluation-harness cannot load it: {first_line(error)}"
+            ) from error
+        found = evaluate(
+            student, prepared(loaded), bootstrap_iters=0, apply_chat_template=chat, fewshot_as_multiturn=chat
+        )
+    return [_run(name, found) for name in sorted(loaded["tasks"])]
+
+
+def prepared(loaded: Any) -> Any:
+    """Loaded tasks with the few-shot defaults that the harness's own `simple_evaluate` gives them; that function also
+    asks pip and the compiler for their versions, which takes longer than a small task."""
+    for task in loaded["tasks"].values():
+        if task.get_config("num_fewshot") is None:
+            task.set_config(key="num_fewshot", value=0)
+        task.set_fewshot_seed(seed=DEFAULT_OTHER_SEED)
+    return loaded
+
+
+class Student(TemplateLM):  # type: ignore[misc]
+    """`slot` of a bank on its base; -1 is the base alone."""
+
+    def __init__(self, model: Model, bank: Bank, slot: int) -> None:
+        super().__init__()
+        self.model, self.bank, self.slot = model, bank, slot
+        self.tokenizer: Any = model.tokenizer
+
+    @property
+    def eot_token_id(self) -> int:
+        """The id that ends a text."""
+        return int(self.tokenizer.eos_token_id)
+
+    @property
+    def prefix_token_id(self) -> int:
+        """What stands before the first token of a text without a context."""
+        first = self.tokenizer.bos_token_id
+        return int(first) if first is not None else self.eot_token_id
+
+    @property
+    def tokenizer_name(self) -> str:
+        """A name for the harness's caches."""
+        return self.model.fingerprint
+
+    def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: Any) -> list[int]:
+        """Ids; special tokens as the tokenizer adds them, but no second one at the beginning."""
+        begun = string.startswith(self.tokenizer.decode([self.prefix_token_id]))
+        special = not begun if add_special_tokens is None else add_special_tokens
+        return list(self.tokenizer(string, add_special_tokens=special)["input_ids"])
+
+    def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+        """The template's text of a conversation."""
+        text = self.tokenizer.apply_chat_template(
+            chat_history, tokenize=False, add_generation_prompt=add_generation_prompt,
+            continue_final_message=not add_generation_prompt,
+        )  # fmt: skip
+        return str(text)
+
+    def loglikelihood_rolling(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[float]:
+        """Log-likelihood of whole texts, in disjoint windows of the model's context."""
+        windows, owners = [], []
+        for number, request in enumerate(requests):
+            ids = self.tok_encode(request.args[0])
+            for pair in get_rolling_token_windows(ids, self.prefix_token_id, self.model.context, 1):
+                windows.append((("", ""), *make_disjoint_window(pair)))
+                owners.append(number)
+        sums = [0.0] * len(requests)
+        for number, (likelihood, _) in zip(owners, self._loglikelihood_tokens(windows), strict=True):
+            sums[number] += likelihood
+        return sums
+
+    def _loglikelihood_tokens(self, requests: Sequence[Any], **_: Any) -> list[tuple[float, bool]]:
+        """Log-likelihood of each continuation after its context, and whether it is the greedy one; a context that is
+        too long loses its beginning."""
+        whole = [[*context, *after][-(self.model.context + 1) :] for _, context, after in requests]
+
+        def reduce(row: int, logits_TV: Tensor) -> tuple[float, bool]:
+            refuse_nan(logits_TV)
+            after = whole[row][-len(requests[row][2]) :]
+            logp_NV = torch.log_softmax(logits_TV[-len(after) :], -1)
+            after_N = torch.tensor(after, device=logits_TV.device)
+            greedy = bool((logp_NV.argmax(-1) == after_N).all())
+            return float(logp_NV.gather(1, after_N[:, None]).sum()), greedy
+
+        slots = [self.slot] * len(whole)
+        return score(self.model, [ids[:-1] for ids in whole], reduce, bank=self.bank, slots=slots)
+
+    def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
+        """Greedy answers, each cut before the first of its stop strings."""
+        found = [""] * len(requests)
+        for (stops, limit), rows in self._alike(requests).items():
+            room = self.model.context - limit
+            if room < 1:
+                raise InputError(f"a task asks for {limit} new tokens; the context has {self.model.context}")
+            prompts = [self.tok_encode(requests[row].args[0])[-room:] for row in rows]
+            for row, text in zip(rows, self._until(prompts, stops, limit), strict=True):
+                found[row] = text
+        return found
+
+    def _alike(self, requests: Sequence[Any]) -> dict[tuple[tuple[str, ...], int], list[int]]:
+        """Numbers of requests by their stop strings and limit."""
+        groups: dict[tuple[tuple[str, ...], int], list[int]] = {}
+        for row, request in enumerate(requests):
+            said = normalize_gen_kwargs(dict(request.args[1]), LONGEST)
+            if said.get("do_sample") or said.get("temperature"):
+                raise InputError(f"a task samples ({dict(request.args[1])}); a gate's answers are greedy")
+            stops = said.get("until") or []
+            stops = (stops,) if isinstance(stops, str) else tuple(stops)
+            groups.setdefault((stops, int(said["max_gen_toks"])), []).append(row)
+        return groups
+
+    def _until(self, prompts: Sequence[list[int]], stops: tuple[str, ...], limit: int) -> list[str]:
+        """Answers in rounds of more and more tokens, so that one that has met its stop string is not carried on."""
+        answers: list[list[int]] = [[] for _ in prompts]
+        going, done = list(range(len(prompts))), 0
+        while going and done < limit:
+            step = min(limit - done, max(FIRST, done))
+            slots = [self.slot] * len(going)
+            longer = [prompts[row] + answers[row] for row in going]
+            new = generate(
+                self.model, longer, Sampling(max_new_tokens=step), bank=self.bank, slots=slots, on_step=_whole
+            )
+            for row, ids in zip(going, new, strict=True):
+                answers[row] += ids
+            full = {row for row, ids in zip(going, new, strict=True) if len(ids) == step}
+            going, done = (
+                [row for row in going if row in full and not _met(self._text(answers[row]), stops)],
+                done + step,
+            )
+        return [_before(self._text(ids), stops) for ids in answers]
+
+    def _text(self, ids: Sequence[int]) -> str:
+        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
+
+
+def _whole(_: list[int], logits_NV: Tensor) -> None:
+    refuse_nan(logits_NV)
+
+
+def _met(text: str, stops: Sequence[str]) -> bool:
+    return any(stop and stop in text for stop in stops)
+
+
+def _before(text: str, stops: Sequence[str]) -> str:
+    for stop in stops:
+        text = text.split(stop)[0] if stop else text
+    return text
+
+
+def _run(name: str, found: Any) -> TaskRun:
+    """One task's part of the harness's results. A metric's name has its filter behind a comma unless it is "none"."""
+    better = found["higher_is_better"].get(name, {})
+    metrics, values = {}, {}
+    samples = found["samples"][name]
+    for key, value in found["results"][name].items():
+        metric, _, strain = key.partition(",")
+        if metric not in better or not isinstance(value, int | float):
+            continue
+        label = metric if strain == "none" else key
+        metrics[label] = float(value)
+        rows = [s[metric] for s in samples if s["filter"] == strain and metric in s]
+        if rows and all(isinstance(v, int | float) for v in rows):
+            values[label] = [float(v) for v in rows]
+    chosen = {label: bool(better[label.partition(",")[0]]) for label in metrics}
+    return TaskRun(name, metrics, chosen, values, [s["doc"] for s in samples])
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """The harness's own bars and notices stay away; its errors are raised."""
+    logger = logging.getLogger("lm_eval")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        logger.setLevel(before)

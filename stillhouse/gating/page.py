@@ -1,0 +1,336 @@
+"""A verdict as one HTML page: no scripts, no fonts or pictures from elsewhere, light and dark, any width.
+
+In: the verdict, the candidate, the study with its memory, sample answers side by side, the loss curve. Out: the page's
+text. The style and the order of the page are in `_report.html`. Everything is escaped: memory, questions, answers,
+facts and notes are data.
+
+It does not know which gates there are: it draws a row for every result, the coverage map from all `questions` in their
+details, bars from all `passages`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from importlib.resources import files
+from string import Template
+from typing import Any
+
+from ..records import Candidate, GateResult, Question, Statement, Study, Verdict, digest
+from ..report import svg
+from ..text.english.refusals import is_unknown
+from .answers import right
+from .measure import bad_end
+from .pictures import calibration_pictures, figure, pictures, unit_of
+from .thresholds import Calibration
+
+_STATES = {
+    "recalled": "recalled",
+    "part": "recalled in part",
+    "missed": "missed",
+    "none": "no question about it",
+    "instruction": "reads like an instruction, kept as data",
+}
+_DIGEST = re.compile(r"\b[0-9a-f]{64}\b")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One question and what base, teacher (memory in its context) and student (weights alone) answer."""
+
+    question: str
+    base: str
+    teacher: str
+    student: str
+    expected: str
+
+
+def report(
+    verdict: Verdict,
+    candidate: Candidate,
+    study: Study,
+    memory_text: str,
+    samples: Sequence[Sample] = (),
+    losses: Sequence[float] = (),
+    facts: Mapping[str, str] | None = None,
+    calibration: Calibration | None = None,
+    tries: Sequence[Mapping[str, Any]] = (),
+) -> str:
+    """The page. `facts`: short labels and values for its head, such as tokens saved per request; `calibration`: the one
+    the verdict was decided by, whose trials are then drawn on every scale; `tries`: the candidates made on the way to
+    this one, itself the last, as `version`, `remedy`, `about`, `changes`, `approved`, `failed`."""
+    page = Template(files("stillhouse.report").joinpath("page.html").read_text(encoding="utf-8"))
+    results = sorted(verdict.results, key=lambda r: (r.passed, not r.at_least, r.gate))
+    return page.substitute(
+        title=escape(f"{'Approved' if verdict.passed else 'Rejected'}: {candidate.user}"),
+        kicker=escape(f"Stillhouse · verdict on a memory of {candidate.user}"),
+        headline="<em>Approved.</em>" if verdict.passed else "<strong>Rejected.</strong>",
+        lead=_lead(results),
+        todo=_todo(results),
+        tries=_tries(tries),
+        facts=_facts(facts or {}),
+        decision=_decision(verdict),
+        gates="\n".join(_gate(r, calibration) for r in results) + _left_out(verdict),
+        coverage=_coverage(study, memory_text, verdict.results),
+        pictures=pictures(results, losses) + calibration_pictures(calibration),
+        samples=_samples(samples),
+        lineage=_lineage(verdict, candidate, memory_text),
+        config=escape(json.dumps({"train": candidate.config, "gate": verdict.config}, indent=2, ensure_ascii=False)),
+    )
+
+
+def _shown(result: GateResult) -> str:
+    tail = "" if unit_of(result) == "fraction" or result.value is None else f" {unit_of(result)}"
+    return f"{figure(result.value, unit_of(result), result.threshold)}{escape(tail)}"
+
+
+def _lead(results: Sequence[GateResult]) -> str:
+    if not results:
+        return "No gate was asked."
+    failed = [r for r in results if not r.passed]
+    if len(results) == 1 and not failed:
+        return f"The one gate passes: {_measured(results[0])}."
+    if not failed:
+        near = sorted((r for r in results if not r.details.get("exact")), key=_margin)[:2]
+        closest = f" Closest to the limit: {', then '.join(map(_reason, near))}." if near else ""
+        return f"All {len(results)} gates pass.{closest}"
+    reasons = "; ".join(_reason(r) for r in failed)
+    which = "The one gate fails" if len(results) == 1 else f"{len(failed)} of {len(results)} gates fail"
+    return f"{which}: {reasons}."
+
+
+def _margin(result: GateResult) -> float:
+    """How far the deciding number is from the threshold, as a share of what there is to lose."""
+    deciding = bad_end(result) if result.details.get("decided") == "bad end" else result.value
+    room = 1 - result.threshold if result.at_least and 0 <= result.threshold < 1 else abs(result.threshold)
+    return abs((deciding or 0.0) - result.threshold) / (room or 1.0)
+
+
+def _measured(result: GateResult) -> str:
+    return f"<span>{escape(result.gate)} <b>{_shown(result)}</b></span>"
+
+
+def _todo(results: Sequence[GateResult]) -> str:
+    """What to change, for every gate that failed; gates with one remedy together."""
+    remedies: dict[str, list[str]] = {}
+    for result in results:
+        if not result.passed and (remedy := str(result.details.get("remedy", ""))):
+            remedies.setdefault(remedy, []).append(result.gate)
+    rows = "".join(f"<li><b>{escape(', '.join(gates))}</b> {escape(r)}</li>" for r, gates in remedies.items())
+    tail = "<code>stillhouse consolidate --diagnose</code> tries in turn what the settings can do about it."
+    return f'<div class="todo"><h2>What to change</h2><ul>{rows}</ul><p class="said">{tail}</p></div>' if rows else ""
+
+
+def _tries(tries: Sequence[Mapping[str, Any]]) -> str:
+    if not tries:
+        return ""
+    return (
+        '<section><h2>How it came about</h2><p class="said">Gates refused the first candidate, and their remedies were '
+        "tried in turn. Every candidate went through the same pipeline and was judged by the same gates.</p>"
+        f'<ol class="tries">{"".join(map(_try, tries))}</ol></section>'
+    )
+
+
+def _try(tried: Mapping[str, Any]) -> str:
+    changes = ", ".join(f"{key} {old} → {new}" for key, (old, new) in tried["changes"].items())
+    outcome = "approved" if tried["approved"] else f"refused by {', '.join(tried['failed']) or 'no gate that applies'}"
+    number = f"v{tried['version']}" if tried["version"] else "this one"
+    name = str(tried["remedy"]).capitalize() or "As asked for"
+    about = " · ".join(filter(None, (str(tried["about"]) if tried["remedy"] else "", changes)))
+    mark = "yes" if tried["approved"] else "no"
+    return (
+        f'<li class="{mark}"><b>{escape(name)}</b> <small>{escape(number)}</small>'
+        f"<span>{escape(outcome)}</span><small>{escape(about)}</small></li>"
+    )
+
+
+def _reason(result: GateResult) -> str:
+    if result.value is None:
+        return f"{escape(result.gate)} could not be measured"
+    bound = "at least" if result.at_least else "at most"
+    limit = figure(result.threshold, unit_of(result))
+    if result.details.get("decided") != "bad end":
+        return f"<span>{escape(result.gate)} <b>{_shown(result)}</b></span> <span>({bound} {limit})</span>"
+    worst = figure(bad_end(result), unit_of(result), result.threshold)
+    return (
+        f"<span>{escape(result.gate)} <b>{_shown(result)}</b></span> <span>(at worst {worst}, {bound} {limit})</span>"
+    )
+
+
+def _facts(facts: Mapping[str, str]) -> str:
+    rows = "".join(f"<div><dt>{escape(k)}</dt><dd>{_short(v)}</dd></div>" for k, v in facts.items())
+    return f'<dl class="facts">{rows}</dl>' if rows else ""
+
+
+def _short(text: str) -> str:
+    """Escaped, with digests cut to twelve digits; the whole one is in the tooltip."""
+    return _DIGEST.sub(lambda m: f'<span title="{m[0]}">{m[0][:12]}</span>', escape(str(text)))
+
+
+def _decision(verdict: Verdict) -> str:
+    """How the thresholds came about, and where on the interval they are decided."""
+    if verdict.config.get("calibrated_by"):
+        return (
+            "Thresholds are calibrated for this base on consolidations that are good (ticks above the line) and on "
+            "sabotaged ones (below it), and decided at the bad end of the interval."
+        )
+    return (
+        "The decision is taken on the value. Thresholds are starting values: nobody has calibrated them for this base."
+    )
+
+
+def _left_out(verdict: Verdict) -> str:
+    rows = [f"{escape(n)} ({escape(why)})" for n, why in verdict.config.get("left_out", {}).items()]
+    return f'<p class="said left">Does not apply: {"; ".join(rows)}.</p>' if rows else ""
+
+
+def _trials(result: GateResult, calibration: Calibration | None) -> tuple[list[float], list[float]]:
+    """What honest and what sabotaged trials measured, where this gate's threshold comes from them."""
+    if calibration is None or calibration.thresholds.get(result.gate) != result.threshold:
+        return [], []
+    return calibration.values(result.gate, True), calibration.values(result.gate, False)
+
+
+def _gate(result: GateResult, calibration: Calibration | None) -> str:
+    unit = unit_of(result)
+    bound = f"{'at least' if result.at_least else 'at most'} {figure(result.threshold, unit)}"
+    between = " to ".join(figure(b, unit).removesuffix(" %") for b in result.interval) if result.interval else ""
+    good, bad = _trials(result, calibration)
+    proportion = unit == "fraction" and result.at_least and result.threshold >= 0
+    domain = svg.domain(result.value, result.threshold, result.interval, proportion, good)
+    label = f"{result.gate}: {_shown(result)}, {bound}"
+    drawing = svg.scale(result, domain, label, good, bad)
+    below = "" if unit == "fraction" else f"<small>{escape(unit)}</small>"
+    note = f'<p class="note">{escape(result.note)}</p>' if result.note else ""
+    mark = '<span class="mark">passes</span>' if result.passed else '<span class="mark fail">fails</span>'
+    return (
+        f'<div class="gate{"" if result.passed else " off"}"><div class="head">'
+        f'<div class="name">{escape(result.gate)}</div>'
+        f'<div class="about">{escape(str(result.details.get("about", "")))}</div></div>{drawing}'
+        f'<div class="value">{figure(result.value, unit, result.threshold)}{below}</div>'
+        f'<div class="bound"><span>{bound}</span><span>{between and f"95 %: {between}"}</span></div>{mark}{note}</div>'
+    )
+
+
+def _coverage(study: Study, memory_text: str, results: Sequence[GateResult]) -> str:
+    if not study.statements:
+        return ""
+    rows = [row for r in results for row in r.details.get("questions", ())]
+    asked = {s.index: [row for row in rows if row["statement"] == s.index] for s in study.statements}
+    states = {s.index: _state(s, asked[s.index]) for s in study.statements}
+    taught = [s for s in study.statements if not s.instruction]
+    covered = sum(study.covered(s.index) for s in taught)
+    legend = "".join(
+        f'<li><span class="key {state}"></span><b>{n}</b> {text}</li>'
+        for state, text in _STATES.items()
+        if (n := sum(found == state for found in states.values()))
+    )
+    if covered < len(taught):
+        rest = len(taught) - covered
+        legend += (
+            f'<li><span class="key uncovered"></span><b>{rest}</b> not covered: too few questions to learn from</li>'
+        )
+    return (
+        "<section><h2>The memory, statement by statement</h2>"
+        f'<p class="said">{covered} of {len(taught)} statements have questions in three wordings or more and one in '
+        "reverse. Point at a statement, or tap it, to see what was asked and what the student answered by itself."
+        f'</p><div class="map">{_map(study, memory_text, states, asked)}</div>'
+        f'<ul class="legend">{legend}</ul></section>'
+    )
+
+
+def _state(statement: Statement, rows: Sequence[Mapping[str, Any]]) -> str:
+    if statement.instruction:
+        return "instruction"
+    if not rows:
+        return "none"
+    hits = sum(bool(row["right"]) for row in rows)
+    return "recalled" if hits == len(rows) else "part" if hits else "missed"
+
+
+def _map(
+    study: Study, memory_text: str, states: Mapping[int, str], asked: Mapping[int, Sequence[Mapping[str, Any]]]
+) -> str:
+    whole, parts, at = memory_text.encode(), [], 0
+    for statement in sorted(study.statements, key=lambda s: s.start):
+        start = max(statement.start, at)
+        if start >= statement.end:
+            continue
+        parts.append(_text(whole[at:start]))
+        at = statement.end
+        rows, state = asked[statement.index], states[statement.index]
+        pop = _questions(state, rows, study.questions, statement.index)
+        share = f' style="--share:{100 * sum(bool(r["right"]) for r in rows) / len(rows):.0f}%"' if rows else ""
+        said = _text(whole[start:at])
+        thin = "" if state == "instruction" or study.covered(statement.index) else " uncovered"
+        parts.append(f'<span class="s {state}{thin}"{share} tabindex="0">{said}<span class="pop">{pop}</span></span>')
+    parts.append(_text(whole[at:]))
+    return "".join(parts)
+
+
+def _text(part: bytes) -> str:
+    return escape(part.decode(errors="replace"))
+
+
+def _questions(state: str, rows: Sequence[Mapping[str, Any]], study: Sequence[Question], statement: int) -> str:
+    if not rows:
+        waiting = [f"<span><i>·</i><span>{escape(q.text)}</span></span>" for q in study if q.statement == statement]
+        return "".join([f"<b>{_STATES[state]}</b>", *waiting])
+    return "".join(_asked(row) for row in rows)
+
+
+def _asked(row: Mapping[str, Any]) -> str:
+    mark, wanted = "<i>✓</i>", ""
+    if not row["right"]:
+        mark, wanted = '<i class="no">✗</i>', f" <i>expected</i> {escape(str(row['expected']))}"
+    answer = escape(str(row["answer"])) or "(nothing)"
+    return f"<span>{mark}<span>{escape(str(row['question']))} <i>→</i> {answer}{wanted}</span></span>"
+
+
+def _samples(samples: Sequence[Sample]) -> str:
+    if not samples:
+        return ""
+    rows = "".join(_sample(s) for s in samples)
+    return (
+        '<section><h2>Side by side</h2><p class="said">Marked: the expected answer.</p><table><thead><tr>'
+        "<th>Question</th><th>Base</th><th>Teacher, memory in its context</th><th>Student, weights alone</th>"
+        f"</tr></thead><tbody>{rows}</tbody></table></section>"
+    )
+
+
+def _sample(sample: Sample) -> str:
+    def cell(name: str, answer: str, extra: str = "") -> str:
+        shown = escape(answer) or "(nothing)"
+        hit = _marked(answer, sample.expected)
+        inside = f'<span class="yes">{shown}</span>' if hit else shown
+        return f'<td data-of="{name}"{"" if hit else " class=dim"}><span>{inside}{extra}</span></td>'
+
+    missing = not _marked(sample.student, sample.expected)
+    wanted = f'<span class="expected">expected: {escape(sample.expected)}</span>' if missing else ""
+    return (
+        f'<tr><td class="q">{escape(sample.question)}</td>{cell("Base", sample.base)}'
+        f"{cell('Teacher', sample.teacher)}{cell('Student', sample.student, wanted)}</tr>"
+    )
+
+
+def _marked(answer: str, expected: str) -> bool:
+    return is_unknown(answer) if is_unknown(expected) else right(answer, expected)
+
+
+def _lineage(verdict: Verdict, candidate: Candidate, memory_text: str) -> str:
+    """From the memory to the verdict; each is named by the digest of its content, and holds the names before it."""
+    chain = [
+        *([("memory", digest(memory_text.encode()))] if memory_text else []),
+        *(("signals", parent) for parent in candidate.parents),
+        (f"candidate, {candidate.kind}, {candidate.steps} steps", verdict.candidate),
+        ("verdict", digest(verdict)),
+    ]
+    beside = [("base", candidate.base), ("adapter", candidate.adapter)]
+    if by := verdict.config.get("calibrated_by"):
+        beside.append(("calibration", str(by)))
+    flow = "".join(f"<li>{escape(name)}<code>{_short(value)}</code></li>" for name, value in chain)
+    rest = "".join(f"<dt>{escape(name)}</dt><dd>{_short(value)}</dd>" for name, value in beside)
+    return f'<ol class="flow">{flow}</ol><dl class="lineage">{rest}</dl>'

@@ -1,0 +1,119 @@
+"""One run over all gates: settings resolved, every gate asked, every result decided, the verdict their conjunction.
+
+In: a candidate, its digest, a `Context`, a `Config`. Out: a `Verdict`. It does not know which gates there are, and it
+stores nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from .. import kinds
+from ..compute.experts import answering
+from ..config import as_dict, resolve
+from ..errors import InputError, ModelError
+from ..records import Candidate, GateResult, Verdict
+from ..records import digest as digest_of
+from ..text.prompts import PROMPTS_VERSION
+from .context import Context
+from .measure import DoesNotApply, decided
+from .thresholds import read_calibration
+
+
+@dataclass(frozen=True)
+class Config:
+    """Which gates run, and with what settings: `{"drift": {"threshold": 0.05}}`. No names means every gate there is.
+
+    `thresholds` come from the calibration whose digest is `calibration`; they are decided at the interval's bad end. A
+    threshold in `settings` goes before them and is decided on the value.
+    """
+
+    gates: tuple[str, ...] = ()
+    settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    thresholds: Mapping[str, float] = field(default_factory=dict)
+    calibration: str = ""
+
+
+def calibrated(home: Path, base: str, config: Config = Config()) -> Config:
+    """`config` with the thresholds calibrated for the base of this fingerprint, where `home` has any."""
+    found = read_calibration(home, base)
+    if found is None or config.calibration:
+        return config
+    return replace(config, thresholds=found.thresholds, calibration=found.digest)
+
+
+def run(
+    candidate: Candidate,
+    digest: str,
+    ctx: Context,
+    config: Config = Config(),
+    on_gate: Callable[[str], None] | None = None,
+) -> Verdict:
+    """Measure `candidate` (whose digest is `digest`) with every configured gate, in the order of their names.
+
+    `on_gate(name)` is called when a gate is done. Logits that are not numbers refuse the candidate, they do not stop
+    the run. A gate that does not apply is left out, and `Verdict.config["left_out"]` says why; a verdict without any
+    result does not pass. Raises `ModelError` when the adapter was made for another base, `InputError` for unknown gates
+    or settings, and for a suite that was trained on.
+    """
+    if candidate.base != ctx.model.fingerprint:
+        raise ModelError(
+            f"candidate {digest[:12]} was trained on base {candidate.base[:12]}, not on {ctx.model.ref} "
+            f"({ctx.model.fingerprint[:12]}); load the base it was made for"
+        )
+    chosen = settings(config)
+    results, left_out = [], {}
+    with answering(ctx.model.network):
+        for name, setting in chosen.items():
+            found = _check(kinds.load("gate", name), candidate, setting, ctx)
+            if isinstance(found, DoesNotApply):
+                left_out[name] = found.reason
+            else:
+                results.append(decided(found, _is_calibrated(config, name)))
+            if on_gate:
+                on_gate(name)
+    recorded = {
+        "gates": {name: as_dict(setting) for name, setting in chosen.items()},
+        "left_out": left_out,
+        "calibrated_by": config.calibration,
+        "prompts": PROMPTS_VERSION,
+        "texts": digest_of(list(ctx.texts)),
+        "suite_digest": ctx.suite.digest if ctx.suite else "",
+        "corpus": ctx.corpus.digest if ctx.corpus else "",
+        "trace": ctx.trace.name if ctx.trace else "",
+    }
+    passed = bool(results) and all(r.passed for r in results)
+    return Verdict(digest, passed, tuple(results), recorded, parents=(digest,))
+
+
+def settings(config: Config = Config()) -> dict[str, Any]:
+    """The settings of every configured gate, by name, in the order in which they run. Raises `InputError`."""
+    names = sorted(config.gates or kinds.names("gate"))
+    for name in config.settings:
+        kinds.load("gate", name)
+        if name not in names:
+            raise InputError(f"gate.settings.{name}: that gate is not among the gates to run: {', '.join(names)}")
+    return {name: _setting(name, config) for name in names}
+
+
+def _setting(name: str, config: Config) -> Any:
+    values = dict(config.settings.get(name, {}))
+    if _is_calibrated(config, name):
+        values["threshold"] = config.thresholds[name]
+    return resolve(kinds.load("gate", name).Config, values, f"gate.settings.{name}")
+
+
+def _is_calibrated(config: Config, name: str) -> bool:
+    return name in config.thresholds and "threshold" not in config.settings.get(name, {})
+
+
+def _check(kind: ModuleType, candidate: Candidate, setting: Any, ctx: Context) -> GateResult | DoesNotApply:
+    try:
+        result: GateResult | DoesNotApply = kind.check(candidate, setting, ctx)
+    except FloatingPointError as error:
+        result = kind.MEASURE.broken(setting.threshold, str(error))
+    return result

@@ -1,0 +1,10 @@
+"""Adapters: LoRA for many users on one base, each row of a batch with its own; PEFT in and out."""
+
+from __future__ import annotations
+
+from .bank import AdapterBank
+from .gathered import Held, Run
+from .packed import Packed
+from .sites import LoraConfig, Site
+
+__all__ = ["AdapterBank", "Held", "LoraConfig", "Packed", "Run", "Site"]

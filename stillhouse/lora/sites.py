@@ -1,0 +1,132 @@
+"""Where LoRA goes in a network: its targets, and the stacked parameters that belong to each.
+
+In: a transformers causal LM and `LoraConfig`. Out: one `Site` per adapted weight, in module order: every `nn.Linear`
+of the decoder layers, and the stacked experts of transformers' mixture-of-experts classes. Routers, the LM head,
+embeddings and anything outside the decoder (a vision tower) are never targets.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal, cast
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from ..errors import InputError, ModelError
+
+EXPERT_PARAMETERS = ("gate_up_proj", "down_proj")
+_ROUTER = re.compile(r"(^|\.)(gate|router|shared_expert_gate)(\.|$)")
+_ONE_EXPERT = re.compile(r"\.experts\.\d+\.")  # sees only the tokens routed to it: whose rows, nobody knows
+_LAYER = re.compile(r"\.\d+\.")
+
+
+@dataclass(frozen=True)
+class LoraConfig:
+    """Rank and alpha of every adapter, and what is adapted: all linear layers, attention or MLP; experts too."""
+
+    rank: int = 16
+    alpha: float = 32.0
+    targets: Literal["all", "attention", "mlp"] = "all"
+    experts: bool = True
+
+
+@dataclass(frozen=True, eq=False)
+class Site:
+    """One adapted weight: its module, its name in PEFT's files, and A and B of all slots.
+
+    experts = 0: a `[slots, rank, in]`, b `[slots, out, rank]`. Otherwise a `[slots, experts, rank, in]`,
+    b `[slots, experts, rank, out]`.
+    """
+
+    module: nn.Module
+    weight: str  # full name of the adapted parameter in the network
+    path: str  # of the module in PEFT's tensor names: stacked parameters of one module are nested
+    experts: int
+    a: nn.Parameter
+    b: nn.Parameter
+
+    @property
+    def names(self) -> tuple[str, str]:
+        return f"base_model.model.{self.path}.lora_A.weight", f"base_model.model.{self.path}.lora_B.weight"
+
+    def as_rows(self, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+        """Views of what has the shapes of A and B: `[slots, experts, rank, in]`, `[slots, experts, rank, out]`; a dense
+        weight is as of one expert."""
+        return (a, b) if self.experts else (a[:, None], b.mT[:, None])
+
+    def to_peft(self, slot: int) -> Iterator[tuple[str, Tensor]]:
+        """A `[experts * rank, in]` with the expert outermost, B `[out, rank * experts]` with the rank outermost."""
+        a, b = self.a[slot], self.b[slot]
+        if self.experts:
+            a, b = a.flatten(0, 1), b.permute(2, 1, 0).flatten(1)
+        return zip(self.names, (a, b), strict=True)
+
+    def from_peft(self, a: Tensor, b: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+        """The opposite of `to_peft`, for any rank, padded with zeros to the site's."""
+        if self.experts:
+            a = a.reshape(self.experts, rank, -1)
+            b = b.reshape(-1, rank, self.experts).permute(2, 1, 0)
+        else:
+            b = b.T
+        more = self.a.shape[-2] - rank
+        a, b = (nn.functional.pad(t, (0, 0, 0, more)) for t in (a, b))
+        return a, b if self.experts else b.T
+
+
+def find_sites(network: PreTrainedModel, slots: int, config: LoraConfig) -> list[Site]:
+    """All sites of `network`, parameters zero. `ModelError` when there are none; `InputError` for a rank < 1."""
+    if config.rank < 1:
+        raise InputError(f"rank: {config.rank} is not a positive number")
+    sites = list(_sites(network, slots, config))
+    if not sites:
+        name = type(network).__name__
+        raise ModelError(f"{name} has no {config.targets!r} linear layer or stacked experts in its decoder layers")
+    return sites
+
+
+def has_experts(network: PreTrainedModel) -> bool:
+    """Whether the network stores experts as stacked parameters."""
+    return any(_expert_weights(m) for m in network.modules())
+
+
+def _sites(network: PreTrainedModel, slots: int, config: LoraConfig) -> Iterator[Site]:
+    decoder = cast(Any, network).get_decoder()  # untyped in some versions of transformers
+    prefix = next(name for name, module in network.named_modules() if module is decoder)
+    for name, module in network.named_modules():
+        inside = name.startswith(f"{prefix}." if prefix else "") and _LAYER.search(f"{name}.")
+        if not inside or _ROUTER.search(name) or _ONE_EXPERT.search(name) or not _wanted(name, config):
+            continue
+        if isinstance(module, nn.Linear):
+            a, b = (module.in_features, module.out_features)
+            yield _site(module, f"{name}.weight", name, 0, slots, (config.rank, a), (b, config.rank))
+        elif config.experts and (weights := _expert_weights(module)):
+            for i, (weight, (experts, into, out)) in enumerate(weights):
+                path = name + ".base_layer" * (len(weights) - 1 - i)
+                shapes = (experts, config.rank, into), (experts, config.rank, out)
+                yield _site(module, f"{name}.{weight}", path, experts, slots, *shapes)
+
+
+def _wanted(name: str, config: LoraConfig) -> bool:
+    attention = re.search(r"attn|attention", name) is not None
+    return config.targets == "all" or attention == (config.targets == "attention")
+
+
+def _expert_weights(module: nn.Module) -> list[tuple[str, tuple[int, int, int]]]:
+    """Stacked expert parameters in the module's own order, each with (experts, in, out)."""
+    found = [(n, p) for n, p in module.named_parameters(recurse=False) if n in EXPERT_PARAMETERS and p.dim() == 3]
+    turned = bool(getattr(module, "is_transposed", False))
+    shapes = [(n, (p.shape[0], p.shape[1 if turned else 2], p.shape[2 if turned else 1])) for n, p in found]
+    return shapes if len(shapes) == len(EXPERT_PARAMETERS) else []
+
+
+def _site(
+    module: nn.Module, weight: str, path: str, experts: int, slots: int, a: tuple[int, ...], b: tuple[int, ...]
+) -> Site:
+    like = next(module.parameters())
+    dtype = like.dtype if like.device.type != "cpu" and like.is_floating_point() else torch.float32
+    stacks = (nn.Parameter(torch.zeros(slots, *shape, dtype=dtype, device=like.device)) for shape in (a, b))
+    return Site(module, weight, path, experts, *stacks)

@@ -1,0 +1,35 @@
+"""How far a student is from its teacher: divergences on sparse signals, chunk likelihoods, inner states."""
+
+from __future__ import annotations
+
+from .divergence import (
+    BLOCK,
+    Objective,
+    SparseTargets,
+    Tail,
+    chunked,
+    chunked_forward_kl,
+    dense_forward_kl,
+    distillation_loss,
+    sparse_divergence,
+    sparse_forward_kl,
+    sparsify,
+)
+from .head import through_head
+from .terms import Divergence
+
+__all__ = [
+    "BLOCK",
+    "Divergence",
+    "Objective",
+    "SparseTargets",
+    "Tail",
+    "chunked",
+    "chunked_forward_kl",
+    "dense_forward_kl",
+    "distillation_loss",
+    "sparse_divergence",
+    "sparse_forward_kl",
+    "sparsify",
+    "through_head",
+]

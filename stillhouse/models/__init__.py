@@ -1,0 +1,21 @@
+"""A model reference becomes a model, its tokenizer and a fingerprint."""
+
+from __future__ import annotations
+
+from .fingerprints import fingerprint
+from .loading import DEFAULT, choose_device, load, locate
+from .model import Device, Model
+from .tokens import render, stop_ids, token_bytes
+
+__all__ = [
+    "DEFAULT",
+    "Device",
+    "Model",
+    "choose_device",
+    "fingerprint",
+    "load",
+    "locate",
+    "render",
+    "stop_ids",
+    "token_bytes",
+]

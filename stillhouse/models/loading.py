@@ -1,0 +1,112 @@
+"""A model reference becomes a model. The only file that knows transformers' loaders.
+
+In: `tiny` (the model that ships), a local Hugging Face directory, or a hub id. Out: `Model`. Weights must be
+safetensors: pickle is refused.
+
+It does not know adapters, memories or users, nor which of the models is the small one.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import snapshot_download
+from safetensors import SafetensorError, safe_open
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
+from transformers.utils import logging as transformers_logging
+
+from ..compute.memory import memory_bytes
+from ..compute.threads import choose_threads
+from ..errors import ModelError, first_line
+from .fingerprints import fingerprint
+from .model import Device, Model
+from .tokens import stop_ids
+
+DEFAULT = "tiny"
+_ASSETS = Path(__file__).parents[1] / "assets"
+_WANTED = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
+_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+
+
+def load(ref: str = DEFAULT, device: Device = "auto", cache: Path | None = None) -> Model:
+    """Load `ref` for inference and adapter training: evaluation mode, no gradients on the weights.
+
+    dtype: bfloat16 on accelerators that have it; on a CPU float32 while that takes under a quarter of the memory.
+    Raises `ModelError` with what is wrong and what is allowed.
+    """
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    path = locate(ref)
+    check(path)
+    where = choose_device(device)
+    try:
+        config = AutoConfig.from_pretrained(path, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(path, use_fast=True, trust_remote_code=False)
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            path, config=config, dtype=_dtype(path, where), use_safetensors=True, trust_remote_code=False,
+            output_loading_info=True,
+        )  # fmt: skip
+    except Exception as error:  # transformers, tokenizers and safetensors raise a dozen kinds, `Exception` itself too
+        raise ModelError(f"{ref}: cannot be loaded as a causal language model: {first_line(error)}") from error
+    network, found = loaded
+    if missing := sorted(found["missing_keys"]):
+        raise ModelError(f"{ref}: {len(missing)} tensors are missing from the weights, {missing[0]!r} first")
+    if not isinstance(tokenizer, PreTrainedTokenizerFast):
+        raise ModelError(f"{ref}: has no fast tokenizer (tokenizer.json); convert it with transformers first")
+    network.to(device=where).eval().requires_grad_(False)
+    choose_threads(network)
+    return Model(ref, path, network, tokenizer, fingerprint(path, cache), where, stop_ids(network, tokenizer))
+
+
+def locate(ref: str) -> Path:
+    """The folder of a reference, fetched from the hub when it is a hub id."""
+    if ref == DEFAULT:
+        return _ASSETS / "tiny"
+    path = Path(ref).expanduser()
+    if path.exists():
+        return path.resolve()
+    if ref.count("/") != 1 or ref.startswith((".", "/", "~")):
+        allowed = "'tiny', a local Hugging Face folder or a hub id 'owner/name'"
+        raise ModelError(f"{ref}: no such folder; a model is {allowed}")
+    try:
+        return Path(snapshot_download(ref, allow_patterns=list(_WANTED)))
+    except Exception as error:  # the hub's client raises a dozen unrelated kinds: network, auth, missing, offline
+        raise ModelError(f"{ref}: not a folder here, and the hub did not give it: {first_line(error)}") from error
+
+
+def check(path: Path) -> None:
+    """Refuse a folder that cannot be used, before anything is loaded from it."""
+    if not (path / "config.json").is_file():
+        raise ModelError(f"{path}: no config.json; a model folder is in Hugging Face format")
+    weights = sorted(path.glob("*.safetensors"))
+    if not weights:
+        pickles = [p.name for pattern in _PICKLES for p in path.glob(pattern)]
+        if pickles:
+            raise ModelError(f"{path}: only pickle weights ({pickles[0]}), which can run code; convert to safetensors")
+        raise ModelError(f"{path}: no *.safetensors weights")
+    if not any((path / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
+        raise ModelError(f"{path}: no tokenizer (tokenizer.json) beside the weights")
+    for file in weights:
+        try:
+            with safe_open(file, framework="pt") as handle:
+                handle.keys()
+        except (SafetensorError, OSError) as error:
+            raise ModelError(f"{file}: damaged or cut off: {first_line(error)}") from error
+
+
+def choose_device(device: Device) -> torch.device:
+    """The device asked for; `auto` is CUDA, else Apple's, else the CPU."""
+    if device != "auto":
+        return torch.device(device)
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def _dtype(path: Path, device: torch.device) -> torch.dtype:
+    if device.type != "cpu":
+        return torch.bfloat16
+    half_bytes = sum(p.stat().st_size for p in path.glob("*.safetensors"))
+    return torch.float32 if 2 * half_bytes < memory_bytes() / 4 else torch.bfloat16

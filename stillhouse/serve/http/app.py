@@ -1,0 +1,102 @@
+"""The server as an ASGI application: all routes, and what runs beside them.
+
+In: a `Service`. Out: a FastAPI application with an OpenAPI page at `/docs`. `/healthz` needs no key; everything else
+does, as soon as there is one. It does not know models or users.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ipaddress
+from collections.abc import AsyncIterator
+from importlib import metadata, resources
+
+from fastapi import FastAPI
+from fastapi.responses import HTMLResponse, JSONResponse, Response
+
+from ...errors import InputError, StillhouseError
+from ..metrics import CONTENT_TYPE
+from ..service import Service
+from . import completions, embeddings, users
+from .requests import Caller, Here, Intake, add_errors, server_wide
+
+IDLE_SECONDS = 5.0  # between two looks for sessions that went silent
+RETAIN_SECONDS = 86_400.0  # between two looks for what is older than the journal keeps
+CLOSING_SECONDS = 3
+
+
+def create_app(service: Service, *, local: bool = False) -> FastAPI:
+    """The application. `local`: it listens on this machine alone, so that without any key it answers everybody."""
+    app = FastAPI(title="Stillhouse", version=metadata.version("stillhouse"), lifespan=_lifespan)
+    app.state.service, app.state.local = service, local
+    add_errors(app)
+    app.add_middleware(Intake, service=service)
+    app.include_router(completions.routes, tags=["openai"])
+    app.include_router(embeddings.routes, tags=["openai"])
+    app.include_router(users.routes, tags=["stillhouse"])
+    app.add_api_route("/healthz", health, include_in_schema=True)
+    app.add_api_route("/metrics", metrics)
+    app.add_api_route("/", index, include_in_schema=False, response_class=HTMLResponse)
+    return app
+
+
+@contextlib.asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    service: Service = app.state.service
+    service.start()
+    watches = [asyncio.create_task(watch(service)) for watch in (_watch_sessions, _watch_age)]
+    try:
+        yield
+    finally:
+        for watch in watches:
+            watch.cancel()
+        await asyncio.gather(*watches, return_exceptions=True)
+        await asyncio.to_thread(service.close)
+
+
+async def _watch_sessions(service: Service) -> None:
+    while True:
+        await asyncio.sleep(min(IDLE_SECONDS, service.config.session_idle))
+        await service.end_idle_sessions()
+
+
+async def _watch_age(service: Service) -> None:
+    while True:
+        with contextlib.suppress(StillhouseError, OSError):  # locked, damaged or full: tried again at the next round
+            await asyncio.to_thread(service.retain)
+        await asyncio.sleep(RETAIN_SECONDS)
+
+
+async def health(service: Here) -> JSONResponse:
+    """Whether the engine answers."""
+    alive = service.engine.alive
+    return JSONResponse({"status": "ok" if alive else "stopped", "model": service.model.ref}, 200 if alive else 503)
+
+
+async def metrics(key: Caller, service: Here) -> Response:
+    """Prometheus' text format."""
+    server_wide(key, "metrics")
+    return Response(await asyncio.to_thread(service.metrics.text), headers={"Content-Type": CONTENT_TYPE})
+
+
+async def index() -> Response:
+    """The page, where there is one."""
+    file = resources.files("stillhouse.serve.http") / "web" / "index.html"
+    if not file.is_file():
+        return JSONResponse({"name": "stillhouse", "docs": "/docs"})
+    return users.page(file.read_text(encoding="utf-8"))
+
+
+def check_address(service: Service, host: str) -> bool:
+    """Whether `host` is this machine alone. `InputError` where it is not and there is no key."""
+    try:
+        local = host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        local = False
+    if not local and not service.keyring.all():
+        raise InputError(
+            f"--host {host} can be reached from other machines, and there are no keys: "
+            "make one with `stillhouse keys create --scope admin`, or leave --host out"
+        )
+    return local

@@ -1,0 +1,329 @@
+"""OpenAI's routes: chat completions, completions, models, feedback.
+
+In: checked bodies and a key. Out: replies, whole or as server-sent events; an exchange is journaled before its last
+byte goes out. `model` picks whose weights answer: `NAME` (the request's user decides), `NAME:base`,
+`NAME:user/ID`, `NAME:user/ID/vN`. It does not know how an answer is made.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import re
+import secrets
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse, Response, StreamingResponse
+
+from ...errors import InputError, NotFound, StillhouseError
+from ...text.prompts import Message
+from ..access import keys
+from ..access.keys import Key
+from ..engine.adapters import Key as VersionKey
+from ..engine.engine import Event, Failed, Sampling
+from ..engine.engine import Request as Wanted
+from ..fallback import ASKED_ON, Teacher
+from ..log import entries
+from ..log.entries import Exchange, Feedback
+from ..service import Asked, Prepared, Service
+from .requests import Caller, Here, charge, error_body, permitted, subject
+from .schema import Asked as AskedBody
+from .schema import ChatBody, CompletionBody, FeedbackBody
+from .wire import Shape, Told
+
+routes = APIRouter(prefix="/v1")
+_VERSION = re.compile(r"(?P<user>.+)/v(?P<number>[1-9][0-9]{0,8})", re.DOTALL)
+_MOST_MODELS = 1000
+
+
+@dataclass(frozen=True)
+class _Call:
+    """One request on its way: what was prepared, and how its reply is written."""
+
+    service: Service
+    key: Key
+    body: AskedBody
+    asked: Sequence[Asked]
+    prepared: Sequence[Prepared]
+    shape: Shape
+
+    @property
+    def wanted(self) -> list[Wanted]:
+        """What the engine is asked: `n` choices a prompt, each with a seed of its own."""
+        return [
+            replace(p.request, sampling=replace(p.request.sampling, seed=p.request.sampling.seed + i))
+            for p in self.prepared
+            for i in range(self.body.n or 1)
+        ]
+
+    @property
+    def teacher(self) -> Teacher | None:
+        """Who answers where the student is not sure: one answer to a conversation, where weights of the user's own that
+        the teacher lacks take no part."""
+        single = self.shape.chat and (self.body.n or 1) == 1 and self.asked[0].choice == "user"
+        return self.service.teacher if single and self.prepared[0].path in ASKED_ON else None
+
+    def events(self) -> AsyncGenerator[tuple[int, Event], None]:
+        """What is told of the answers."""
+        if (teacher := self.teacher) is None:
+            return self.service.stream(*self.wanted)
+        (request,), (prepared,) = self.wanted, self.prepared
+        sampling = replace(request.sampling, logprobs=request.sampling.logprobs or 0)
+        student = self.service.stream(replace(request, sampling=sampling))
+        return teacher.instead(prepared.messages, sampling, student, self.shape.about)
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"X-Stillhouse-Path": self.shape.about["path"], "X-Stillhouse-Response": self.shape.id}
+
+
+@routes.post("/chat/completions")
+async def chat(body: ChatBody, request: Request, key: Caller, service: Here) -> Response:
+    """Answer a conversation."""
+    messages = tuple(_message(m.role, m.text) for m in body.messages)
+    asked = _asked(body, key, service, body.wanted_logprobs, body.max_completion_tokens or body.max_tokens)
+    session = body.session or body.prompt_cache_key
+    return await _reply(service, key, body, [replace(asked, messages=messages, session=session)], request)
+
+
+@routes.post("/completions")
+async def complete(body: CompletionBody, request: Request, key: Caller, service: Here) -> Response:
+    """Go on from raw prompts: no template, no passages."""
+    asked = _asked(body, key, service, body.logprobs, body.max_tokens or 16)
+    prompts = [p if isinstance(p, str) else known_tokens(service, p) for p in body.prompts]
+    return await _reply(service, key, body, [replace(asked, prompt=p, session=body.session) for p in prompts], request)
+
+
+@routes.get("/models")
+async def list_models(key: Caller, service: Here) -> dict[str, Any]:
+    """The base, and the adapters this key may use."""
+    users = [key.own] if key.own else await asyncio.to_thread(service.store.users)
+    mine = [u for u in users if u is not None and keys.allowed(key, u, "read")][:_MOST_MODELS]
+    found = [_card(service, ""), _card(service, ":base"), *(_card(service, f":user/{user}") for user in mine)]
+    return {"object": "list", "data": found}
+
+
+@routes.get("/models/{name:path}")
+async def show_model(name: str, key: Caller, service: Here) -> dict[str, Any]:
+    """One of them."""
+    user, _ = chosen(service, name)
+    if user is not None:
+        permitted(key, keys.stored_user(key, user) or user, "read")
+    return _card(service, name.removeprefix(service.model.ref))
+
+
+@routes.post("/feedback")
+async def give_feedback(body: FeedbackBody, key: Caller, service: Here) -> dict[str, Any]:
+    """What somebody thinks of a response. On disk before it is acknowledged; once per id."""
+    exchange = await asyncio.to_thread(service.journal.find, body.response_id)
+    if exchange is None or (exchange.user and not keys.allowed(key, exchange.user, "change")):
+        raise NotFound(f"there is no response {body.response_id[:80]!r}")
+    name, value = ("score", body.score) if body.score is not None else (body.key or "score", body.value)
+    feedback = Feedback(
+        body.id or entries.new_id("fb"), exchange.user, entries.now(), body.response_id, name, value, body.comment,
+        body.correction, body.source,
+    )  # fmt: skip
+    await asyncio.wrap_future(service.journal.submit(feedback))
+    service.metrics.feedback.labels(service.model.ref, body.source).inc()
+    return {"object": "feedback", "id": feedback.id, "response_id": body.response_id}
+
+
+def _message(role: str, text: str) -> Message:
+    return {"role": "system" if role == "developer" else role, "content": text}
+
+
+def known_tokens(service: Service, ids: Sequence[int]) -> tuple[int, ...]:
+    """`ids` as a tuple; `InputError` for one that the vocabulary has not."""
+    largest = service.model.vocabulary - 1
+    wrong = next((i for i in ids if not 0 <= i <= largest), None)
+    if wrong is not None:
+        raise InputError(f"prompt: token {wrong} is not in the vocabulary; 0 to {largest} are allowed")
+    return tuple(ids)
+
+
+def chosen(service: Service, name: str) -> tuple[str | None, int | None]:
+    """(user, version) that a model's name picks; user "" is the base alone, None: not said. `NotFound`."""
+    ref = service.model.ref
+    rest = name.removeprefix(ref) if name.startswith(ref) else None
+    if rest == "":
+        return None, None
+    if rest == ":base":
+        return "", None
+    if rest is not None and rest.startswith(":user/") and len(rest) > 6:
+        match = _VERSION.fullmatch(rest[6:])
+        return (match["user"], int(match["number"])) if match else (rest[6:], None)
+    raise NotFound(f"the model {name[:80]!r} does not exist; {ref!r}, '{ref}:base' or '{ref}:user/ID' can be asked")
+
+
+def _asked(body: AskedBody, key: Key, service: Service, logprobs: int | None, most: int | None) -> Asked:
+    """Who is asked for what. `Forbidden`, `NotFound`, `InputError`."""
+    named, number = chosen(service, body.model)
+    if named and body.user not in (None, named):
+        raise InputError(f"user {body.user!r} and model {body.model!r} name two users: give one of them")
+    user = keys.stored_user(key, body.user or named or None)
+    if user is None and key.scope != "admin":
+        subject(key, None, "ask")
+    if user is not None:
+        permitted(key, user, "ask")
+    choice = "base" if named == "" else "version" if number else "user"
+    version = VersionKey(user, number) if number and user else None
+    sampling = Sampling(
+        most or 1, _temperature(body, service), body.top_p if body.top_p is not None else 1.0,
+        body.seed if body.seed is not None else secrets.randbits(32), body.stops, logprobs,
+    )  # fmt: skip
+    return Asked(sampling, user, choice=choice, version=version, max_tokens=most)
+
+
+def _temperature(body: AskedBody, service: Service) -> float:
+    """What the request says, or what the model's own generation config does."""
+    if body.temperature is not None:
+        return body.temperature
+    own = service.model.network.generation_config
+    return float(getattr(own, "temperature", None) or 1.0) if getattr(own, "do_sample", False) else 0.0
+
+
+def _card(service: Service, suffix: str) -> dict[str, Any]:
+    ref = service.model.ref
+    return {
+        "id": f"{ref}{suffix}", "object": "model", "created": 0, "owned_by": "stillhouse", "root": ref,
+        "parent": ref if suffix else None, "max_model_len": service.engine.room,
+        "fingerprint": service.model.fingerprint,
+    }  # fmt: skip
+
+
+async def _reply(service: Service, key: Key, body: AskedBody, asked: Sequence[Asked], request: Request) -> Response:
+    prepared = [await service.prepare(a) for a in asked]
+    charge(service, key, sum(len(p.request.prompt) + p.request.sampling.max_tokens for p in prepared))
+    chat, first = isinstance(body, ChatBody), prepared[0]
+    about: dict[str, Any] = {
+        "path": first.path, "user": asked[0].user, "session": first.session, "passages": first.passages,
+        "version": first.version.number if first.version else None,
+    }  # fmt: skip
+    if first.refused:
+        about["refused"] = list(first.refused)
+    wants = first.request.sampling.logprobs is not None
+    name, n = entries.new_id("chatcmpl" if chat else "cmpl"), body.n or 1
+    shape = Shape(name, int(time.time()), body.model, chat, about, wants, service.model, n)
+    call = _Call(service, key, body, asked, prepared, shape)
+    if body.stream:
+        events = call.events()
+        begun = await anext(events)  # a full queue is a status, not a broken stream
+        if isinstance(begun[1], Failed):
+            raise begun[1].error
+        return StreamingResponse(_streamed(call, begun, events), media_type="text/event-stream", headers=call.headers)
+    return await _unless_gone(request, _whole(call))
+
+
+async def _unless_gone(request: Request, reply: Any) -> Response:
+    """The reply, or nothing more of it once the client has left."""
+    made = asyncio.ensure_future(reply)
+    gone = asyncio.ensure_future(_gone(request))
+    try:
+        await asyncio.wait({made, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if made.done():
+            found: Response = made.result()
+            return found
+        return Response(status_code=499)
+    finally:
+        for task in (made, gone):
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError, Exception):
+                await task
+
+
+async def _gone(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        continue
+
+
+async def _whole(call: _Call) -> Response:
+    told = [Told() for _ in call.wanted]
+    async with contextlib.aclosing(call.events()) as events:
+        async for place, event in events:
+            if isinstance(event, Failed):
+                raise event.error
+            told[place].take(event)
+    if not await _record(call, told):
+        call.shape.about["recorded"] = False
+    return JSONResponse(call.shape.whole(told), headers=call.headers)
+
+
+async def _streamed(
+    call: _Call, begun: tuple[int, Event], events: AsyncGenerator[tuple[int, Event], None]
+) -> AsyncIterator[str]:
+    told = [Told() for _ in call.wanted]
+    recorded = False
+    try:
+        for place in range(len(told)):
+            if (opening := call.shape.opening(place)) is not None:
+                yield _sse(opening)
+        async for place, event in _chained(begun, events):
+            if isinstance(event, Failed):
+                yield _sse(error_body(event.error.status, str(event.error)))
+                return
+            told[place].take(event)
+            if all(t.done for t in told):
+                recorded = True
+                if not await _record(call, told):
+                    call.shape.about["recorded"] = False
+            if (chunk := call.shape.chunk(place, event)) is not None:
+                yield _sse(chunk)
+        if call.body.stream_options and call.body.stream_options.include_usage:
+            yield _sse(call.shape.last(told))
+        yield "data: [DONE]\n\n"
+    finally:
+        await events.aclose()
+        if not recorded and any(t.text for t in told):  # the client left: what it heard was said
+            await asyncio.shield(_record(call, told))
+
+
+async def _chained(
+    begun: tuple[int, Event], events: AsyncIterator[tuple[int, Event]]
+) -> AsyncIterator[tuple[int, Event]]:
+    yield begun
+    async for item in events:
+        yield item
+
+
+def _sse(value: dict[str, Any]) -> str:
+    return f"data: {json.dumps(value, ensure_ascii=False)}\n\n"
+
+
+async def _record(call: _Call, told: Sequence[Told]) -> bool:
+    """Journal the exchange; a prompt of several, or several choices, is one exchange with its first answer."""
+    asked, prepared, done = call.asked[0], call.prepared[0], told[0].done
+    exchange = Exchange(
+        id=call.shape.id, user=asked.user or "", session=prepared.session, time=entries.now(), turns=(),
+        answer=told[0].text, model=call.body.model, base=call.service.model.fingerprint, path=call.shape.about["path"],
+        version=prepared.version.number if prepared.version else None, finish=done.reason if done else "cancelled",
+        prompt_tokens=len(prepared.request.prompt), cached_tokens=done.cached_tokens if done else 0,
+        completion_tokens=len(told[0].pieces), first_token_seconds=round(done.first - done.arrived, 6) if done else 0.0,
+        seconds=round(done.at - done.arrived, 6) if done else 0.0, key=call.key.id,
+    )  # fmt: skip
+    messages = asked.messages or ({"role": "prompt", "content": _shown(call, asked)},)
+    try:
+        return await call.service.record(exchange, messages) and await _corrected(call, exchange)
+    except StillhouseError:  # what follows from an exchange is no reason to lose its answer
+        return True
+
+
+async def _corrected(call: _Call, exchange: Exchange) -> bool:
+    """An answer of the teacher's is journaled as a correction of the student's: something for the next one to learn."""
+    about = call.shape.about
+    if exchange.path != "teacher":
+        return True
+    correction = Feedback(
+        entries.new_id("fb"), exchange.user, entries.now(), exchange.id, "teacher", about["confidence"],
+        about["student"], exchange.answer, "model",
+    )  # fmt: skip
+    await asyncio.wrap_future(call.service.journal.submit(correction))
+    return True
+
+
+def _shown(call: _Call, asked: Asked) -> str:
+    return asked.prompt if isinstance(asked.prompt, str) else call.service.model.text(asked.prompt)

@@ -1,0 +1,83 @@
+"""OpenAI's embeddings route: texts as vectors of the base's own hidden states.
+
+In: texts or token ids. Out: per text one vector of length 1, as wide as the model's hidden states: the mean over the
+states of its tokens behind the last layer, or the state of its last token. No chat template, no adapter: a user's
+weights do not take part. A causal model that was not trained to embed gives vectors that are good for finding near
+duplicates, and worse than an embedding model's for everything else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from fastapi import APIRouter
+from torch import Tensor
+
+from ...errors import InputError
+from ...generate import batches, pad_right
+from ...models import Model
+from ..service import Service
+from .completions import chosen, known_tokens
+from .requests import Caller, Here, charge
+from .schema import EmbeddingsBody
+
+routes = APIRouter(prefix="/v1")
+
+
+@routes.post("/embeddings")
+async def embed(body: EmbeddingsBody, key: Caller, service: Here) -> dict[str, Any]:
+    """A vector for every text."""
+    if chosen(service, body.model)[0]:
+        raise InputError(f"model {body.model!r}: embeddings are the base's; ask {service.model.ref!r}")
+    width = int(service.model.network.config.get_text_config().hidden_size)
+    if body.dimensions not in (None, width):
+        raise InputError(f"dimensions: {body.dimensions} is not allowed; this model's vectors have {width}, uncut")
+    ids = await asyncio.to_thread(_ids, service, body)
+    tokens = sum(map(len, ids))
+    charge(service, key, tokens)
+    vectors: dict[int, list[float] | str] = {}
+    for rows in batches([len(i) for i in ids], service.config.engine.prefill_tokens):
+        work = partial(pooled, service.model, [ids[i] for i in rows], last=body.pooling == "last")
+        found_NH = await asyncio.wrap_future(service.engine.between(work))
+        vectors |= dict(zip(rows, map(partial(_written, body.encoding_format), found_NH), strict=True))
+    return {
+        "object": "list", "model": body.model, "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
+        "data": [{"object": "embedding", "index": i, "embedding": vectors[i]} for i in range(len(ids))],
+    }  # fmt: skip
+
+
+def pooled(model: Model, ids: Sequence[list[int]], *, last: bool = False) -> Tensor:
+    """`[len(ids), hidden]` float32 on the CPU, each of length 1: the mean of a text's hidden states, or its last."""
+    ids_BT, mask_BT = pad_right(ids, model)
+    states_BTH = model.network.base_model(input_ids=ids_BT, attention_mask=mask_BT).last_hidden_state.float()
+    count_B1 = mask_BT.sum(1, keepdim=True)
+    if last:
+        pooled_BH = states_BTH.gather(1, (count_B1 - 1)[..., None].expand(-1, -1, states_BTH.shape[-1]))[:, 0]
+    else:
+        pooled_BH = (states_BTH * mask_BT[..., None]).sum(1) / count_B1
+    return torch.nn.functional.normalize(pooled_BH, dim=-1).cpu()
+
+
+def _ids(service: Service, body: EmbeddingsBody) -> list[list[int]]:
+    """Tokens of every text. `InputError`: one that is empty, or longer than the model's context."""
+    found, room = [], service.engine.room
+    for place, given in enumerate(body.inputs):
+        ids = service.model.text_ids(given) if isinstance(given, str) else list(known_tokens(service, given))
+        if not 0 < len(ids) <= room:
+            raise InputError(
+                f"input {place} has {len(ids)} tokens; the model's context is {room}: 1 to {room} are allowed"
+            )
+        found.append(ids)
+    return found
+
+
+def _written(encoding: str, vector_H: Tensor) -> list[float] | str:
+    """Numbers, or base64 of them as little-endian float32, which is what OpenAI's clients ask for."""
+    if encoding == "float":
+        return vector_H.tolist()
+    return base64.b64encode(vector_H.numpy().astype("<f4").tobytes()).decode()

@@ -1,0 +1,179 @@
+"""A batch of consolidations on another machine: the work goes out with what it needs, versions come back.
+
+In: a home, a batch as a worker hands it to its child (docs/serve.md), a Ray cluster's address. Out: what `jobs batch`
+says, with the new versions saved in this home under its own numbers. The node gets a home of its own with the
+calibration and a few other users' champions (the swap gate asks them), runs the same command there, and sends back
+the versions it made with all they came from. It never opens this home. Saving twice changes nothing, so a driver that
+was killed is simply run again.
+
+Nodes need the same stillhouse and the base model. It does not know what a consolidation does.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import socket
+import subprocess
+import sys
+import tarfile
+import tempfile
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ...errors import InputError, StoreError
+from ...records import Candidate, Signals, Verdict, Version
+from ...store import Store
+from ...store.versions import VERSION_FILE
+
+CALIBRATION = "calibration"
+OTHERS = 4  # champions of other users that go along
+REACH_SECONDS = 10.0
+COMMAND = (sys.executable, "-m", "stillhouse.cli", "jobs", "batch")
+
+Answer = dict[str, Any]
+
+
+def consolidate(
+    home: Path,
+    work: Mapping[str, Any],
+    address: str | None,
+    tell: Callable[[str], None],
+    command: Sequence[str] = COMMAND,
+    gpus: float = 0.0,
+) -> Answer:
+    """Run a batch on the cluster at `address` (None: the one Ray finds, else one on this machine).
+
+    `tell` hears every line the node says on stderr. `gpus` are reserved on the node; without any, Ray hides them all.
+    `InputError`: Ray is not installed, or there is no such cluster.
+    """
+    ray = _ray()
+    _check_reachable(address)
+    try:
+        ray.init(address, include_dashboard=False, log_to_driver=False, configure_logging=False)
+    except (ConnectionError, ValueError, ray.exceptions.RayError) as error:
+        raise InputError(f"no Ray cluster at {address or 'this machine'}: {error}") from None
+    try:
+        store = Store(home)
+        node = ray.remote(max_retries=0, num_gpus=gpus)(run_packed)
+        said = node.remote(packed_home(store, work["model"], work["memories"]), dict(work), list(command))
+        for item in map(ray.get, said):
+            if isinstance(item, str):
+                tell(item)
+            else:
+                return _settled(store, *item)
+    except ray.exceptions.RayError as error:
+        raise StoreError(f"the Ray cluster lost the batch: {str(error).splitlines()[0]}; it is tried again") from error
+    finally:
+        ray.shutdown()
+    raise StoreError("the Ray cluster ended the batch without a word; it is tried again")
+
+
+def _ray() -> Any:
+    try:
+        import ray
+    except ImportError as error:
+        raise InputError(f"{error.name} is not installed; pip install 'stillhouse[ray]'") from None
+    return ray
+
+
+def _check_reachable(address: str | None) -> None:
+    """Ray itself waits for minutes where nobody listens."""
+    if match := re.fullmatch(r"\[?(?P<host>[^/]+?)\]?:(?P<port>[0-9]+)", address or ""):
+        try:
+            socket.create_connection((match["host"], int(match["port"])), REACH_SECONDS).close()
+        except (OSError, OverflowError) as error:
+            raise InputError(f"no Ray cluster at {address}: {error}; `ray start --head` prints its address") from None
+
+
+def packed_home(store: Store, model: str, users: Collection[str]) -> bytes:
+    """A small home for a node, as a tar file: calibrations, and other users' champions on the same base."""
+    with tempfile.TemporaryDirectory() as folder:
+        small = Store(Path(folder) / "home")
+        for version in _champions(store, model, users):
+            carry(version, store, small)
+        for file in sorted((store.home / CALIBRATION).glob("*.json")):
+            (small.home / CALIBRATION).mkdir(exist_ok=True)
+            (small.home / CALIBRATION / file.name).write_bytes(file.read_bytes())
+        return _packed(small.home)
+
+
+def run_packed(home: bytes, work: dict[str, Any], command: list[str]) -> Iterator[str | tuple[int, bytes, bytes]]:
+    """On the node: the batch in a home of its own. Yields its lines, and last (exit code, answer, the home)."""
+    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile() as answer:
+        here = _unpacked(home, Path(folder))
+        pipe = subprocess.PIPE
+        with subprocess.Popen([*command, "--home", str(here)], stdin=pipe, stdout=answer, stderr=pipe) as child:
+            assert child.stdin and child.stderr, "started with pipes"
+            child.stdin.write(json.dumps(work, ensure_ascii=False).encode() + b"\n")
+            child.stdin.flush()  # and it stays open: the child ends when it closes
+            for line in child.stderr:
+                yield line.decode(errors="replace").rstrip("\n")
+        answer.seek(0)
+        yield child.returncode, answer.read(), _packed(here)
+
+
+def carry(version: Version, source: Store, target: Store, *, whole: bool = False) -> Version:
+    """The same version in another home, under that home's number; `whole`: with the signals and the memory.
+
+    A version that is there already, with this candidate and verdict, is found and not saved again.
+    """
+    for there in target.versions(version.user):
+        if (there.candidate, there.verdict) == (version.candidate, version.verdict):
+            return there
+    candidate, verdict = source.get(Candidate, version.candidate), source.get(Verdict, version.verdict)
+    for digest in version.parents if whole else ():
+        if digest in source.blobs:
+            target.blobs.put(source.blobs.get(digest))
+    for digest in candidate.parents if whole else ():
+        signals = source.get(Signals, digest)
+        for blob in (signals.shard, signals.study):
+            target.blobs.put(source.blobs.get(blob))
+        target.put(signals)
+    folder = source.version_dir(version.user, version.number)
+    files = {file.name: file.read_bytes() for file in folder.iterdir() if file.name != VERSION_FILE}
+    return target.save_version(candidate, verdict, files, version.base_ref, version.parents)
+
+
+def _settled(store: Store, code: int, answer: bytes, home: bytes) -> Answer:
+    """What the node answered, its versions saved here and numbered as here."""
+    try:
+        found: Answer = json.loads(answer)
+    except ValueError:
+        raise StoreError(f"the batch ended on its node with exit code {code}; its last lines say why") from None
+    with tempfile.TemporaryDirectory() as folder:
+        made = Store(_unpacked(home, Path(folder))) if found.get("rows") else None
+        for row in found.get("rows", ()):
+            assert made is not None, "there are rows"
+            version = next(v for v in made.versions(row["user"]) if v.number == row["version"])
+            number = carry(version, made, store, whole=True).number
+            folder_here = store.version_dir(row["user"], number)
+            row |= {"version": number, "folder": str(folder_here), "report": str(folder_here / "gate_report.html")}
+    return found
+
+
+def _champions(store: Store, model: str, users: Collection[str]) -> list[Version]:
+    """Up to `OTHERS` champions of users outside the batch, made for a base of the same name."""
+    found: list[Version] = []
+    for user in store.users():
+        champion = store.champion(user) if user not in users else None
+        if champion is not None and Path(champion.base_ref).name == Path(model).name:
+            found.append(champion)
+        if len(found) == OTHERS:
+            break
+    return found
+
+
+def _packed(folder: Path) -> bytes:
+    data = io.BytesIO()
+    with tarfile.open(fileobj=data, mode="w") as tar:
+        tar.add(folder, "home")
+    return data.getvalue()
+
+
+def _unpacked(data: bytes, folder: Path) -> Path:
+    with tarfile.open(fileobj=io.BytesIO(data)) as tar:
+        tar.extractall(folder, filter="data")
+    return folder / "home"

@@ -1,0 +1,1 @@
+"""What was said and what happened, on disk before it is acknowledged."""

@@ -1,0 +1,138 @@
+"""What the journal keeps: exchanges, feedback, memories handed over, ends of sessions, proofs of forgetting.
+
+In: plain values from the HTTP side. Out: frozen records; `revive` reads one back from its line. Times are ISO 8601 in
+UTC. It does not know files.
+"""
+
+from __future__ import annotations
+
+import datetime
+import uuid
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from ...errors import StoreError
+from ...records import from_mapping
+from .lines import decode
+
+Source = Literal["human", "model", "code"]
+Value = bool | float | str | None
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One message: `role` as in OpenAI's wire format."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """One request and its answer. `turns` are the messages this request added to its session; times are in seconds."""
+
+    kind: ClassVar[str] = "exchange"
+
+    id: str  # the response id that the client got
+    user: str
+    session: str
+    time: str  # ISO 8601, UTC
+    turns: tuple[Turn, ...]
+    answer: str
+    model: str
+    base: str  # fingerprint
+    path: str  # adapted, retrieval, both, base, teacher
+    version: int | None = None  # of the adapter that answered
+    finish: str = "stop"
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    completion_tokens: int = 0
+    first_token_seconds: float = 0.0
+    seconds: float = 0.0
+    key: str = ""  # id of the API key, never the key
+
+
+@dataclass(frozen=True)
+class Feedback:
+    """What somebody thought of a response. The last one of the same response, key, source and user counts."""
+
+    kind: ClassVar[str] = "feedback"
+
+    id: str  # the idempotency id: a second record with it is not written
+    user: str
+    time: str
+    response_id: str
+    key: str = "score"
+    value: Value = None
+    comment: str = ""
+    correction: str = ""  # what the answer should have been: a training target
+    source: Source = "human"
+
+
+@dataclass(frozen=True)
+class Memory:
+    """A text that a user handed over to be remembered; `replace`: instead of all that was handed over before."""
+
+    kind: ClassVar[str] = "memory"
+
+    id: str
+    user: str
+    time: str
+    text: str
+    replace: bool = False
+
+
+@dataclass(frozen=True)
+class SessionEnd:
+    """A session ended: the user said so, or was silent for long."""
+
+    kind: ClassVar[str] = "session_end"
+
+    id: str
+    user: str
+    session: str
+    time: str
+    why: str = "asked"
+
+
+@dataclass(frozen=True)
+class Forgotten:
+    """The proof that a user was forgotten: whose (SHA-256 of the id), how many records, from which segments."""
+
+    kind: ClassVar[str] = "forgotten"
+
+    id: str
+    who: str
+    time: str
+    removed: int
+    segments: tuple[str, ...]
+
+
+Record = Exchange | Feedback | Memory | SessionEnd | Forgotten
+KINDS: Mapping[str, type[Record]] = {k.kind: k for k in (Exchange, Feedback, Memory, SessionEnd, Forgotten)}
+LASTING = frozenset({Memory.kind, Forgotten.kind})  # kept whatever the retention says
+
+
+def now() -> str:
+    """ISO 8601, UTC, milliseconds."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
+
+
+def new_id(prefix: str) -> str:
+    """`prefix` and 128 random bits: nobody can guess another's."""
+    return f"{prefix}-{uuid.uuid4().hex}"
+
+
+def revive(line: bytes) -> Record:
+    """The record of one whole line. `StoreError` if another version wrote it."""
+    fields = decode(line) or {}
+    kind = fields.pop("kind", None)
+    if kind not in KINDS:
+        raise StoreError(f"journal: a record of kind {kind!r}; this program reads {', '.join(KINDS)}: update it")
+    return from_mapping(KINDS[kind], fields)
+
+
+def latest(feedback: Iterable[Feedback]) -> list[Feedback]:
+    """What counts: the last of each response, key, source and user, in the order they came."""
+    return list({(f.response_id, f.key, f.source, f.user): f for f in feedback}.values())

@@ -1,0 +1,317 @@
+"""The journal: what users said, what was answered, what they said of it; on disk before it is acknowledged.
+
+In: records. Out: `<home>/journal/`, segments of JSON lines (docs/formats/journal.md). Many threads append; one thread
+writes what has gathered, syncs once, and then tells them all. Every process has a segment of its own, so none waits for
+another. DuckDB reads the sealed segments with `read_json`.
+
+It does not know models, adapters or policies, and it does not look for one user's words in another's records.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import hashlib
+import json
+import queue
+import re
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from ...errors import Busy, InputError, StoreError
+from ...records import canonical
+from ...storage.files import discard, make_folder, sync_folder, write_atomic
+from ...store.locks import locked
+from .entries import LASTING, Exchange, Feedback, Forgotten, Record, new_id, now, revive
+from .lines import decode, encode
+from .segments import SEALED, Segment, lines, recover, rewrite, segments
+
+_USER = re.compile(rb'"user":"(?:[^"\\]|\\.)*"')  # inside a text the quotes are escaped, so this is the field
+_FEEDBACK = b'"kind":"feedback"'
+_BATCH = 4 << 20  # bytes written before the next sync
+_WAITING = 64 << 20  # bytes that may wait for the disk
+_ROUNDS = 3
+
+
+@dataclass(frozen=True)
+class Config:
+    """`segment_bytes`: a segment is sealed once it is larger. `keep_days`: older exchanges, feedback and session ends
+    are dropped by `retain`; None keeps all."""
+
+    segment_bytes: int = 64 << 20
+    keep_days: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.segment_bytes < 1:
+            raise InputError(f"journal.segment_bytes: {self.segment_bytes} is not allowed; it must be at least 1")
+        if self.keep_days is not None and self.keep_days <= 0:
+            raise InputError(f"journal.keep_days: {self.keep_days} is not allowed; it must be more than 0")
+
+
+Waiting = tuple[bytes, "Future[None]"] | Callable[[], None]
+
+
+class Journal:
+    """One process's hand on the journal of a home. Any number of threads may use it."""
+
+    def __init__(self, home: Path, config: Config = Config()) -> None:
+        """Open or create it: what killed processes left is made whole first. `StoreError` if it cannot be written."""
+        self.folder, self.config = Path(home).expanduser() / "journal", config
+        make_folder(self.folder)
+        recover(self.folder)
+        self._lock = threading.Lock()
+        self._users: dict[str, set[bytes]] = {}  # of sealed segments, by file name
+        self._feedback: dict[bytes, Future[None]] = {}  # by user and idempotency id
+        self._waiting: queue.SimpleQueue[Waiting] = queue.SimpleQueue()
+        self._waiting_bytes = 0
+        self._segment: Segment | None = None
+        self._closed = False
+        for path in segments(self.folder):
+            self._learn(path)
+        self._thread = threading.Thread(target=self._write, name="journal", daemon=True)
+        self._thread.start()
+        for note in sorted(self.folder.glob(".forgetting-*")):
+            with contextlib.suppress(Busy):
+                self.forget(note.read_text(encoding="utf-8"))
+
+    def submit(self, record: Record) -> Future[None]:
+        """Hand in a record; the future is done once it is on disk. Feedback with a known id is not written again.
+
+        The future raises `StoreError` when the disk refuses. `Busy` here when the disk is far behind; `InputError` when
+        a text is no Unicode.
+        """
+        line = encode({"kind": record.kind, **asdict(record)})
+        done: Future[None] = Future()
+        with self._lock:
+            if self._closed:
+                raise Busy("the journal is closed: the server is shutting down; try again")
+            if self._waiting_bytes > _WAITING:
+                raise Busy(f"{self._waiting_bytes} bytes wait for the disk already; try again later")
+            if isinstance(record, Feedback) and (known := self._known(record, done)) is not done:
+                return known
+            self._waiting_bytes += len(line)
+            self._waiting.put((line, done))
+        return done
+
+    def append(self, record: Record) -> None:
+        """`submit`, and wait until it is on disk."""
+        self.submit(record).result()
+
+    def records(self, *kinds: str, user: str | None = None) -> Iterator[Record]:
+        """All records in order (per process that wrote them), or those of some kinds or of one user.
+
+        `StoreError` for a damaged line of a sealed segment.
+        """
+        token = _token(user) if user is not None else None
+        paths = [p for p in segments(self.folder) if token is None or token in self._users.get(p.name, {token})]
+        return _records(paths, kinds, user)
+
+    def find(self, response_id: str) -> Exchange | None:
+        """The exchange of a response id, looked for from the newest segment backwards."""
+        token = b'"id":%b' % json.dumps(response_id, ensure_ascii=False).encode(errors="replace")
+        for path in reversed(segments(self.folder)):
+            for _, line in lines(path, lambda line: token in line):
+                record = revive(line)
+                if isinstance(record, Exchange) and record.id == response_id:
+                    return record
+        return None
+
+    def seal(self) -> None:
+        """End the open segment, so that DuckDB sees all that was acknowledged before."""
+        done: Future[None] = Future()
+        with self._lock:
+            if self._closed:
+                return
+            self._waiting.put(lambda: _resolve(done, self._seal))
+        done.result()
+
+    def forget(self, user: str) -> dict[str, int]:
+        """Remove every record of a user; `removed` records, and how many `remaining` a new search finds (0).
+
+        A killed process's forgetting is finished when the journal is next opened. `Busy` while another living process
+        has records of the user in its open segment: ask that process.
+        """
+        who = hashlib.sha256(user.encode()).hexdigest()
+        note, token = self.folder / f".forgetting-{who}", _token(user)
+        write_atomic(note, user.encode())
+        removed, touched = 0, []
+        for _ in range(_ROUNDS):
+            self.seal()
+            with locked(self.folder / ".lock", "the journal is being rewritten"):
+                found = [p for p in segments(self.folder) if _holds(p, token)]
+                for path in (p for p in found if p.suffix == SEALED):
+                    removed += rewrite(path, lambda line: token not in line)
+                    touched.append(path.name)
+                    self._learn(path)
+            if not found:
+                break
+        remaining = sum(1 for p in segments(self.folder) for _ in lines(p, lambda line: token in line))
+        if remaining:
+            raise Busy(
+                f"user {user!r} still speaks through another process: stop it or ask it to forget, then try again"
+            )
+        if removed:
+            self.append(Forgotten(new_id("forgotten"), who, now(), removed, tuple(dict.fromkeys(touched))))
+        discard(note)
+        sync_folder(self.folder)
+        return {"removed": removed, "remaining": remaining}
+
+    def retain(self, today: datetime.datetime | None = None) -> int:
+        """Drop records older than `keep_days`, memories and proofs aside; returns how many.
+
+        Seals this process's open segment first. What another living process has open waits until that is sealed.
+        """
+        if self.config.keep_days is None:
+            return 0
+        self.seal()
+        oldest = (today or datetime.datetime.now(datetime.UTC)) - datetime.timedelta(days=self.config.keep_days)
+
+        def keep(line: bytes) -> bool:
+            fields = decode(line)
+            return (
+                fields is None or fields["kind"] in LASTING or datetime.datetime.fromisoformat(fields["time"]) >= oldest
+            )
+
+        removed = 0
+        with locked(self.folder / ".lock", "the journal is being rewritten"):
+            for path in sorted(self.folder.glob(f"*{SEALED}")):
+                removed += rewrite(path, keep)
+                self._learn(path)
+        return removed
+
+    def close(self) -> None:
+        """Write what waits, seal, stop. Appending afterwards is `Busy`."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            done: Future[None] = Future()
+            self._waiting.put(lambda: _resolve(done, self._seal))
+        self._thread.join()
+        done.result()
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def _known(self, record: Feedback, done: Future[None]) -> Future[None]:
+        """The future of the first feedback with this user and id; if it failed, this one takes its place."""
+        key = _short(record)
+        first = self._feedback.get(key)
+        if first is None or (first.done() and first.exception()):
+            self._feedback[key] = first = done
+        return first
+
+    def _write(self) -> None:
+        while not (self._closed and self._waiting.empty()):
+            batch = self._batch()
+            if callable(batch):
+                batch()
+                continue
+            try:
+                self._append(b"".join(line for line, _ in batch))
+            except (StoreError, OSError) as error:
+                for _, done in batch:
+                    done.set_exception(error)
+            else:
+                for _, done in batch:
+                    done.set_result(None)
+
+    def _batch(self) -> list[tuple[bytes, Future[None]]] | Callable[[], None]:
+        """All that waits up to a limit; or a command, which waits until what came before it is written."""
+        first = self._waiting.get()
+        if callable(first):
+            return first
+        batch, size = [first], len(first[0])
+        while size < _BATCH and not self._waiting.empty():
+            following = self._waiting.get()
+            if callable(following):
+                self._waiting.put(following)  # it may come later than asked, never before what it waits for
+                break
+            batch.append(following)
+            size += len(following[0])
+        with self._lock:
+            self._waiting_bytes -= size
+        return batch
+
+    def _append(self, data: bytes) -> None:
+        if self._segment is None:
+            self._segment = Segment(self.folder)
+        try:
+            self._segment.write(data)
+        except StoreError:
+            self._seal()  # what failed once may fail half: the next batch begins a new file
+            raise
+        if self._segment.size >= self.config.segment_bytes:
+            self._seal()
+
+    def _seal(self) -> None:
+        segment, self._segment = self._segment, None
+        if segment is not None and (sealed := segment.seal()) is not None:
+            self._learn(sealed)
+
+    def _learn(self, path: Path) -> None:
+        """Note whose records a sealed segment holds, and the ids of its feedback."""
+        users: set[bytes] = set()
+        for _, line in _raw(path):
+            users.update(_USER.findall(line))
+            if _FEEDBACK in line and isinstance(record := revive(line), Feedback):
+                self._feedback.setdefault(_short(record), _DONE)
+        if path.suffix == SEALED:
+            self._users[path.name] = users
+
+
+def read(home: Path, *kinds: str, user: str | None = None) -> Iterator[Record]:
+    """`Journal.records` for a process that only reads: whole records, the ones just being written left out."""
+    return _records(segments(Path(home).expanduser() / "journal"), kinds, user)
+
+
+def _records(paths: Sequence[Path], kinds: Sequence[str], user: str | None) -> Iterator[Record]:
+    token = _token(user) if user is not None else b""
+    wanted = [b'"kind":"%b"' % kind.encode() for kind in kinds] or [b""]
+    for path in paths:
+        for _, line in lines(path, lambda line: token in line and any(kind in line for kind in wanted)):
+            record = revive(line)
+            if (not kinds or record.kind in kinds) and (user is None or getattr(record, "user", None) == user):
+                yield record
+
+
+def _raw(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Lines without a look at their checksums: opening a large journal has to be quick."""
+    with contextlib.suppress(FileNotFoundError), path.open("rb") as file:
+        yield from enumerate((line for line in file if line.endswith(b"\n")), 1)
+
+
+def _holds(path: Path, token: bytes) -> bool:
+    return any(token in line for _, line in _raw(path))
+
+
+def _token(user: str) -> bytes:
+    return b'"user":%b' % canonical(user)
+
+
+def _short(feedback: Feedback) -> bytes:
+    return hashlib.sha256(canonical([feedback.user, feedback.id])).digest()[:12]
+
+
+def _settled() -> Future[None]:
+    done: Future[None] = Future()
+    done.set_result(None)
+    return done
+
+
+_DONE = _settled()
+
+
+def _resolve(done: Future[None], work: Callable[[], None]) -> None:
+    try:
+        work()
+    except (StoreError, OSError) as error:
+        done.set_exception(error)
+    else:
+        done.set_result(None)

@@ -1,0 +1,1 @@
+"""Who writes signals: models on this machine, or an endpoint."""

@@ -1,0 +1,70 @@
+"""Which tokens of an answer get signals, as far as the answer's text decides it.
+
+In: `Positions` and the bytes of an answer's tokens. Out: a mark per token. Where the teacher hesitates is decided by
+its logits (`teachers/scoring.py`).
+
+A refusal is found by its English words; where it begins and where it ends is a border between sentences.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..text.english.refusals import is_unknown
+from .settings import Positions
+
+_SENTENCE = re.compile(r"[^.!?\n]+[.!?]*\s*|[.!?\n]\s*")
+_NOT_ABLE = r"(?:can ?not|can't|couldn't|won't|will not|am (?:not able|unable) to|'m (?:not able|unable) to)"
+_DOING = r"(?:help|assist|answer|provide|comply|share|discuss|do|give|say|support|continue|fulfil+)"
+_REFUSES = re.compile(
+    rf"\b(?:i|we) ?{_NOT_ABLE}(?: \w+)? {_DOING}\b|\bi(?:'m| am) (?:\w+ )?sorry\b.{{0,20}}\b(?:can|but)\b"
+)
+
+
+def refuses(text: str) -> bool:
+    """Whether a sentence refuses, or says that it does not know."""
+    return is_unknown(text) or bool(_REFUSES.search(text.lower().replace("\u2019", "'")))
+
+
+def marked(positions: Positions, tokens: Sequence[bytes]) -> NDArray[np.bool_]:
+    """Per token of an answer whether its text alone chooses it; `tokens` are their bytes, the end's among them."""
+    found = np.full(len(tokens), positions.all)
+    if positions.all:
+        return found
+    text = b"".join(tokens).decode("utf-8", "surrogateescape")
+    ends = np.cumsum([len(t) for t in tokens])
+    starts = ends - [len(t) for t in tokens]
+    for pattern in positions.spans:
+        for first, last in _spans(pattern, text):
+            found |= (ends > first) & (starts < last)
+    if positions.refusal:
+        for border in _borders(text):
+            at = int(np.searchsorted(ends, border, side="right"))
+            found[max(0, at - positions.refusal) : at + positions.refusal] = True
+    return found
+
+
+def _spans(pattern: str, text: str) -> Iterator[tuple[int, int]]:
+    """Byte ranges of the matches."""
+    for match in re.finditer(pattern, text):
+        group = 1 if match.re.groups and match.start(1) >= 0 else 0
+        yield _bytes(text[: match.start(group)]), _bytes(text[: match.end(group)])
+
+
+def _borders(text: str) -> Iterator[int]:
+    """Bytes where the answer begins, and where it begins or stops to refuse."""
+    yield 0
+    before: bool | None = None
+    for sentence in _SENTENCE.finditer(text):
+        now = refuses(sentence[0])
+        if before is not None and now != before:
+            yield _bytes(text[: sentence.start()])
+        before = now
+
+
+def _bytes(text: str) -> int:
+    return len(text.encode("utf-8", "surrogateescape"))

@@ -1,0 +1,1 @@
+"""Text: what is said to a model, what a memory states, when answers are the same."""

@@ -1,0 +1,1 @@
+"""All that knows English; another language is another folder."""

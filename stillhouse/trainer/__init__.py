@@ -1,0 +1,1 @@
+"""The training loop: learner, optimizer, precision, checkpoints, ranks."""
