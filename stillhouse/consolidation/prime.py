@@ -33,6 +33,7 @@ from ..store import Store
 from ..train.adapter import Config as TrainConfig
 from ..train.adapter.start import AUTO, FOLDER, NONE, write
 from . import run, synthetic
+from .settings import Settings
 
 FRESH = 10_000  # the first seed of generated memories: no calibration measures with these
 FIRST = 2  # times that in the first round, from zero
@@ -61,7 +62,7 @@ def generated(numbers: Sequence[int]) -> dict[str, str]:
 
 def prime(
     memories: Mapping[str, str], folder: Path, *, model: str = models.DEFAULT, home: Path | str | None = None,
-    settings: run.Settings = run.DEFAULTS, plan: Plan = Plan(), show: bool = False, workers: int = 1,
+    settings: Settings = run.DEFAULTS, plan: Plan = Plan(), show: bool = False, workers: int = 1,
 ) -> list[float]:  # fmt: skip
     """Write the start of `model` to `folder`. Returns the students' mean loss in the last three steps of every round.
 
@@ -103,7 +104,7 @@ def beside(ref: str) -> Path:
     return models.locate(ref) / FOLDER
 
 
-def _train(settings: run.Settings, plan: Plan, before: str, number: int) -> TrainConfig:
+def _train(settings: Settings, plan: Plan, before: str, number: int) -> TrainConfig:
     """How the students of one round train: to the end, with draws of their own."""
     steps = plan.steps if number else FIRST * plan.steps
     rate = plan.learning_rate if number else 0.0
@@ -115,7 +116,7 @@ def _last(found: Sequence[Candidate]) -> float:
 
 
 def _write(
-    folder: Path, model: Model, found: Sequence[Candidate], store: Store, settings: run.Settings, plan: Plan,
+    folder: Path, model: Model, found: Sequence[Candidate], store: Store, settings: Settings, plan: Plan,
     made: Mapping[str, object],
 ) -> None:  # fmt: skip
     """The mean of the adapters of `found`, as a start."""

@@ -40,7 +40,7 @@ from ..text.prompts import PROMPTS_VERSION, with_memory, without_memory
 from ..train import adapter as train_adapter
 from .remedies import follow
 from .result import Consolidation, Try, model_card, samples
-from .settings import Settings, read_settings
+from .settings import Settings
 from .sharding import Shares, processes
 
 R = TypeVar("R")

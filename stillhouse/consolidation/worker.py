@@ -16,6 +16,7 @@ from ..config import resolve
 from ..models import Model
 from ..processes import serve
 from . import run
+from .settings import Settings
 
 
 def main() -> None:
@@ -26,7 +27,7 @@ def main() -> None:
         if not loaded:
             loaded.append(models.load(piece["model"], cache=Path(piece["home"]) / "fingerprints.json"))
         run.share(
-            loaded[0], Path(piece["home"]), resolve(run.Settings, piece["settings"]), piece["memories"],
+            loaded[0], Path(piece["home"]), resolve(Settings, piece["settings"]), piece["memories"],
             piece["users"], piece["stage"], lambda n=1, note="": tell((n, note)),
         )  # fmt: skip
 
