@@ -17,7 +17,7 @@ PACKAGE = ROOT / "stillhouse"
 # What stands further left may be imported by what stands further right; a group's members do not know each other.
 ORDER = (
     ("errors",),
-    ("config", "kinds", "records", "progress"),
+    ("config", "kinds", "records", "progress", "seeds"),
     ("inputs", "processes", "storage"),
     ("text", "compute", "work"),
     ("models",),

@@ -5,11 +5,11 @@ It does not know where a model comes from (`loading.py`), adapters, memories or 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -17,6 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from ..text.prompts import Message
 from .tokens import render, token_bytes
 
+T = TypeVar("T")
 Device = Literal["auto", "cpu", "cuda", "mps"]
 
 
@@ -34,6 +35,14 @@ class Model:
     fingerprint: str
     device: torch.device
     stop_ids: frozenset[int] = field(default_factory=frozenset)
+    _known: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
+
+    def once(self, name: str, make: Callable[[], T]) -> T:
+        """What `make()` gave the first time: trials of this network, tables of this vocabulary. Gone with the model."""
+        if name not in self._known:
+            self._known[name] = make()
+        known: T = self._known[name]
+        return known
 
     @property
     def vocabulary(self) -> int:
