@@ -8,7 +8,7 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check -qq
 TORCH  := $(shell sed -n 's/^torch==//p' constraints.txt)
 
 .NOTPARALLEL:
-.PHONY: help setup demo test lint types sizes check bench tiny tiny-start tiny-eval clean
+.PHONY: help setup demo test test-all lint types sizes check check-all bench tiny tiny-start tiny-eval clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*  ## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -33,9 +33,14 @@ demo: export OMP_NUM_THREADS = 1  # the same rounding, so the same verdict, ever
 demo: $(READY)  ## consolidate a memory and answer from the weights alone
 	@$(BIN)/stillhouse demo
 
-test: export HF_HUB_OFFLINE = 1
-test: $(READY)  ## the tests
-	@$(BIN)/python -m pytest
+PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal
+
+test test-all: export HF_HUB_OFFLINE = 1
+test: $(READY)  ## the tests that take seconds, on all cores
+	@$(PYTEST) -m "not slow"
+
+test-all: $(READY)  ## all tests: also killed processes, clusters, real weights, every instruction set
+	@$(PYTEST)
 
 lint: $(READY)  ## formatting and lint rules
 	@$(BIN)/ruff format --check .
@@ -48,6 +53,8 @@ sizes: $(READY)  ## lines per file, lines per function, bytes of the shipped mod
 	@$(BIN)/python -m dev.sizes
 
 check: lint types sizes test  ## everything that has to hold before a commit
+
+check-all: lint types sizes test-all  ## the same with all tests: what a machine runs on every change
 
 bench: $(READY)  ## every benchmark, one after another; says at the end which missed a bar
 	@missed=; for script in benchmarks/*.py; do \

@@ -8,7 +8,6 @@ import random
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers is imported anywhere
@@ -68,10 +67,15 @@ def shipped() -> Model:
 
 @pytest.fixture(scope="session")
 def consolidated(shipped: Model, tmp_path_factory: pytest.TempPathFactory) -> Consolidated:
-    """A memory consolidated once, with every default, by the model that ships."""
+    """A memory consolidated once, with every default, by the model that ships: by whichever of the test processes wants
+    it first. The others find its result in the home, as the same command again does."""
+    from stillhouse.store.locks import locked
     from tests.consolidated import make
 
-    return make(shipped, Path(tmp_path_factory.mktemp("consolidated")))
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    with locked(shared / "consolidated.lock", "the memory that tests share", wait=300):
+        return make(shipped, shared / "consolidated")
 
 
 @pytest.fixture(scope="session")

@@ -263,6 +263,7 @@ def test_a_disk_that_is_full_for_stdout(commands: Commands, home: Path) -> None:
     assert (done.code, done.err) == (2, "stillhouse: No space left on device\n")
 
 
+@pytest.mark.slow
 def test_a_user_who_is_being_consolidated(commands: Commands, home: Path, notes: Path) -> None:
     argv = commands.consolidating("alice", notes, home, *fast())
     with Store(home).lock("alice"):

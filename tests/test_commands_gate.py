@@ -173,6 +173,7 @@ def test_a_users_file_is_not_calibrated_on_while_they_are_consolidated(commands:
     assert "user 'ann' is being consolidated" in done.err
 
 
+@pytest.mark.slow
 def test_calibrate_then_gate(commands: Commands, home: Path, tmp_path: Path) -> None:
     """Its thresholds are the ones of the next verdict; users' own memories leave numbers alone behind."""
     mine = tmp_path / "memories"

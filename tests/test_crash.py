@@ -44,6 +44,7 @@ def stages(home: Path, number: int) -> list[Signal]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT], ids=["kill -9", "Ctrl-C"])
+@pytest.mark.slow
 def test_stopped_at_every_stage_it_ends_the_same(
     commands: Commands, uninterrupted: Done, tmp_path: Path, number: signal.Signals
 ) -> None:
@@ -74,6 +75,7 @@ def test_stopped_at_every_stage_it_ends_the_same(
     assert not any(map(checkpoints, (home / "work").rglob("*"))), "what is finished needs no checkpoint"
 
 
+@pytest.mark.slow
 def test_a_killed_training_goes_on_where_it_was(commands: Commands, tmp_path: Path) -> None:
     again = command(commands, tmp_path, "alice")
     work = tmp_path / "home" / "work"
@@ -85,6 +87,7 @@ def test_a_killed_training_goes_on_where_it_was(commands: Commands, tmp_path: Pa
     assert "6/6" in trained
 
 
+@pytest.mark.slow
 def test_killed_between_two_users_candidates(commands: Commands, tmp_path: Path) -> None:
     """Both were trained in one batch; the second one's adapter must not be trained again alone."""
     whole = tmp_path / "whole"

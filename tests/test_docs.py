@@ -25,6 +25,7 @@ def commands(page: str) -> list[str]:
     return [line.split("  #")[0].split(" # ")[0] for line in lines if line.startswith("stillhouse ")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES)
 def test_commands_and_python_blocks_run(page: str, tmp_path: Path) -> None:
     """`adapters rollback` needs an earlier version, so it may say that there is none, in one line."""

@@ -60,6 +60,7 @@ def test_a_start_is_the_mean_of_the_students_of_the_round_before(
     assert all(torch.equal(written[n], ((second[0][n] + second[1][n]) / 2).bfloat16()) for n in written)
 
 
+@pytest.mark.slow
 def test_killed_it_goes_on_and_ends_the_same(commands: Commands, tmp_path: Path) -> None:
     notes = tmp_path / "notes"
     notes.mkdir()

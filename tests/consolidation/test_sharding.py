@@ -53,6 +53,7 @@ def command(commands: Commands, folder: Path, *users: str) -> list[str]:
     return ["consolidate", *given, "--model", str(commands.model), "--home", str(folder / "home"), *fast()]
 
 
+@pytest.mark.slow
 def test_killed_and_run_again_everybody_has_what_they_would_have_alone(commands: Commands, tmp_path: Path) -> None:
     again = [*command(commands, tmp_path, *MEMORIES), "--workers", "2"]
     home = tmp_path / "home"

@@ -95,6 +95,7 @@ def test_teachers_that_cannot_be_mixed_are_named(random_model: Make, shipped: Mo
         Local.of(random_model("llama"), weights=(1, 2))
 
 
+@pytest.mark.slow
 def test_workers_write_the_bytes_that_one_writes(random_model: Make, tmp_path: Path) -> None:
     """Four shards for two processes; the last, the other process's second, has a bad row, which is named here."""
     model = random_model("llama")

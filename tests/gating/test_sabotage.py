@@ -132,6 +132,7 @@ def test_too_few_to_calibrate(counts: tuple[int, int, int]) -> None:
         Plan(*counts)
 
 
+@pytest.mark.slow
 def test_a_calibration_from_the_first_memory_to_the_next_verdict(
     shipped: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

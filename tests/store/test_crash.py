@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from stillhouse.store import Store
 from tests.store.samples import save
 
@@ -20,6 +22,7 @@ def crashed(home: Path, out: Path, action: str) -> list[Path]:
     return sorted(out.iterdir(), key=lambda p: int(p.name))
 
 
+@pytest.mark.slow
 def test_a_save_killed_anywhere(store: Store, tmp_path: Path) -> None:
     before = [save(store, seed=str(i)) for i in range(2)]
     homes = crashed(store.home, tmp_path / "out", "save")
@@ -58,6 +61,7 @@ def test_a_rollback_killed_anywhere(store: Store, tmp_path: Path) -> None:
     assert set(numbers) == {1, 2}
 
 
+@pytest.mark.slow
 def test_a_forgetting_killed_anywhere_is_finished(store: Store, tmp_path: Path) -> None:
     save(store, "bob", seed="b")
     save(store, seed="a")

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
@@ -58,6 +59,7 @@ def two_processes(folder: Path) -> None:
         assert process.returncode == 0, errors
 
 
+@pytest.mark.slow
 def test_two_processes_are_one(random_model: Make, tmp_path: Path) -> None:
     data = [prompts.Example(answer=text[:70]) for text in anchors(6)]
     prompts.capture(random_model("llama"), data, prompts.Config(), tmp_path / "signals")

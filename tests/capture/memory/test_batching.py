@@ -81,6 +81,7 @@ def test_nothing_to_talk_about() -> None:
     assert list(held([], 4)) == []
 
 
+@pytest.mark.slow
 def test_memories_captured_together_are_captured_as_alone(shipped: Model) -> None:
     """The first has several chunks, the second a statement that is asked about again."""
     config = Config(decoys=12, anchor_prompts=4, unknown_per_statement=3, chunk_tokens=40)

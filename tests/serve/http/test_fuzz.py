@@ -49,6 +49,7 @@ def operations(url: str) -> list[Operation]:
     return [operation for operation in found if operation.path not in ENDLESS]
 
 
+@pytest.mark.slow
 def test_whatever_fits_the_description_is_answered(served: tuple[Served, str]) -> None:
     running, secret = served
     found = operations(running.url)

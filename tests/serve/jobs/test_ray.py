@@ -34,6 +34,7 @@ def home(tmp_path: Path) -> Store:
     return store
 
 
+@pytest.mark.slow
 def test_jobs_run_on_a_cluster_as_they_do_here(home: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """From the queue to versions in this home, under its own numbers, with all they came from."""
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
