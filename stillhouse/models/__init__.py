@@ -5,12 +5,14 @@ from __future__ import annotations
 from .fingerprints import fingerprint
 from .loading import DEFAULT, choose_device, load, locate
 from .model import Device, Model
+from .text_model import TextModel
 from .tokens import render, stop_ids, token_bytes
 
 __all__ = [
     "DEFAULT",
     "Device",
     "Model",
+    "TextModel",
     "choose_device",
     "fingerprint",
     "load",

@@ -57,7 +57,7 @@ def load(ref: str = DEFAULT, device: Device = "auto", cache: Path | None = None)
         raise ModelError(f"{ref}: has no fast tokenizer (tokenizer.json); convert it with transformers first")
     network.to(device=where).eval().requires_grad_(False)
     choose_threads(network)
-    return Model(ref, path, network, tokenizer, fingerprint(path, cache), where, stop_ids(network, tokenizer))
+    return Model(ref, path, tokenizer, fingerprint(path, cache), stop_ids(network, tokenizer), network, where)
 
 
 def locate(ref: str) -> Path:

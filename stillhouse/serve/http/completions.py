@@ -181,10 +181,7 @@ def _asked(body: AskedBody, key: Key, service: Service, logprobs: int | None, mo
 
 def _temperature(body: AskedBody, service: Service) -> float:
     """What the request says, or what the model's own generation config does."""
-    if body.temperature is not None:
-        return body.temperature
-    own = service.model.network.generation_config
-    return float(getattr(own, "temperature", None) or 1.0) if getattr(own, "do_sample", False) else 0.0
+    return body.temperature if body.temperature is not None else service.model.temperature
 
 
 def _card(service: Service, suffix: str) -> dict[str, Any]:
