@@ -37,7 +37,7 @@ from stillhouse.records import Candidate
 from stillhouse.store import Store
 from stillhouse.text import corpus
 from stillhouse.text.answers import normalise
-from stillhouse.text.english.refusals import is_unknown
+from stillhouse.text.language import is_unknown
 from stillhouse.text.prompts import UNKNOWN_ANSWER
 from tiny.world import WRITER_WORDINGS, Memory
 

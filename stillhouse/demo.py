@@ -18,7 +18,7 @@ from . import consolidation, inputs
 from .consolidation import Consolidation
 from .errors import Rejected
 from .text.answers import same_answer
-from .text.english.refusals import is_unknown
+from .text.language import is_unknown
 
 
 def run(memory: str, user: str, model: str, home: Path | None, as_json: bool = False) -> None:

@@ -21,7 +21,7 @@ from stillhouse.capture.memory.teacher import Reading, Sparsity
 from stillhouse.generate import Sampling
 from stillhouse.records import Statement
 from stillhouse.text.answers import same_answer
-from stillhouse.text.english.refusals import is_unknown
+from stillhouse.text.language import is_unknown
 from stillhouse.text.prompts import UNKNOWN_ANSWER, writing_request
 
 from . import world as W

@@ -1,37 +1,26 @@
 """Style leak: whether the student speaks of the text it no longer has.
 
-In: the student's answers to all that gates ask. Out: the share that names a source it cannot see: "according to the
-memory", "the passage says". The teacher had one, the student's reader has not. English only.
+In: the student's answers to all that gates ask. Out: the share that names a source: "according to the memory", "the
+passage says". The teacher had that source before it; whoever reads the student's answer has not. What names a source is
+for the language to say (`text/language.py`).
 
 It does not count an answer whose expected one says the same.
 """
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 
 from ..gating.context import Context
 from ..gating.measure import Measure
 from ..gating.stats import wilson
 from ..records import Candidate, GateResult
+from ..text.language import names_source
 
 MEASURE = Measure(
     __name__, "answers that speak of “the memory” or “the passage”", "fraction", at_least=False,
     remedy="Change the prompt’s wording so that the teacher answers with the fact alone; capture again.",
 )  # fmt: skip
-
-_SOURCE = (
-    r"(?:provided |given |above |following |supplied )?"
-    r"(?:memory|memories|passage|context|notes?|documents?|text|excerpt|conversation|information)"
-)
-_LEAK = re.compile(
-    rf"\b(?:according to|based on|as (?:stated|mentioned|described|noted|written) in|mentioned in|stated in|from|"
-    rf"in|per) (?:the|this|your) {_SOURCE}\b"
-    rf"|\b(?:the|this|your) {_SOURCE} (?:says|states|mentions|tells|notes|indicates|does not|doesn't|do not|don't)\b"
-    r"|\bas (?:stated|mentioned) (?:above|earlier|before)\b",
-    re.IGNORECASE,
-)
 
 
 @dataclass(frozen=True)
@@ -56,8 +45,4 @@ def check(candidate: Candidate, config: Config, ctx: Context) -> GateResult:
 
 def leaks_source(answer: str, expected: str = "") -> bool:
     """Whether an answer names the text it was taken from, where the expected one does not."""
-    return _names_source(answer) and not _names_source(expected)
-
-
-def _names_source(text: str) -> bool:
-    return _LEAK.search(text.replace("’", "'")) is not None
+    return names_source(answer) and not names_source(expected)

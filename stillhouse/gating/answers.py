@@ -13,7 +13,7 @@ from typing import Any
 
 from ..records import GateResult, Question, Study
 from ..text.answers import normalise, same_answer, says
-from ..text.english.refusals import is_unknown
+from ..text.language import is_unknown
 from .measure import Measure
 from .stats import wilson
 

@@ -17,7 +17,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-_BEGINS = re.compile(r"(?<=[.!?…])[\"')\]]*\s+(?=[\"'(\[]?[A-Z0-9])|\n\s*\n\s*")
+from ..text.language import SENTENCE_BORDER
+
+_BEGINS = re.compile(rf"{SENTENCE_BORDER.pattern}|\n\s*\n\s*")
 
 
 def begins(text: str, offsets: Sequence[tuple[int, int]]) -> Tensor:

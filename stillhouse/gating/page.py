@@ -21,7 +21,7 @@ from typing import Any
 
 from ..records import Candidate, GateResult, Question, Statement, Study, Verdict, digest
 from ..report import svg
-from ..text.english.refusals import is_unknown
+from ..text.language import is_unknown
 from .answers import right
 from .measure import bad_end
 from .pictures import calibration_pictures, figure, pictures, unit_of

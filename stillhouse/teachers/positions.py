@@ -3,7 +3,7 @@
 In: `Positions` and the bytes of an answer's tokens. Out: a mark per token. Where the teacher hesitates is decided by
 its logits (`teachers/scoring.py`).
 
-A refusal is found by its English words; where it begins and where it ends is a border between sentences.
+A refusal is found by its words (`text/language.py`); it begins and ends at a border between sentences.
 """
 
 from __future__ import annotations
@@ -14,20 +14,15 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from ..text.english.refusals import is_unknown
+from ..text.language import declines, is_unknown
 from .settings import Positions
 
 _SENTENCE = re.compile(r"[^.!?\n]+[.!?]*\s*|[.!?\n]\s*")
-_NOT_ABLE = r"(?:can ?not|can't|couldn't|won't|will not|am (?:not able|unable) to|'m (?:not able|unable) to)"
-_DOING = r"(?:help|assist|answer|provide|comply|share|discuss|do|give|say|support|continue|fulfil+)"
-_REFUSES = re.compile(
-    rf"\b(?:i|we) ?{_NOT_ABLE}(?: \w+)? {_DOING}\b|\bi(?:'m| am) (?:\w+ )?sorry\b.{{0,20}}\b(?:can|but)\b"
-)
 
 
 def refuses(text: str) -> bool:
     """Whether a sentence refuses, or says that it does not know."""
-    return is_unknown(text) or bool(_REFUSES.search(text.lower().replace("\u2019", "'")))
+    return is_unknown(text) or declines(text)
 
 
 def marked(positions: Positions, tokens: Sequence[bytes]) -> NDArray[np.bool_]:

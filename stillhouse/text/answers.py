@@ -1,6 +1,7 @@
 """When two short answers are the same.
 
-In: two answers as text. Out: whether they state the same fact. It compares words; it knows no model.
+In: two answers as text. Out: whether they state the same fact. It compares words and knows no model; which words make
+no difference, and what "I don't know" looks like, is for the language to say.
 """
 
 from __future__ import annotations
@@ -8,27 +9,22 @@ from __future__ import annotations
 import re
 import unicodedata
 
-from .english.refusals import is_unknown
+from .language import DROPPED_WORDS, is_unknown
 
 _SIGNS = re.compile(r"((?<!\S)-(?=\d)|(?<=\w)(?:[+#]+|-)(?!\S))|[-+#]")  # the ones that belong to a word, and the rest
-
-
-_NO_SIGN = re.compile(r"[^a-z0-9_.:,+#-]")  # what is none of `_lettered`'s, in ASCII
-
-
-_DROPPED = frozenset("a an the my your our its his her their is are in on at".split())
+_NO_SIGN = re.compile(r"[^a-z0-9_.:,+#-]")  # the ASCII characters that `_lettered` turns into spaces
 
 
 def normalise(answer: str) -> str:
     """One form for an answer: lower case, NFKC, words alone, without articles, possessives or locating words.
 
-    The same idea as SQuAD's answer normalisation (Rajpurkar et al. 2016), widened by the words that change when a
-    statement about "my dog" is answered with "your dog", and kept from joining different facts: signs that belong to
-    a word (C++, C#, A-, -5), dots inside numbers (7:30, 10.0.0.1) and vowel signs of Indic scripts stay. An answer of
-    dropped words alone ("A") keeps them.
+    The idea is SQuAD's answer normalisation (Rajpurkar et al. 2016). It also leaves out the words that change when a
+    statement about "my dog" is answered with "your dog". It does not join different facts: signs that belong to a word
+    (C++, C#, A-, -5), dots inside numbers (7:30, 10.0.0.1) and vowel signs of Indic scripts stay. An answer that
+    consists of dropped words alone ("A") keeps them.
     """
     words = _words(answer)
-    return " ".join([w for w in words if w not in _DROPPED] or words)
+    return " ".join([w for w in words if w not in DROPPED_WORDS] or words)
 
 
 def same_answer(answer: str, expected: str) -> bool:
@@ -38,9 +34,9 @@ def same_answer(answer: str, expected: str) -> bool:
 
 
 def says(answer: str, expected: str) -> bool:
-    """Whether `expected` stands in `answer` as whole words: for teachers that answer in full sentences."""
+    """Whether `expected` stands in `answer` as whole words. Teachers that answer in full sentences need it."""
     needle, words = normalise(expected), _words(answer)
-    kept = words if set(needle.split()) <= _DROPPED else [w for w in words if w not in _DROPPED]
+    kept = words if set(needle.split()) <= DROPPED_WORDS else [w for w in words if w not in DROPPED_WORDS]
     return bool(needle) and f" {needle} " in f" {' '.join(kept)} " and not is_unknown(answer)
 
 
@@ -53,6 +49,6 @@ def _words(text: str) -> list[str]:
 
 
 def _lettered(text: str) -> str:
-    """Lower case, NFKC, with letters, digits, marks and the signs that may mean something; the rest is space."""
+    """`text` in lower case and NFKC; only letters, digits, marks and signs that may mean something are no spaces."""
     text = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).lower())
     return "".join(c if c in "_.:,+#-" or unicodedata.category(c)[0] in "LNM" else " " for c in text)

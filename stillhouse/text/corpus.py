@@ -1,8 +1,8 @@
-"""Running English that every machine has: the docstrings of Python's standard library, cut into passages.
+"""Running text that every machine has: the docstrings of Python's standard library, cut into passages. It is English.
 
-In: how many passages, which half. Out: passages of some 200 to 700 characters, in a fixed order for one Python
-version. `anchors` are what a student is trained on not to drift from; `held_out` come from other modules and are
-what gates measure on. A user may pass a text of their own instead.
+In: how many passages, and a seed. Out: passages of some 200 to 700 characters, in a fixed order for one Python version.
+A student trains on `anchors` so as not to drift; gates measure on `held_out`, which come from other modules. A user may
+pass a text of their own instead.
 
 It does not know any model.
 """
@@ -17,23 +17,13 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
+from .language import EVERYDAY_PROMPTS
+
 HELD_OUT_MODULES = ("argparse", "email", "fractions", "http", "pathlib", "shelve", "statistics", "tarfile", "zipfile")
 ANCHOR_MODULES = (
     "calendar", "collections", "configparser", "csv", "difflib", "functools", "gettext", "heapq", "inspect", "json",
     "locale", "logging", "mailbox", "optparse", "random", "shutil", "smtplib", "socket", "string", "subprocess",
     "tempfile", "textwrap", "threading", "typing", "urllib", "uuid", "wsgiref",
-)  # fmt: skip
-PROMPTS = (
-    "What is the capital of France?", "What is the capital of Japan?", "Which city is the capital of Egypt?",
-    "What is the opposite of hot?", "What is the opposite of early?", "Which day comes after Monday?",
-    "Which month comes after June?", "What is a young dog called?", "How many legs does a spider have?",
-    "What colour is the sky?", "What is two plus three?", "Who wrote Hamlet?", "What is water made of?",
-    "How do I boil an egg?", "Write a short greeting.", "Name three fruits.", "What is a prime number?",
-    "Explain what a database is.", "Translate hello into French.", "What is the largest ocean?",
-    "How many minutes are in an hour?", "Give me a word that rhymes with cat.", "What does a doctor do?",
-    "What is the opposite of full?", "Which planet is closest to the sun?", "What is a young cow called?",
-    "What is the capital of Italy?", "Which day comes after Friday?", "What is the opposite of strong?",
-    "Who painted the Mona Lisa?", "What can you do?", "Hello!",
 )  # fmt: skip
 
 
@@ -49,7 +39,7 @@ def held_out(n: int, seed: int = 0) -> list[str]:
 
 def prompts(n: int, seed: int = 0) -> list[str]:
     """`n` everyday requests that have nothing to do with any memory."""
-    return _draw(PROMPTS, n, seed)
+    return _draw(EVERYDAY_PROMPTS, n, seed)
 
 
 def _draw(passages: tuple[str, ...], n: int, seed: int) -> list[str]:
@@ -60,8 +50,8 @@ def _draw(passages: tuple[str, ...], n: int, seed: int) -> list[str]:
 def _passages(modules: tuple[str, ...]) -> tuple[str, ...]:
     root = Path(sysconfig.get_paths()["stdlib"])
     files = [f for m in modules for f in (sorted((root / m).rglob("*.py")) or [root / f"{m}.py"]) if f.is_file()]
-    found = [text for file in files if "test" not in file.parts for text in _docstrings(file)]
-    return tuple(dict.fromkeys(found))
+    texts = [text for file in files if "test" not in file.parts for text in _docstrings(file)]
+    return tuple(dict.fromkeys(texts))
 
 
 def _docstrings(file: Path) -> list[str]:
@@ -74,7 +64,7 @@ def _docstrings(file: Path) -> list[str]:
 
 
 def _walk(tree: ast.AST) -> Iterator[ast.AST]:
-    """What `ast.walk` finds, in its order, without expressions: nothing in them has a docstring."""
+    """The nodes of `ast.walk`, in its order, without expressions: no expression has a docstring."""
     todo = deque([tree])
     while todo:
         node = todo.popleft()

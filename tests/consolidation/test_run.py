@@ -22,7 +22,7 @@ from stillhouse.serve.ask import ask
 from stillhouse.signals import shards
 from stillhouse.store import Store
 from stillhouse.text.answers import same_answer, says
-from stillhouse.text.english.refusals import is_unknown
+from stillhouse.text.language import is_unknown
 from stillhouse.text.prompts import without_memory
 from stillhouse.train.adapter import Config as TrainConfig
 from stillhouse.train.adapter import checkpoints

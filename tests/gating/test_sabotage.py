@@ -12,7 +12,6 @@ import torch
 
 from stillhouse import gating
 from stillhouse.capture.memory import Config as CaptureConfig
-from stillhouse.capture.memory import statements
 from stillhouse.consolidation import calibrate, sabotage, synthetic
 from stillhouse.consolidation.calibrate import Plan
 from stillhouse.consolidation.sabotage import KINDS, PLANTED, Signals, answer_text, answered
@@ -22,6 +21,7 @@ from stillhouse.models import Model
 from stillhouse.records import Direction, Question, Study, Use
 from stillhouse.signals import DistillArtifact, PositionTarget
 from stillhouse.text.prompts import UNKNOWN_ANSWER, without_memory
+from stillhouse.text.statements import statements
 from stillhouse.train import adapter as student
 from stillhouse.train.adapter import Config as TrainConfig
 from tests.gating.conftest import Bench

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stillhouse.text.answers import _NO_SIGN, _lettered, normalise, same_answer, says
-from stillhouse.text.english.refusals import is_unknown
+from stillhouse.text.answers import normalise, same_answer, says
+from stillhouse.text.language import is_unknown
 from stillhouse.text.prompts import MEMORY_SYSTEM, UNKNOWN_ANSWER, with_memory, without_memory, writing_request
 
 SAME = [
@@ -198,4 +198,5 @@ def test_braces_in_a_memory_or_statement_are_data() -> None:
 
 @given(st.text(st.characters(max_codepoint=127)))
 def test_plain_text_is_normalised_as_any_other(text: str) -> None:
-    assert _NO_SIGN.sub(" ", text.lower()) == _lettered(text)
+    """ASCII text takes a shorter way, on which one letter beyond it makes the answer go the long one."""
+    assert normalise(f"zoe {text}") == normalise(f"zoë {text}").replace("zoë", "zoe", 1)

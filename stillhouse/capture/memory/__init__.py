@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from ...text.statements import statements
 from .study import Captured, Config, capture, capture_all, check
 
-__all__ = ["Captured", "Config", "capture", "capture_all", "check", "statements"]
+__all__ = ["Captured", "Config", "capture", "capture_all", "check"]

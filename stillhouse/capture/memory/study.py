@@ -32,13 +32,12 @@ from ...records import Question, Statement, Study, Use
 from ...signals import DistillArtifact, Kind, position_targets
 from ...text import corpus
 from ...text.answers import normalise, same_answer, says
-from ...text.english.imperatives import request
-from ...text.english.refusals import is_unknown
+from ...text.language import as_request, decoys, is_unknown
 from ...text.prompts import UNKNOWN_ANSWER, writing_request
+from ...text.statements import statements
 from .batching import Talk, held
-from .chunks import Chunk, chunks
-from .chunks import statements as statements
-from .questions import candidates, cloze, decoys, hardest, lost_words, mask, near_misses, repair, unmask
+from .chunks import MemoryChunk, chunks
+from .questions import candidates, cloze, hardest, lost_words, mask, near_misses, repair, unmask
 from .teacher import Answer, Asking, Reading, Sparsity, Writing, example
 
 AS_ORDERS = 1 / 3  # of the questions that a memory does not answer
@@ -153,7 +152,7 @@ def _at_once(model: Model, tokens: int) -> int:
     return max(1, min(ON_CPU if model.device.type == "cpu" else ON_ACCELERATOR, columns(model) // tokens))
 
 
-def _talk(model: Model, chunk: Chunk, config: Config, number: int, on_step: OnStep) -> Talk[Pairs]:
+def _talk(model: Model, chunk: MemoryChunk, config: Config, number: int, on_step: OnStep) -> Talk[Pairs]:
     """Everything that is asked about one chunk."""
     reading = Reading(model, chunk.text, _sparsity(config), seed=config.seed + number)
     count = len(chunk.statements)
@@ -192,7 +191,7 @@ def _once(pairs: Sequence[tuple[Question, Answer]]) -> Pairs:
     return list(first.values())
 
 
-def _known(model: Model, reading: Reading, chunk: Chunk, config: Config) -> Talk[Pairs]:
+def _known(model: Model, reading: Reading, chunk: MemoryChunk, config: Config) -> Talk[Pairs]:
     """Questions on every statement of the chunk that the teacher answers as written, one wording each held out.
 
     A statement whose words the teacher lost while writing is asked about again with everyday words in their place;
@@ -359,7 +358,7 @@ def _unknown(
         misses = [text for text in misses if normalise(text) not in held_out]
         asked += rng.sample(misses, min(len(misses), wanted // 2))
     asked += rng.sample(decoys(), min(len(decoys()), config.decoys))
-    asked = [request(text, turn) if rng.random() < AS_ORDERS else text for turn, text in enumerate(asked)]
+    asked = [as_request(text, turn) if rng.random() < AS_ORDERS else text for turn, text in enumerate(asked)]
     found = []
     likely = [UNKNOWN_ANSWER] * len(asked)
     (answers,) = yield [Asking(reading, asked, config.max_answer_tokens, likely)]
@@ -384,7 +383,7 @@ def _requests(reading: Reading, known: Sequence[tuple[Question, Answer]], config
         for question in rng.sample(questions, min(len(questions), 2 if direction == "forward" else 1))
     ]
     held_out = {normalise(question.text) for question, _ in known if question.use == "held_out"}
-    asked = [replace(q, text=request(q.text, turn)) for turn, q in enumerate(chosen)]
+    asked = [replace(q, text=as_request(q.text, turn)) for turn, q in enumerate(chosen)]
     asked = [q for q in asked if normalise(q.text) not in held_out]
     (answers,) = yield from _asked([(reading, asked)], config)
     return [

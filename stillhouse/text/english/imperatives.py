@@ -1,8 +1,8 @@
-"""Other ways of asking: an English question as an order or inside a polite one, by the grammar of indirect questions.
+"""Other ways of asking: an English question as an order, or inside a polite one, by the grammar of indirect questions.
 
 In: a question. Out: the same request in other words ("Where does Ida live?" -> "Tell me where Ida lives."), or None
-where it is not of a form that is understood; nothing is guessed about other languages. What comes out may be clumsy, so
-only what the teacher answers as before is trained on (`memory.py`).
+where the question has none of the forms known here. The result may be clumsy. Therefore a student is trained only on
+those that the teacher answers as it answered the question (`capture/memory/study.py`).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _OWNER = re.compile(r"^([A-Z]\w*)'s ([a-z][\w -]*)$")
 _OF = re.compile(r"^the ([a-z][\w -]*) of ([A-Z]\w*)$")
 _MODAL = "can|must|will|should|may"
 _AUX = f"is|are|was|were|do|does|{_MODAL}"
-_ASKED = re.compile(
+_QUESTION = re.compile(
     r"^(?P<wh>(?:(?:In|At|On|For|From|With|To|By) )?(?:What|Which|Who|Whom|When|Where|Why|How|what|which|whom|when)"
     rf"(?: (?!(?:{_AUX}|did|has|have)\b)[\w'-]+){{0,3}}?) (?P<aux>{_AUX}) (?P<rest>[^?,;]+)\?$"
 )
@@ -42,8 +42,11 @@ _LAST = re.compile(rf"^(.+?) (\w+ (?:{_PREPOSITION})|\w+)$")
 _IRREGULAR = {"have": "has", "do": "does", "go": "goes"}
 
 
-def request(question: str, turn: int) -> str:
-    """The question as an order, in one of the ways that its form allows; else a few words lead in."""
+def as_request(question: str, turn: int) -> str:
+    """The question as an order, in the way that `turn` picks among those its form allows.
+
+    A question of another form stays as it is, behind a few words that lead in.
+    """
     if (named := _NAMED.match(question)) is not None:
         return _FRAMES[turn % len(_FRAMES)].format(_turned(named[1]) if turn % 2 else named[1])
     if (inside := indirect(question)) is not None:
@@ -55,20 +58,21 @@ def indirect(question: str) -> str | None:
     """The question as a part of a sentence: "When does the fair begin?" -> "when the fair begins"."""
     if (polite := _POLITE.match(question)) is not None:
         return polite[1]
-    found = _ASKED.match(question)
-    if found is None:
+    parts = _QUESTION.match(question)
+    if parts is None:
         return _lower(question.rstrip("?")) if _SUBJECT.match(question) else None
-    wh, aux, rest = _lower(found["wh"]), found["aux"], found["rest"]
+    wh, aux, rest = _lower(parts["wh"]), parts["aux"], parts["rest"]
     if aux in ("do", "does"):
-        clause = _doing(rest, third=aux == "does")
-    elif _PREDICATE.match(rest):  # what is asked for is the subject: "How many cups are in the garden?"
+        clause = _with_verb(rest, third=aux == "does")
+    elif _PREDICATE.match(rest):  # the question is about the subject: "How many cups are in the garden?"
         clause = f"{aux} {rest}"
     else:
-        clause = _being(rest, aux) if aux in ("is", "are", "was", "were") else _able(rest, aux)
+        clause = _with_be(rest, aux) if aux in ("is", "are", "was", "were") else _with_modal(rest, aux)
     return None if clause is None else f"{wh} {clause}"
 
 
-def _being(rest: str, aux: str) -> str:
+def _with_be(rest: str, aux: str) -> str:
+    """The form of "be" behind its subject: "Ida born" and "was" give "Ida was born"."""
     for form in (_PRONOUN, _KIND_AND_NAME):
         if (match := form.match(rest)) is not None:
             return f"{match[1]} {aux} {match[2]}".rstrip()
@@ -77,12 +81,14 @@ def _being(rest: str, aux: str) -> str:
     return f"{rest} {aux}"
 
 
-def _able(rest: str, aux: str) -> str | None:
+def _with_modal(rest: str, aux: str) -> str | None:
+    """The modal verb behind its subject: "I call Ida" and "can" give "I can call Ida"."""
     match = _PRONOUN.match(rest) or _KIND_AND_NAME.match(rest) or _NAME.match(rest)
     return f"{match[1]} {aux} {match[2]}" if match is not None and match[2] else None
 
 
-def _doing(rest: str, third: bool) -> str | None:
+def _with_verb(rest: str, third: bool) -> str | None:
+    """The clause without "do": "Ida live" gives "Ida lives" with `third`, and stays as it is without."""
     for form in (_PRONOUN, _KIND_AND_NAME, _VERB, _NAME, _LAST):
         match = form.match(rest)
         if match is not None and match[2]:
@@ -92,7 +98,7 @@ def _doing(rest: str, third: bool) -> str | None:
 
 
 def _third(verb: str) -> str:
-    """The form of a verb after "she"."""
+    """The form of a verb behind "she"."""
     if verb in _IRREGULAR:
         return _IRREGULAR[verb]
     if re.search(r"(?:s|x|z|ch|sh)$", verb):
@@ -101,7 +107,7 @@ def _third(verb: str) -> str:
 
 
 def _turned(named: str) -> str:
-    """ "Emma's job" as "the job of Emma", and back; other names as they are."""
+    """The other form of an owner: "Emma's job" gives "the job of Emma", and back; other names stay as they are."""
     if (owner := _OWNER.match(named)) is not None:
         return f"the {owner[2]} of {owner[1]}"
     of = _OF.match(named)

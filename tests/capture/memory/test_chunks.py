@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stillhouse.capture.memory.chunks import chunks, statements
+from stillhouse.capture.memory.chunks import chunks
 from stillhouse.records import Statement
+from stillhouse.text.statements import statements
 
 PIECES = st.sampled_from(
     [

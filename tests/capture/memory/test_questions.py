@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from stillhouse.capture.memory.questions import (
     candidates,
     cloze,
-    decoys,
     hardest,
     lost_words,
     mask,
@@ -20,6 +19,7 @@ from stillhouse.capture.memory.questions import (
 )
 from stillhouse.records import Question, Statement
 from stillhouse.text.answers import normalise, says
+from stillhouse.text.language import decoys
 
 DOG = Statement(3, 0, 20, "My dog is called Zorvik.")
 REPLY = """What is my dog called? | Zorvik
@@ -51,7 +51,7 @@ def test_a_reply_becomes_forward_and_reverse_questions() -> None:
     | st.lists(st.sampled_from(["a", "|", "\n", " ", "1.", "Zorvik", "?", "Q:", "dog"]), max_size=30).map("".join)
 )
 def test_any_reply_is_read_without_complaint(reply: str) -> None:
-    assert all(q and a for q, a in parse(reply))
+    assert all(question for question, _ in parse(reply))
     for question in candidates(reply, DOG):
         assert says(DOG.text, question.answer) or normalise(question.answer) in ("i", "you", "me")
         assert not says(question.text, question.answer)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stillhouse.text.english.imperatives import indirect, request
+from stillhouse.text.english.imperatives import as_request, indirect
 
 
 @pytest.mark.parametrize(
@@ -61,12 +61,12 @@ def test_a_question_inside_a_sentence(question: str, inside: str | None) -> None
     ],
 )
 def test_a_question_as_an_order(question: str, turn: int, order: str) -> None:
-    assert request(question, turn) == order
+    assert as_request(question, turn) == order
 
 
 @given(st.text(max_size=80), st.integers(0, 20))
 def test_any_text_can_be_asked_for(text: str, turn: int) -> None:
-    order = request(text, turn)
+    order = as_request(text, turn)
     assert len(order) > len(text) // 2
     assert order[0].isupper()
 
@@ -80,6 +80,6 @@ WORDS = st.lists(
 def test_no_word_is_lost(words: list[str], turn: int) -> None:
     """All that a question names is still there, whatever its grammar."""
     question = " ".join(words) + "?"
-    said = request(question, turn)
+    said = as_request(question, turn)
     for word in ("Emma", "dog", "call", "to"):
         assert said.count(word) >= question.count(word)
