@@ -37,6 +37,7 @@ from ..signals import shards
 from ..storage.files import write_atomic
 from ..store import Store
 from ..text.prompts import PROMPTS_VERSION, with_memory, without_memory
+from ..text.statements import statements
 from ..train import adapter as train_adapter
 from .remedies import follow
 from .result import Consolidation, Try, model_card, samples
@@ -129,7 +130,7 @@ def _stated(user: str, text: str) -> str:
         memory = check_memory(text.encode(), f"memory of {user!r}")
     except UnicodeEncodeError as error:
         raise InputError(f"memory of {user!r}: no Unicode text at character {error.start}; decode it first") from error
-    if len(memory) <= MAX_MEMORY_BYTES and not capture_memory.statements(memory):
+    if len(memory) <= MAX_MEMORY_BYTES and not statements(memory):
         raise InputError(f"memory of {user!r} states nothing: no sentence of three words or more in it")
     return memory
 
