@@ -1,4 +1,4 @@
-"""Progress is shown on stderr only: a bar on a real pseudo-terminal, two lines in a pipe, nothing when switched off."""
+"""Progress for people is on stderr only: a bar on a real pseudo-terminal, two lines in a pipe, nothing when off."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import time
 
 import pytest
 
-from stillhouse.progress import progress
+from stillhouse.progress import Report, progress, show_line
 
 
 def test_lines_at_start_and_end_when_stderr_is_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
@@ -35,6 +35,28 @@ def test_nothing_when_disabled(capsys: pytest.CaptureFixture[str]) -> None:
     with progress("train", 3, False) as step:
         step(1, "note")
     assert capsys.readouterr() == ("", "")
+
+
+def test_a_program_gets_reports_at_the_start_now_and_then_and_at_the_end(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reports: list[Report] = []
+    with progress("train", 300, reports.append, user="alice") as step:
+        for _ in range(300):
+            step(1, "loss 0.1")
+    assert reports == [Report("train", "alice", 0, 300, ""), Report("train", "alice", 300, 300, "loss 0.1")]
+    monkeypatch.setattr("stillhouse.progress.REPORT_SECONDS", 0.0)
+    with pytest.raises(RuntimeError), progress("gate", None, reports.append) as step:
+        step(2)
+        raise RuntimeError
+    assert [(r.done, r.total) for r in reports[2:]] == [(0, None), (2, None), (2, None)]
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_report_of_another_process_is_a_line_for_people(capsys: pytest.CaptureFixture[str]) -> None:
+    show_line(Report("train", "", 3, 200, "loss 0.1"))
+    show_line(Report("capture", "alice", 3, None, ""))
+    assert capsys.readouterr() == ("", "train: at 3/200; loss 0.1\ncapture alice: at 3\n")
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])

@@ -16,6 +16,8 @@ from typing import Any
 from ..cli.shell import command, show
 from ..errors import StillhouseError
 from ..inputs import home_folder
+from ..processes import connected, end_with_stdin, error_fields, serve
+from ..progress import Audience, show_line
 
 
 def add(commands: Any) -> None:
@@ -83,7 +85,6 @@ def cancel(args: argparse.Namespace) -> None:
 def run(args: argparse.Namespace) -> None:
     """`stillhouse jobs run`: until interrupted, or with `--once` until the queue is empty."""
     from ..serve.jobs import worker
-    from ..serve.jobs.stdin import end_with_stdin
 
     if args.until_eof:
         end_with_stdin()
@@ -97,41 +98,37 @@ def run(args: argparse.Namespace) -> None:
 
 
 def batch(args: argparse.Namespace) -> None:
-    """`stillhouse jobs batch`: {"model", "settings", "memories", "nice"} in, {"rows"} or {"kind", "error"} out."""
-    work = json.loads(sys.stdin.readline())
-    os.nice(work["nice"])
-    with contextlib.suppress(OSError):  # where Linux shares out time by session, nice counts only within one
-        Path("/proc/self/autogroup").write_text(str(work["nice"]))
-    from ..serve.jobs.stdin import end_with_stdin
+    """`stillhouse jobs batch`: {"model", "settings", "memories", "nice"} in, {"rows"} or {"kind", "error"} out.
 
+    A worker talks to it through `processes.py`. By hand the work is a line on stdin, which has to stay open.
+    """
+    if connected():
+        serve(lambda work, report: _consolidated(args, work, lambda at: report(asdict(at))))
+    work = json.loads(sys.stdin.readline())
     end_with_stdin()
-    answer = _elsewhere(args, work) if args.executor == "ray" else _here(args, work)
+    try:
+        answer = _consolidated(args, work, True)
+    except StillhouseError as error:
+        answer = error_fields(error)
     print(json.dumps(answer, ensure_ascii=False))
 
 
-def _elsewhere(args: argparse.Namespace, work: dict[str, Any]) -> dict[str, Any]:
-    from ..serve.jobs import ray
+def _consolidated(args: argparse.Namespace, work: dict[str, Any], show: Audience) -> dict[str, Any]:
+    """{"rows"}: one per user, as `stillhouse consolidate --json` prints it, with the rank it was trained at."""
+    os.nice(work["nice"])
+    with contextlib.suppress(OSError):  # where Linux shares out time by session, nice counts only within one
+        Path("/proc/self/autogroup").write_text(str(work["nice"]))
+    if args.executor == "ray":
+        from ..serve.jobs import ray
 
-    def tell(line: str) -> None:
-        print(line, file=sys.stderr, flush=True)
+        report = show if callable(show) else show_line
+        return ray.consolidate(home_folder(args.home), work, args.ray_address, report, gpus=args.ray_gpus)
+    from .. import consolidation
 
-    try:
-        return ray.consolidate(home_folder(args.home), work, args.ray_address, tell, gpus=args.ray_gpus)
-    except StillhouseError as error:
-        return {"kind": type(error).__name__, "error": str(error)}
-
-
-def _here(args: argparse.Namespace, work: dict[str, Any]) -> dict[str, Any]:
-    from .. import consolidation, progress
-
-    progress.LINE_SECONDS = 1.0  # the worker reads them
-    try:
-        settings = consolidation.read_settings(None, work["settings"])
-        results = consolidation.consolidate_all(
-            work["memories"], model=work["model"], home=home_folder(args.home), settings=settings, show=True
-        )
-    except StillhouseError as error:
-        return {"kind": type(error).__name__, "error": str(error)}
+    settings = consolidation.read_settings(None, work["settings"])
+    results = consolidation.consolidate_all(
+        work["memories"], model=work["model"], home=home_folder(args.home), settings=settings, show=show
+    )
     return {"rows": [result.as_dict() | {"rank": settings.train.rank} for result in results]}
 
 

@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ..processes import ahead
+from ..processes import ahead, python_module
 
-PROCESS = "stillhouse.consolidation.worker"
+PROCESS = python_module("stillhouse.consolidation.worker")
 MOST = 7  # on a guess
 ACCELERATORS = ("nvidia0", "kfd", "accel")  # in /dev: one process does it all there
 

@@ -31,7 +31,7 @@ from ..gating import Sample, report
 from ..inputs import MAX_MEMORY_BYTES, check_memory, home_folder
 from ..lora import AdapterBank, LoraConfig
 from ..models import Model
-from ..progress import Step, progress
+from ..progress import Audience, Step, progress
 from ..records import Candidate, Signals, Statement, Study, Verdict, Version, canonical, digest, from_mapping
 from ..signals import shards
 from ..storage.files import write_atomic
@@ -52,20 +52,20 @@ OTHERS = 4  # other users' champions that the swap gate asks
 
 def consolidate(
     user: str, memory: str, *, model: str | Model = models.DEFAULT, home: Path | str | None = None,
-    settings: Settings = DEFAULTS, show: bool = False, diagnose: bool = False,
+    settings: Settings = DEFAULTS, show: Audience = False, diagnose: bool = False,
 ) -> Consolidation:  # fmt: skip
     """Turn `memory` (text) into a private adapter of `user`, gate it, and make it the user's champion if it passes.
 
     With `diagnose`, what the failed gates' remedies say is tried in turn, until one is approved: at most five more
     candidates, each a version with its own verdict and report. The result is the approved one, or else the one that the
-    fewest gates refuse; its `tries` are all of them.
+    fewest gates refuse; its `tries` are all of them. `show`: who sees progress (`progress.Audience`).
     """
     return consolidate_all({user: memory}, model=model, home=home, settings=settings, show=show, diagnose=diagnose)[0]
 
 
 def consolidate_all(
     memories: Mapping[str, str], *, model: str | Model = models.DEFAULT, home: Path | str | None = None,
-    settings: Settings = DEFAULTS, show: bool = False, diagnose: bool = False, workers: int = 1,
+    settings: Settings = DEFAULTS, show: Audience = False, diagnose: bool = False, workers: int = 1,
 ) -> list[Consolidation]:  # fmt: skip
     """The same for several users, trained together in batches; results in the order given.
 
@@ -86,7 +86,7 @@ def consolidate_all(
 
 def candidates(
     memories: Mapping[str, str], *, model: str | Model = models.DEFAULT, home: Path | str | None = None,
-    settings: Settings = DEFAULTS, show: bool = False, workers: int = 1, note: str = "",
+    settings: Settings = DEFAULTS, show: Audience = False, workers: int = 1, note: str = "",
 ) -> dict[str, Candidate]:  # fmt: skip
     """Captured and trained, but not gated: candidates by user; their adapters are blobs of `home`. `note` stands in the
     progress."""
@@ -97,7 +97,7 @@ def candidates(
 
 @contextmanager
 def _opened(
-    memories: Mapping[str, str], model: str | Model, home: Path | str | None, settings: Settings, show: bool,
+    memories: Mapping[str, str], model: str | Model, home: Path | str | None, settings: Settings, show: Audience,
     note: str = "",
 ) -> Iterator[_Run]:  # fmt: skip
     """A run that holds its users' locks, with the settings as they are for this home and model."""
@@ -149,8 +149,8 @@ class _Run:
     """One call: the stages with their caches, and the clock. `before`: what was tried for each user until now."""
 
     def __init__(
-        self, store: Store, model: Model, settings: Settings, memories: Mapping[str, str], show: bool, remedy: str = "",
-        before: Mapping[str, tuple[Try, ...]] = MappingProxyType({}), step: Step | None = None,
+        self, store: Store, model: Model, settings: Settings, memories: Mapping[str, str], show: Audience,
+        remedy: str = "", before: Mapping[str, tuple[Try, ...]] = MappingProxyType({}), step: Step | None = None,
     ):  # fmt: skip
         self.store, self.model, self.settings, self.memories = store, model, settings, memories
         self.show, self.before, self._step = show, before, step
@@ -182,7 +182,7 @@ class _Run:
             gates = len(self.memories) * len(gating.settings(self.settings.gate))
             totals = {"capture": None, "train": steps, "gate": gates}
             for stage in stages:
-                with progress(f"{stage} {len(self.memories)} users{self.label}", totals[stage], self.show) as step:
+                with self._progress(stage, totals[stage], f"{len(self.memories)} users") as step:
                     self._timed(stage, partial(shares.run, stage, step))
 
     def all(self) -> list[Consolidation]:
@@ -207,11 +207,11 @@ class _Run:
             self.seconds[stage] = self.seconds.get(stage, 0.0) + time.monotonic() - start
 
     @contextmanager
-    def _progress(self, stage: str, total: int) -> Iterator[Step]:
+    def _progress(self, stage: str, total: int | None, user: str = "") -> Iterator[Step]:
         if self._step is not None:
             yield self._step
             return
-        with progress(f"{stage}{self.label}", total, self.show) as step:
+        with progress(stage, total, self.show, user=f"{user}{self.label}".strip()) as step:
             yield step
 
     def _once(self, kind: type[R], users: Sequence[str], inputs: dict[str, Any], make: Callable[[], R]) -> R:
@@ -252,7 +252,8 @@ class _Run:
     def _captured(self, memories: Mapping[str, str]) -> Iterator[tuple[str, capture_memory.Captured]]:
         users, settings = list(memories), self.settings.capture
         count = sum(len(self._checked(user, text)) for user, text in memories.items())
-        with self._progress(f"capture {users[0] if len(users) == 1 else f'{len(users)} users'}", count) as step:
+        whose = users[0] if len(users) == 1 else f"{len(users)} users"
+        with self._progress("capture", count, whose) as step:
             for number, found in capture_memory.capture_all(self.model, list(memories.values()), settings, step):
                 yield users[number], found
 
@@ -356,7 +357,7 @@ class _Run:
         return found[:OTHERS]
 
     def _new_verdict(self, user: str, candidate: Candidate, ctx: gating.Context) -> Verdict:
-        with self._progress(f"gate {user}", len(gating.settings(self.settings.gate))) as step:
+        with self._progress("gate", len(gating.settings(self.settings.gate)), user) as step:
             return gating.run(candidate, digest(candidate), ctx, self.settings.gate, lambda name: step(1, name))
 
     def _save(

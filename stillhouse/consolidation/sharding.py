@@ -78,7 +78,7 @@ class Shares:
                 step(n, note)
 
         def follow(process: Process) -> None:
-            for n, note in process.told():
+            for n, note in process.reports():
                 told(n, note)
 
         def own_step(n: int = 1, note: str = "") -> None:

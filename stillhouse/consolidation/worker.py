@@ -23,12 +23,12 @@ def main() -> None:
     """Serve whoever started this process."""
     loaded: list[Model] = []
 
-    def work(piece: dict[str, Any], tell: Callable[[Any], None]) -> None:
+    def work(piece: dict[str, Any], report: Callable[[Any], None]) -> None:
         if not loaded:
             loaded.append(models.load(piece["model"], cache=Path(piece["home"]) / "fingerprints.json"))
         run.share(
             loaded[0], Path(piece["home"]), resolve(Settings, piece["settings"]), piece["memories"],
-            piece["users"], piece["stage"], lambda n=1, note="": tell((n, note)),
+            piece["users"], piece["stage"], lambda n=1, note="": report((n, note)),
         )  # fmt: skip
 
     with kept_memory():

@@ -21,7 +21,7 @@ from stillhouse.consolidation.settings import Settings
 from stillhouse.consolidation.sharding import Shares, processes
 from stillhouse.errors import InputError, ModelError
 from stillhouse.models import Model
-from stillhouse.processes import Process
+from stillhouse.processes import Process, python_module
 from stillhouse.progress import Step
 from stillhouse.store import Store
 from tests.commands import Commands, Signal, fast
@@ -89,10 +89,10 @@ def test_what_is_wrong_is_said_once_whichever_process_found_it(commands: Command
 
 
 def test_a_process_that_dies_is_said() -> None:
-    with Process("stillhouse.nothing_of_this_name") as process:
+    with Process(python_module("stillhouse.nothing_of_this_name")) as process:
         process.send({"stage": "capture"})
         with pytest.raises(ModelError, match=r"a worker process died \(exit code 1\); run it again to go on"):
-            list(process.told())
+            list(process.reports())
 
 
 def test_as_many_processes_as_cores_and_memory_allow(monkeypatch: pytest.MonkeyPatch) -> None:

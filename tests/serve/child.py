@@ -1,7 +1,7 @@
 """A consolidation that takes no time and goes wrong when told to, in the place of `stillhouse jobs batch`.
 
-`--home DIR` is taken and ignored; what happens to a user is written in their memory: "fail", "crash", "slow", "busy",
-"refuse" as words of it. It notes its process id and its users in DIR/started.
+What happens to a user is written in their memory: "fail", "crash", "slow", "busy", "refuse", "rubbish" as words of it.
+It notes its process id and its users in `--home`/started.
 """
 
 from __future__ import annotations
@@ -11,36 +11,43 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-from stillhouse.serve.jobs.stdin import end_with_stdin
+from stillhouse.errors import Busy, InputError
+from stillhouse.processes import serve
+
+TRAIN = {"stage": "train", "user": "", "done": 0, "total": 200, "note": ""}
 
 
 def main(home: Path) -> None:
-    work = json.loads(sys.stdin.readline())
-    end_with_stdin()
-    memories: dict[str, str] = work["memories"]
-    with (home / "started").open("a", encoding="utf-8") as file:
-        file.write(json.dumps({"pid": os.getpid(), "users": sorted(memories), "nice": work["nice"]}) + "\n")
-    said = " ".join(memories.values())
-    say("train: started, 200 steps")
-    if "crash" in said:
-        say("out of memory")
+    def work(batch: dict[str, Any], report: Callable[[Any], None]) -> dict[str, Any]:
+        memories: dict[str, str] = batch["memories"]
+        with (home / "started").open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"pid": os.getpid(), "users": sorted(memories), "nice": batch["nice"]}) + "\n")
+        report(TRAIN)
+        go_wrong(" ".join(memories.values()))
+        ranks = [int(s.split("=")[1]) for s in batch["settings"] if s.startswith("train.rank=")]
+        rows = [row(user, "refuse" not in memory, (ranks or [16])[-1]) for user, memory in memories.items()]
+        return {"rows": rows}
+
+    serve(work)
+
+
+def go_wrong(memory: str) -> None:
+    """Do what the words of a memory say."""
+    if "crash" in memory:
+        sys.stderr.write("out of memory\n")
         os.kill(os.getpid(), signal.SIGKILL)
-    if "slow" in said:
+    if "slow" in memory:
         time.sleep(60)
-    for word, kind in (("fail", "InputError"), ("busy", "Busy")):
-        if word in said:
-            json.dump({"kind": kind, "error": f"{kind}: {word}"}, sys.stdout)
-            return
-    ranks = [int(s.split("=")[1]) for s in work["settings"] if s.startswith("train.rank=")]
-    rows = [row(user, "refuse" not in memory, (ranks or [16])[-1]) for user, memory in memories.items()]
-    json.dump({"rows": rows}, sys.stdout)
-
-
-def say(line: str) -> None:
-    sys.stderr.write(line + "\n")
-    sys.stderr.flush()
+    if "rubbish" in memory:
+        os.write(1, b'{"result": {"rows": []}}\n\xff\n{"error"')
+    if "fail" in memory:
+        raise InputError("InputError: fail")
+    if "busy" in memory:
+        raise Busy("Busy: busy")
 
 
 def row(user: str, approved: bool, rank: int) -> dict[str, object]:

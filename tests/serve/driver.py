@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import sys
+from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
+from stillhouse.processes import serve
 from stillhouse.serve.jobs import ray
-from stillhouse.serve.jobs.stdin import end_with_stdin
-from tests.serve.child import say
 
 NODE = (sys.executable, "-m", "tests.serve.node")
 
 
 def main(home: Path) -> None:
-    work = json.loads(sys.stdin.readline())
-    end_with_stdin()
-    json.dump(ray.consolidate(home, work, "local", say, NODE), sys.stdout)
+    def work(batch: dict[str, Any], report: Callable[[Any], None]) -> dict[str, Any]:
+        return ray.consolidate(home, batch, "local", lambda progress: report(asdict(progress)), NODE)
+
+    serve(work)
 
 
 if __name__ == "__main__":

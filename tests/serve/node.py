@@ -5,28 +5,30 @@ It saves one version per user in the home it is given, and tells which others' c
 
 from __future__ import annotations
 
-import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-from stillhouse.serve.jobs.stdin import end_with_stdin
+from stillhouse.processes import serve
 from stillhouse.store import Store
-from tests.serve.child import row, say
+from tests.serve.child import TRAIN, row
 from tests.store.samples import save
 
 
 def main(home: Path) -> None:
-    work = json.loads(sys.stdin.readline())
-    end_with_stdin()
-    store = Store(home)
-    others, calibrated = store.users(), sorted(p.name for p in (home / "calibration").glob("*"))
-    say("train: started, 200 steps")
-    rows = []
-    for user, memory in work["memories"].items():
-        version = save(store, user=user, seed=memory)
-        found = {"version": version.number, "others": others, "calibrated": calibrated}
-        rows.append(row(user, True, 16) | found)
-    json.dump({"rows": rows}, sys.stdout)
+    def work(batch: dict[str, Any], report: Callable[[Any], None]) -> dict[str, Any]:
+        store = Store(home)
+        others, calibrated = store.users(), sorted(p.name for p in (home / "calibration").glob("*"))
+        report(TRAIN)
+        rows = []
+        for user, memory in batch["memories"].items():
+            version = save(store, user=user, seed=memory)
+            extra = {"version": version.number, "others": others, "calibrated": calibrated}
+            rows.append(row(user, True, 16) | extra)
+        return {"rows": rows}
+
+    serve(work)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ In: where a local teacher comes from, examples, settings, a folder. Out: nothing
 makes those of its own share with the same function, and whoever captures afterwards finds them there. Each process
 holds a teacher of its own (on one accelerator each, where there are several) and ends with the one that started it.
 
-Run as `python -m stillhouse.capture._workers`, it is one of those processes: its work comes as a line of JSON.
+Run as a module it is one of those processes: its work comes through `processes.py`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import torch
 
 from ...config import as_dict, resolve
 from ...models import Device
-from ...processes import Process, serve
+from ...processes import Process, python_module, serve
 from ...records import from_mapping
 from ...teachers import quantised
 from ...teachers.examples import Example
@@ -66,7 +66,7 @@ def spread(
         "threads": torch.get_num_threads(),
     }  # fmt: skip
     with ExitStack() as stack:
-        others = [stack.enter_context(Process(__spec__.name)) for _ in range(1, workers)]
+        others = [stack.enter_context(Process(python_module(__spec__.name))) for _ in range(1, workers)]
         for n, other in enumerate(others, 1):
             shards = [{"start": p.start, "examples": list(p.examples)} for p in all_parts[n::workers]]
             other.send(about | {"number": n, "shards": shards})
@@ -74,11 +74,11 @@ def spread(
             make(teacher, part, config, folder)
             on_step(len(part.examples), "")
         for other in others:
-            for count in other.told():
+            for count in other.reports():
                 on_step(count, "")
 
 
-def _work(work: dict[str, Any], tell: Callable[[Any], None]) -> None:
+def _work(work: dict[str, Any], report: Callable[[Any], None]) -> None:
     """One share."""
     torch.set_num_threads(work["threads"])  # the rounding of sums is that of the process that asks
     source = resolve(Source, work["source"])
@@ -91,7 +91,7 @@ def _work(work: dict[str, Any], tell: Callable[[Any], None]) -> None:
         examples = [from_mapping(Example, e) for e in shard["examples"]]
         (part,) = parts(examples, config)
         make(teacher, type(part)(shard["start"], part.examples), config, folder)
-        tell(len(examples))
+        report(len(examples))
 
 
 if __name__ == "__main__":

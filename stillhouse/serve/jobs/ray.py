@@ -1,10 +1,10 @@
 """A batch of consolidations on another machine: the work goes out with what it needs, versions come back.
 
-In: a home, a batch as a worker hands it to its child (docs/serve.md), a Ray cluster's address. Out: what `jobs batch`
-says, with the new versions saved in this home under its own numbers. The node gets a home of its own with the
-calibration and a few other users' champions (the swap gate asks them), runs the same command there, and sends back
-the versions it made with all they came from. It never opens this home. Saving twice changes nothing, so a driver that
-was killed is simply run again.
+In: a home, a batch as a worker hands it to its child, a Ray cluster's address. Out: the result of `jobs batch`, with
+the new versions saved in this home under its own numbers. The node gets a home of its own with the calibration and a
+few other users' champions (the swap gate asks them), runs the same command there, and sends back its reports and the
+versions it made with all they came from. It never opens this home. Saving twice changes nothing, so a driver that was
+killed is simply run again.
 
 Nodes need the same stillhouse and the base model. It does not know what a consolidation does.
 """
@@ -12,10 +12,8 @@ Nodes need the same stillhouse and the base model. It does not know what a conso
 from __future__ import annotations
 
 import io
-import json
 import re
 import socket
-import subprocess
 import sys
 import tarfile
 import tempfile
@@ -23,8 +21,10 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ...errors import InputError, StoreError
-from ...records import Candidate, Signals, Verdict, Version
+from ...errors import InputError, StillhouseError, StoreError
+from ...processes import Process, ProcessDied, error_fields, error_of
+from ...progress import Report
+from ...records import Candidate, Signals, Verdict, Version, from_mapping
 from ...store import Store
 from ...store.versions import VERSION_FILE
 
@@ -33,21 +33,22 @@ OTHERS = 4  # champions of other users that go along
 REACH_SECONDS = 10.0
 COMMAND = (sys.executable, "-m", "stillhouse.cli", "jobs", "batch")
 
-Answer = dict[str, Any]
+Answer = dict[str, Any]  # the result of `jobs batch`, or the fields of its error
 
 
 def consolidate(
     home: Path,
     work: Mapping[str, Any],
     address: str | None,
-    tell: Callable[[str], None],
+    report: Callable[[Report], None],
     command: Sequence[str] = COMMAND,
     gpus: float = 0.0,
 ) -> Answer:
-    """Run a batch on the cluster at `address` (None: the one Ray finds, else one on this machine).
+    """Run a batch on the cluster at `address` (None: the one Ray finds, else one on this machine); returns its result.
 
-    `tell` hears every line the node says on stderr. `gpus` are reserved on the node; without any, Ray hides them all.
-    `InputError`: Ray is not installed, or there is no such cluster.
+    `report` is called with the node's progress. `gpus` are reserved on the node; without any, Ray hides them all.
+    `InputError`: Ray is not installed, or there is no such cluster. `StoreError`: the node or the cluster was lost. The
+    errors of the batch are raised here.
     """
     ray = _ray()
     _check_reachable(address)
@@ -58,12 +59,11 @@ def consolidate(
     try:
         store = Store(home)
         node = ray.remote(max_retries=0, num_gpus=gpus)(run_packed)
-        said = node.remote(packed_home(store, work["model"], work["memories"]), dict(work), list(command))
-        for item in map(ray.get, said):
-            if isinstance(item, str):
-                tell(item)
-            else:
+        items = node.remote(packed_home(store, work["model"], work["memories"]), dict(work), list(command))
+        for item in map(ray.get, items):
+            if isinstance(item, tuple):
                 return _settled(store, *item)
+            report(from_mapping(Report, item))
     except ray.exceptions.RayError as error:
         raise StoreError(f"the Ray cluster lost the batch: {str(error).splitlines()[0]}; it is tried again") from error
     finally:
@@ -100,19 +100,24 @@ def packed_home(store: Store, model: str, users: Collection[str]) -> bytes:
         return _packed(small.home)
 
 
-def run_packed(home: bytes, work: dict[str, Any], command: list[str]) -> Iterator[str | tuple[int, bytes, bytes]]:
-    """On the node: the batch in a home of its own. Yields its lines, and last (exit code, answer, the home)."""
-    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile() as answer:
+def run_packed(
+    home: bytes, work: dict[str, Any], command: list[str]
+) -> Iterator[dict[str, Any] | tuple[Answer, bytes]]:
+    """On the node: the batch in a home of its own. Yields its reports, and last (answer, the home as a tar file)."""
+    with tempfile.TemporaryDirectory() as folder:
         here = _unpacked(home, Path(folder))
-        pipe = subprocess.PIPE
-        with subprocess.Popen([*command, "--home", str(here)], stdin=pipe, stdout=answer, stderr=pipe) as child:
-            assert child.stdin and child.stderr, "started with pipes"
-            child.stdin.write(json.dumps(work, ensure_ascii=False).encode() + b"\n")
-            child.stdin.flush()  # and it stays open: the child ends when it closes
-            for line in child.stderr:
-                yield line.decode(errors="replace").rstrip("\n")
-        answer.seek(0)
-        yield child.returncode, answer.read(), _packed(here)
+        try:
+            with Process([*command, "--home", str(here)], apart=True) as child:
+                child.send(work)
+                yield from child.reports()
+                answer: Answer = child.result
+        except ProcessDied as death:
+            answer = error_fields(
+                StoreError(f"the batch ended on its node with {death.how}: {death.last or 'no word'}")
+            )
+        except StillhouseError as error:
+            answer = error_fields(error)
+        yield answer, _packed(here)
 
 
 def carry(version: Version, source: Store, target: Store, *, whole: bool = False) -> Version:
@@ -137,21 +142,18 @@ def carry(version: Version, source: Store, target: Store, *, whole: bool = False
     return target.save_version(candidate, verdict, files, version.base_ref, version.parents)
 
 
-def _settled(store: Store, code: int, answer: bytes, home: bytes) -> Answer:
+def _settled(store: Store, answer: Answer, home: bytes) -> Answer:
     """What the node answered, its versions saved here and numbered as here."""
-    try:
-        found: Answer = json.loads(answer)
-    except ValueError:
-        raise StoreError(f"the batch ended on its node with exit code {code}; its last lines say why") from None
+    if "error" in answer:
+        raise error_of(answer)
     with tempfile.TemporaryDirectory() as folder:
-        made = Store(_unpacked(home, Path(folder))) if found.get("rows") else None
-        for row in found.get("rows", ()):
-            assert made is not None, "there are rows"
-            version = next(v for v in made.versions(row["user"]) if v.number == row["version"])
-            number = carry(version, made, store, whole=True).number
+        node = Store(_unpacked(home, Path(folder)))
+        for row in answer["rows"]:
+            version = next(v for v in node.versions(row["user"]) if v.number == row["version"])
+            number = carry(version, node, store, whole=True).number
             folder_here = store.version_dir(row["user"], number)
             row |= {"version": number, "folder": str(folder_here), "report": str(folder_here / "gate_report.html")}
-    return found
+    return answer
 
 
 def _champions(store: Store, model: str, users: Collection[str]) -> list[Version]:

@@ -2,26 +2,25 @@
 
 In: the queue of a home. Out: jobs that ended, versions in the store, events. A batch runs in a process of its own, so
 that cancelling, a time limit, a crash or an empty memory never touches more than that batch; what it had done is found
-again by the next attempt. The child is low in priority, gets its work on stdin, says its progress on stderr and its
-result on stdout, and ends when this process does. It does not know the pipeline: the child is a command.
+again by the next attempt. The child is low in priority, and ends when this process does; work, reports and results go
+through `processes.py`. It does not know the pipeline: the child is a command.
 """
 
 from __future__ import annotations
 
-import json
 import os
-import re
-import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from ...errors import StillhouseError
+from ...processes import Process, ProcessDied
+from ...progress import Report
+from ...records import from_mapping
 from .. import policy
 from ..log.facts import AliasMoved, Consolidated, JobChanged, ServerChanged, VersionSaved
 from ..sessions import remembered, stated
@@ -34,30 +33,32 @@ NOTHING = "nothing was stated: a memory needs a sentence of three words or more 
 BATCH = (sys.executable, "-m", "stillhouse.cli", "jobs", "batch")
 
 _TICK = 0.05
-_LINE = re.compile(r"(?P<stage>[a-z]+)(?: (?P<about>.+))?: (?:started|at|done,|stopped at)(?P<rest>.*)")
-_COUNT = re.compile(r" (\d+)/(\d+)|, (\d+) steps")
-_LAST_LINES = 20
 
 
 @dataclass(frozen=True)
 class Config:
-    """`most` users in one batch; `threads` of a child (0: as many as torch likes); `poll` seconds between looks at an
-    empty queue; `command` starts a child."""
+    """How a worker works."""
 
     most: int = 16
+    """Users in one batch, at least 1."""
     threads: int = 0
+    """Threads of the child; 0: as many as torch chooses."""
     poll: float = 0.5
+    """Seconds between two looks at an empty queue."""
     command: tuple[str, ...] = BATCH
+    """Starts the child; `--home DIR` is added."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a child ended: `rows` per user, or an error by the name of its class, and why it was stopped, if it was."""
+    """How a child ended: with a row per user, with an error, or stopped."""
 
     rows: tuple[dict[str, Any], ...] = ()
     kind: str = ""
+    """Class of the error, or "crash"."""
     error: str = ""
-    stopped: str = ""  # "", cancelled, late, closing
+    stopped: str = ""
+    """Why it was stopped: late, closing, cancelled; empty: it was not."""
 
 
 def start(home: Path, arguments: Sequence[str] = ()) -> subprocess.Popen[bytes]:
@@ -102,7 +103,7 @@ def _batch(jobs: Jobs, batch: Sequence[Job], config: Config, stop: Callable[[], 
     batch = [job for job in batch if stated(memories[job.user])]
     if not batch:
         return silent
-    outcome = _Child(jobs, batch, config, stop).run({job.user: memories[job.user] for job in batch})
+    outcome = _Batch(jobs, batch, config, stop).run({job.user: memories[job.user] for job in batch})
     if outcome.rows:
         by_user = {row["user"]: row for row in outcome.rows}
         return silent + [_settled(jobs, job, by_user[job.user]) for job in batch]
@@ -142,109 +143,64 @@ def _unsettled(jobs: Jobs, job: Job, outcome: Outcome, together: int) -> Job:
     return jobs.again(job, outcome.error)
 
 
-class _Child:
-    """One child process, watched."""
+class _Stopped(Exception):
+    """The child has to be stopped: late, closing or cancelled."""
+
+
+class _Batch:
+    """One batch in its child process, watched."""
 
     def __init__(self, jobs: Jobs, batch: Sequence[Job], config: Config, stop: Callable[[], bool]) -> None:
         self.jobs, self.batch, self.config, self.stop = jobs, batch, config, stop
-        self.stage = ("loading", 0, None, "")  # type: tuple[str, int, int | None, str]
-        self.last: list[str] = []
+        self.progress = Report("loading", "", 0, None, "")
+        self.deadline = time.monotonic() + min(job.rules.max_consolidation_time for job in batch)
+        self.beat = 0.0
 
     def run(self, memories: Mapping[str, str]) -> Outcome:
-        """From its start to its end, or until it has to be stopped."""
+        """From the child's start to its end, or until it has to be stopped."""
         first = self.batch[0]
         work = {
             "model": first.model, "settings": list(first.settings), "memories": dict(memories),
             "nice": NICE[first.rules.priority],
         }  # fmt: skip
-        environment = os.environ | ({"OMP_NUM_THREADS": str(self.config.threads)} if self.config.threads else {})
-        pipe = subprocess.PIPE
         command = [*self.config.command, "--home", str(self.jobs.home)]
-        with subprocess.Popen(
-            command, stdin=pipe, stdout=pipe, stderr=pipe, env=environment, start_new_session=True
-        ) as child:
-            assert child.stdin and child.stdout and child.stderr
-            readers = [_reader(self._progress, child.stderr)]
-            said: list[bytes] = []
-            readers.append(_reader(said.append, child.stdout))
-            _hand_over(child.stdin, work)
-            stopped = self._watch(child)
-            for reader in readers:
-                reader.join()
-        return self._outcome(child.returncode, b"".join(said), stopped)
-
-    def _watch(self, child: subprocess.Popen[bytes]) -> str:
-        """Wait for the child; kill it, and say why, when it has to be stopped."""
-        deadline = time.monotonic() + min(job.rules.max_consolidation_time for job in self.batch)
-        beat = 0.0
-        while child.poll() is None:
-            if time.monotonic() - beat >= BEAT_SECONDS:
-                beat = time.monotonic()
-                self._beat()
-                late = beat > deadline
-                why = "late" if late else "closing" if self.stop() else "cancelled" if self._cancelled() else ""
-                if why:
-                    os.killpg(child.pid, signal.SIGKILL)
-                    child.wait()
-                    return why
-            time.sleep(_TICK)
-        return ""
-
-    def _cancelled(self) -> bool:
-        return any(self.jobs.get(job.id).cancel for job in self.batch)
-
-    def _beat(self) -> None:
-        for job in self.batch:
-            self.jobs.report(job, *self.stage)
-
-    def _progress(self, line: bytes) -> None:
-        """A line of the child's stderr: progress, or something to quote if it fails."""
-        text = line.decode(errors="replace").rstrip()
-        self.last = [*self.last, text][-_LAST_LINES:]
-        if (found := stage_of(text)) is not None:
-            self.stage = found
-            facts = [JobChanged(job.id, job.user, "running", *found) for job in self.batch]
-            self.jobs.tell(*facts, sync=False)
-
-    def _outcome(self, code: int, out: bytes, stopped: str) -> Outcome:
-        if stopped:
-            return Outcome(stopped=stopped)
+        environment = {"OMP_NUM_THREADS": str(self.config.threads)} if self.config.threads else {}
         try:
-            found = json.loads(out)
-        except ValueError:
-            last = next((line for line in reversed(self.last) if line.strip()), "no word")
-            how = f"signal {-code}" if code < 0 else f"exit code {code}"
-            return Outcome(kind="crash", error=f"the consolidation ended with {how}: {last[:200]}")
-        if "error" in found:
-            return Outcome(kind=found["kind"], error=found["error"])
-        return Outcome(tuple(found["rows"]))
+            with Process(command, environment, apart=True) as child:
+                child.send(work)
+                for report in child.reports(every=_TICK):
+                    if report is not None:
+                        self._note(from_mapping(Report, report))
+                    self._look()
+                return Outcome(tuple(child.result["rows"]))
+        except _Stopped as stopped:
+            return Outcome(stopped=str(stopped))
+        except ProcessDied as death:
+            last = death.last[:200] or "no word"
+            return Outcome(kind="crash", error=f"the consolidation ended with {death.how}: {last}")
+        except StillhouseError as error:
+            return Outcome(kind=type(error).__name__, error=str(error))
+
+    def _look(self) -> None:
+        """Once a second: say that the worker lives. `_Stopped` when the child has to be."""
+        if (now := time.monotonic()) - self.beat < BEAT_SECONDS:
+            return
+        self.beat = now
+        for job in self.batch:
+            self.jobs.report(job, *_columns(self.progress))
+        if now > self.deadline:
+            raise _Stopped("late")
+        if self.stop():
+            raise _Stopped("closing")
+        if any(self.jobs.get(job.id).cancel for job in self.batch):
+            raise _Stopped("cancelled")
+
+    def _note(self, report: Report) -> None:
+        self.progress = report
+        facts = [JobChanged(job.id, job.user, "running", *_columns(report)) for job in self.batch]
+        self.jobs.tell(*facts, sync=False)
 
 
-def stage_of(line: str) -> tuple[str, int, int | None, str] | None:
-    """(stage, done, total, whom) of a progress line (`stillhouse/progress.py`), or None if it is none."""
-    match = _LINE.match(line)
-    if match is None:
-        return None
-    count = _COUNT.search(match["rest"])
-    done = int(count[1]) if count and count[1] else 0
-    total = int(count[2] or count[3]) if count else None
-    return match["stage"], done, total, match["about"] or ""
-
-
-def _hand_over(stdin: IO[bytes], work: Mapping[str, Any]) -> None:
-    """The work as one line; stdin stays open, for the child ends when it closes."""
-    try:
-        stdin.write(json.dumps(work, ensure_ascii=False).encode() + b"\n")
-        stdin.flush()
-    except BrokenPipeError:  # it died at once: its exit code says so
-        pass
-
-
-def _reader(take: Callable[[bytes], object], stream: IO[bytes]) -> threading.Thread:
-    def read() -> None:
-        for line in stream:
-            take(line)
-
-    thread = threading.Thread(target=read, daemon=True)
-    thread.start()
-    return thread
+def _columns(report: Report) -> tuple[str, int, int | None, str]:
+    """Stage, done, total and whose turn it is: how a job's progress is kept."""
+    return report.stage, report.done, report.total, report.user

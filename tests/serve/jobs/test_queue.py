@@ -20,7 +20,7 @@ from stillhouse.errors import InputError, NotFound, StoreError
 from stillhouse.serve.forgetting import forget
 from stillhouse.serve.jobs import worker
 from stillhouse.serve.jobs.queue import Job, Jobs, check_settings
-from stillhouse.serve.jobs.worker import Config, stage_of
+from stillhouse.serve.jobs.worker import Config
 from stillhouse.serve.log.facts import Consolidated, JobChanged
 from stillhouse.serve.log.journal import Journal
 from stillhouse.serve.policy import Config as Policy
@@ -145,7 +145,7 @@ def test_cancelling(jobs: Jobs) -> None:
 
 
 def test_the_oldest_of_very_many_ended_jobs_go(jobs: Jobs, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("stillhouse.serve.jobs.KEPT", 3)
+    monkeypatch.setattr("stillhouse.serve.jobs.queue.KEPT", 3)
     names = []
     for _ in range(6):
         names.append(jobs.enqueue("alice", "tiny").id)
@@ -158,7 +158,8 @@ def test_the_oldest_of_very_many_ended_jobs_go(jobs: Jobs, monkeypatch: pytest.M
 
 def test_the_jobs_of_a_dead_worker_are_taken_up_again(jobs: Jobs) -> None:
     script = (
-        "import sys; from pathlib import Path; from stillhouse.serve.jobs import Jobs; j = Jobs(Path(sys.argv[1]))\n"
+        "import sys; from pathlib import Path; from stillhouse.serve.jobs.queue import Jobs\n"
+        "j = Jobs(Path(sys.argv[1]))\n"
         "with j.working() as me: j.claim(me); print(me, flush=True); sys.stdin.read()"
     )
     jobs.enqueue("alice", "tiny")
@@ -209,21 +210,6 @@ def test_settings_have_a_stage_and_a_value(word: str) -> None:
         check_settings([word])
 
 
-@pytest.mark.parametrize(
-    ("line", "found"),
-    [
-        ("capture alice: started, 12 steps", ("capture", 0, 12, "alice")),
-        ("train: at 40/200 in 3.0 s; loss 0.3", ("train", 40, 200, "")),
-        ("gate a b: done, 7/7 in 0.4 s", ("gate", 7, 7, "a b")),
-        ("train: stopped at 3 in 1 s", ("train", 0, None, "")),
-        ("Traceback (most recent call last):", None),
-        ("", None),
-    ],
-)
-def test_lines_of_progress(line: str, found: tuple[str, int, int | None, str] | None) -> None:
-    assert stage_of(line) == found
-
-
 def test_a_batch_of_users_from_queue_to_result(home: Callable[..., Jobs]) -> None:
     jobs = home(alice="My dog is called Rex.", bob="I refuse to eat fish.", carol="What is it?")
     for user in ("alice", "bob", "carol"):
@@ -266,6 +252,34 @@ def test_a_child_that_crashes_or_is_shut_out_is_tried_again_later(home: Callable
     assert alice.error == "the consolidation ended with signal 9: out of memory"
 
 
+def test_what_a_child_prints_is_taken_for_nothing(home: Callable[..., Jobs]) -> None:
+    jobs = home(alice="They talk rubbish all the time.")
+    jobs.enqueue("alice", "tiny")
+    assert worker.run(jobs.home, CHILD, once=True) == 1
+    assert [(j.state, j.result["version"]) for j in jobs.all()] == [("succeeded", 1)]
+
+
+@pytest.mark.parametrize(
+    ("code", "how"),
+    [("print('no\\nway'); raise SystemExit(3)", "exit code 3: way"), ("", "exit code 0: no word")],
+)
+def test_a_child_that_speaks_no_protocol_is_tried_again(home: Callable[..., Jobs], code: str, how: str) -> None:
+    jobs = home(alice="My dog is called Rex.")
+    job = jobs.enqueue("alice", "tiny")
+    assert worker.run(jobs.home, Config(command=(sys.executable, "-c", code)), once=True) == 0
+    assert (jobs.get(job.id).state, jobs.get(job.id).attempts) == ("queued", 1)
+    assert jobs.get(job.id).error == f"the consolidation ended with {how}"
+
+
+def test_a_child_that_takes_no_work_is_ended(home: Callable[..., Jobs]) -> None:
+    """More work than a pipe holds, for a child that never reads."""
+    jobs = home(alice="My dog is called Rex. " * 10_000)
+    job = jobs.enqueue("alice", "tiny", rules=Policy(max_consolidation_time=0.3))
+    command = (sys.executable, "-c", "import time; time.sleep(60)")
+    assert worker.run(jobs.home, Config(command=command), once=True) == 1
+    assert jobs.get(job.id).error == "took longer than 0.3 s"
+
+
 def test_a_running_job_is_cancelled_and_its_companions_go_on(home: Callable[..., Jobs]) -> None:
     jobs = home(alice="The train was slow today.", bob="My cat is called Tom.")
     mine = jobs.enqueue("alice", "tiny")
@@ -292,7 +306,7 @@ def test_a_killed_worker_takes_its_child_along_and_another_goes_on(home: Callabl
     jobs = home(alice="The train was slow today.")
     job = jobs.enqueue("alice", "tiny")
     script = (
-        "import sys; from pathlib import Path; from stillhouse.serve import worker;"
+        "import sys; from pathlib import Path; from stillhouse.serve.jobs import worker;"
         "worker.run(Path(sys.argv[1]), worker.Config(command=(sys.executable, '-m', 'tests.serve.child')))"
     )
     first = subprocess.Popen([sys.executable, "-c", script, str(jobs.home)], cwd=ROOT)

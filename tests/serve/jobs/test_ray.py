@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from stillhouse.errors import InputError
+from stillhouse.progress import show_line
 from stillhouse.records import Signals
 from stillhouse.serve.jobs import ray, worker
 from stillhouse.serve.jobs.queue import Jobs
@@ -73,22 +73,28 @@ def test_a_version_is_carried_once_with_all_it_came_from(home: Store, tmp_path: 
     assert other.verify() == []
 
 
-def test_a_node_that_gives_no_answer_is_said(home: Store) -> None:
+def test_what_goes_wrong_on_a_node_is_its_answer(home: Store) -> None:
     work = {"model": "tiny", "memories": {"bob": "x"}, "settings": [], "nice": 0}
     broken = [sys.executable, "-c", "import sys; sys.stderr.write('out of memory\\n'); sys.exit(3)"]
-    said = list(ray.run_packed(ray.packed_home(home, "tiny", ["bob"]), work, broken))
-    assert said[0] == "out of memory"
-    assert said[-1][:2] == (3, b"")
-    refused = [sys.executable, "-c", 'print(\'{"kind": "ModelError", "error": "no such model"}\')']
-    last = list(ray.run_packed(ray.packed_home(home, "tiny", ["bob"]), work, refused))[-1]
-    assert last[0] == 0
-    assert json.loads(last[1])["kind"] == "ModelError"
+    ((answer, made),) = ray.run_packed(ray.packed_home(home, "tiny", ["bob"]), work, broken)
+    assert answer == {
+        "kind": "StoreError", "error": "the batch ended on its node with exit code 3: out of memory",
+    }  # fmt: skip
+    assert made
+    code = (
+        "from stillhouse import errors, processes\n"
+        "def work(piece, report): report({'stage': 'load'}); raise errors.ModelError('no such model')\n"
+        "processes.serve(work)"
+    )
+    reported, (answer, _) = ray.run_packed(ray.packed_home(home, "tiny", ["bob"]), work, [sys.executable, "-c", code])
+    assert reported == {"stage": "load"}
+    assert answer == {"kind": "ModelError", "error": "no such model"}
 
 
 def test_a_cluster_that_is_not_there_is_one_line(home: Store) -> None:
     work = {"model": "tiny", "memories": {"bob": "x"}, "settings": [], "nice": 0}
     with pytest.raises(InputError, match="no Ray cluster at"):
-        ray.consolidate(home.home, work, "127.0.0.1:1", print)
+        ray.consolidate(home.home, work, "127.0.0.1:1", show_line)
 
 
 def test_the_worker_starts_a_driver_as_it_starts_a_child() -> None:
