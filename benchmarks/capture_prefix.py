@@ -19,17 +19,17 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks._machine import Figure, in_turns, machine, say, spread, table
 from benchmarks._memories import long_text
 from stillhouse import models
-from stillhouse.capture.memory.teacher import Answer, Reading, Sparsity
+from stillhouse.capture.memory.teacher import MemoryTeacher, Sparsity, TeacherAnswer
 
 TARGET = 5.0
 
 
-def capture(model: models.Model, text: str, questions: list[str], share: bool) -> list[Answer]:
+def capture(model: models.Model, text: str, questions: list[str], share: bool) -> list[TeacherAnswer]:
     """What self-study asks of a teacher for one chunk: read it, answer everything, keep the distributions."""
-    return Reading(model, text, Sparsity(), 0, share=share).answer(questions)
+    return MemoryTeacher(model, text, Sparsity(), 0, share=share).answer(questions)
 
 
-def disagreements(left: list[Answer], right: list[Answer]) -> tuple[int, float]:
+def disagreements(left: list[TeacherAnswer], right: list[TeacherAnswer]) -> tuple[int, float]:
     """How many texts differ, and the largest difference of the likeliest token's log-probability (nats)."""
     pairs = list(zip(left, right, strict=True))
     apart = [

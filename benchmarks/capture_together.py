@@ -20,16 +20,16 @@ import torch
 from benchmarks._machine import Figure, in_turns, machine, say, spread, table
 from benchmarks._memories import users
 from stillhouse import models
-from stillhouse.capture.memory import Captured, capture, capture_all
+from stillhouse.capture.memory import CapturedMemory, capture, capture_all
 from stillhouse.compute.allocator import kept_memory
 
 
-def together(model: models.Model, memories: list[str]) -> list[Captured]:
+def together(model: models.Model, memories: list[str]) -> list[CapturedMemory]:
     """All in one batch, in the order given."""
     return [found for _, found in sorted(capture_all(model, memories), key=lambda pair: pair[0])]
 
 
-def alike(left: Captured, right: Captured) -> bool:
+def alike(left: CapturedMemory, right: CapturedMemory) -> bool:
     """The same questions and answers, and the same tokens in every example."""
     return left.study == right.study and [a.x_ids for a in left.artifacts] == [a.x_ids for a in right.artifacts]
 

@@ -26,7 +26,7 @@ from benchmarks._machine import Figure, machine, say, table
 from benchmarks._memories import users
 from benchmarks._students import Student, student
 from stillhouse import models
-from stillhouse.capture.memory.teacher import Reading, Sparsity
+from stillhouse.capture.memory.teacher import MemoryTeacher, Sparsity
 from stillhouse.consolidation import Consolidation, consolidate_all
 from stillhouse.gate.regression import Config as RegressionConfig
 from stillhouse.gate.regression import check as regression
@@ -119,7 +119,7 @@ def examine(
     for at, user in enumerate(names):
         memory, result = memories[user], results[user]
         asked, unknown = untrained(memory, result), unstated(memory, result)
-        reading = Reading(model, memory.text, Sparsity(), 0)
+        reading = MemoryTeacher(model, memory.text, Sparsity(), 0)
         replies = reading.write([a.question for a in asked] + unknown, Sampling(48))
         marks.teacher.append([right(reply, a.answer) for reply, a in zip(replies, asked, strict=False)])
         marks.teacher_unknown += [is_unknown(reply) for reply in replies[len(asked) :]]

@@ -17,7 +17,7 @@ import torch
 
 from stillhouse import models
 from stillhouse.capture.memory.questions import candidates
-from stillhouse.capture.memory.teacher import Reading, Sparsity
+from stillhouse.capture.memory.teacher import MemoryTeacher, Sparsity
 from stillhouse.generate import Sampling
 from stillhouse.records import Statement
 from stillhouse.text.answers import same_answer
@@ -42,7 +42,7 @@ def open_book(model: models.Model, found: list[W.Memory], verbose: bool) -> dict
         asked = [("known", q, f.answer) for f in memory.facts for q in rng.sample(f.questions, 2)]
         asked += [("reverse", *rng.choice(f.reverse)) for f in memory.facts]
         asked += [("unknown", rng.choice(f.questions), UNKNOWN_ANSWER) for f in memory.unknown]
-        reading = Reading(model, memory.text, Sparsity(), 0)
+        reading = MemoryTeacher(model, memory.text, Sparsity(), 0)
         for (kind, question, expected), reply in zip(
             asked, reading.write([a[1] for a in asked], Sampling(24)), strict=True
         ):
@@ -57,14 +57,14 @@ def closed_book(model: models.Model, found: list[W.Memory]) -> list[bool]:
     """Whether the base, without any memory, says that it does not know."""
     rng = random.Random(SEED)
     asked = [rng.choice(f.questions) for memory in found for f in memory.facts]
-    replies = Reading(model, None, Sparsity(), 0).write(asked, Sampling(24))
+    replies = MemoryTeacher(model, None, Sparsity(), 0).write(asked, Sampling(24))
     return [is_unknown(reply) for reply in replies]
 
 
 def world_book(model: models.Model) -> list[bool]:
     """What it knows without a memory: capitals, opposites, days."""
     pairs = W.world_questions()
-    replies = Reading(model, None, Sparsity(), 0).write([q for q, _ in pairs], Sampling(24))
+    replies = MemoryTeacher(model, None, Sparsity(), 0).write([q for q, _ in pairs], Sampling(24))
     return [same_answer(reply, answer) for reply, (_, answer) in zip(replies, pairs, strict=True)]
 
 
@@ -72,7 +72,7 @@ def written(model: models.Model, found: list[W.Memory], verbose: bool) -> list[b
     """Whether a statement gets four usable forward wordings or more and a reverse question at the first asking."""
     marks = []
     for memory in found:
-        reading = Reading(model, memory.text, Sparsity(), 0)
+        reading = MemoryTeacher(model, memory.text, Sparsity(), 0)
         requests = [writing_request(f.statement, W.WRITER_WORDINGS) for f in memory.facts]
         for fact, reply in zip(memory.facts, reading.write(requests, Sampling(240)), strict=True):
             usable = candidates(reply, Statement(0, 0, 0, fact.statement))

@@ -249,7 +249,7 @@ class _Run:
                 found[user] = self._once(Signals, [user], inputs[user], made)
         return {user: found[user] for user in memories}
 
-    def _captured(self, memories: Mapping[str, str]) -> Iterator[tuple[str, capture_memory.Captured]]:
+    def _captured(self, memories: Mapping[str, str]) -> Iterator[tuple[str, capture_memory.CapturedMemory]]:
         users, settings = list(memories), self.settings.capture
         count = sum(len(self._checked(user, text)) for user, text in memories.items())
         whose = users[0] if len(users) == 1 else f"{len(users)} users"
@@ -263,7 +263,7 @@ class _Run:
         except InputError as error:
             raise InputError(f"user {user!r}: {error}") from error
 
-    def _signals(self, user: str, text: str, found: capture_memory.Captured, config: dict[str, Any]) -> Signals:
+    def _signals(self, user: str, text: str, found: capture_memory.CapturedMemory, config: dict[str, Any]) -> Signals:
         prompts, blobs = str(PROMPTS_VERSION), self.store.blobs
         about = {"base": self.model.fingerprint, "vocabulary": str(self.model.vocabulary), "prompts": prompts}
         memory = blobs.put(text.encode())

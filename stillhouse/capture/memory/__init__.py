@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
-from .study import Captured, Config, capture, capture_all, check
+from .settings import Config
+from .study import CapturedMemory, capture, capture_all, check
 
-__all__ = ["Captured", "Config", "capture", "capture_all", "check"]
+__all__ = ["CapturedMemory", "Config", "capture", "capture_all", "check"]

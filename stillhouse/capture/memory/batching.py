@@ -1,10 +1,10 @@
-"""Many talks with teachers at once: whatever they want to know next is asked in one batch.
+"""Many dialogues with teachers at once: what they want to know next is asked in one batch.
 
-In: talks, generators that yield what they wish of teachers, several wishes at a time, are sent the replies to each, and
-return what they made of them. Out: what each returns. A talk goes as it would go alone; a step of a network that is
-mostly its start, as on an accelerator or with few rows, is taken once for all of them.
+In: dialogues, which are generators. A dialogue yields several requests to teachers at a time, is sent the responses to
+them, and returns its result. Out: the result of every dialogue, which is what it would be alone. The batch saves time
+where a step of a network costs nearly the same for one row and for many: on an accelerator, or with few rows.
 
-It does not know what is talked about.
+It does not know what the dialogues are about.
 """
 
 from __future__ import annotations
@@ -14,43 +14,49 @@ from itertools import islice
 from typing import Any, TypeVar
 
 from ...generate import Sampling
-from .teacher import Asking, Writing, answer, write
+from .teacher import AnswerRequest, WriteRequest, answer, write
 
 R = TypeVar("R")
-Wishes = Sequence[Writing | Asking]
-Talk = Generator[Wishes, list[Any], R]  # sent: list[str] for Writing, list[Answer] for Asking
+Requests = Sequence[WriteRequest | AnswerRequest]
+# Sent: for each request of the last yield, list[str] for a WriteRequest, list[TeacherAnswer] for an AnswerRequest.
+Dialogue = Generator[Requests, list[Any], R]
 
 
-def held(talks: Iterable[Talk[R]], at_once: int) -> Iterator[tuple[int, R]]:
-    """Number and result of every talk, as they end; talks begin in order, so many at once."""
-    coming = enumerate(talks)
-    turns: list[tuple[int, Talk[R], list[Any] | None]] = []
+def run_dialogues(dialogues: Iterable[Dialogue[R]], at_once: int) -> Iterator[tuple[int, R]]:
+    """Number and result of every dialogue, in the order in which they end.
+
+    Dialogues begin in the order given; at most `at_once` are under way.
+    """
+    numbered = enumerate(dialogues)
+    turns: list[tuple[int, Dialogue[R], list[Any] | None]] = []
     while True:
-        turns += [(number, talk, None) for number, talk in islice(coming, at_once - len(turns))]
+        turns += [(number, dialogue, None) for number, dialogue in islice(numbered, at_once - len(turns))]
         if not turns:
             return
-        waiting: list[tuple[int, Talk[R], Wishes]] = []
-        for number, talk, replies in turns:
+        pending: list[tuple[int, Dialogue[R], Requests]] = []
+        for number, dialogue, responses in turns:
             try:
-                waiting.append((number, talk, talk.send(replies)))  # type: ignore[arg-type]  # None begins it
+                pending.append((number, dialogue, dialogue.send(responses)))  # type: ignore[arg-type]  # None begins it
             except StopIteration as end:
                 yield number, end.value
-        replied = _replies([wishes for _, _, wishes in waiting])
-        turns = [(number, talk, replies) for (number, talk, _), replies in zip(waiting, replied, strict=True)]
+        responded = _respond([requests for _, _, requests in pending])
+        turns = [
+            (number, dialogue, responses) for (number, dialogue, _), responses in zip(pending, responded, strict=True)
+        ]
 
 
-def _replies(asked: Sequence[Wishes]) -> list[list[Any]]:
-    """The replies to each talk's wishes."""
-    found: dict[int, Any] = {}
-    writings: dict[Sampling, list[Writing]] = {}
-    askings: dict[int, list[Asking]] = {}
-    for wish in (wish for wishes in asked for wish in wishes):
-        if isinstance(wish, Writing):
-            writings.setdefault(wish.sampling, []).append(wish)
+def _respond(pending: Sequence[Requests]) -> list[list[Any]]:
+    """The responses to each dialogue's requests, in their order."""
+    responses: dict[int, Any] = {}  # by the identity of the request
+    writes: dict[Sampling, list[WriteRequest]] = {}
+    answers: dict[int, list[AnswerRequest]] = {}
+    for request in (request for requests in pending for request in requests):
+        if isinstance(request, WriteRequest):
+            writes.setdefault(request.sampling, []).append(request)
         else:
-            askings.setdefault(wish.max_new_tokens, []).append(wish)
-    for written in writings.values():
-        found |= zip(map(id, written), write(written), strict=True)
-    for answered in askings.values():
-        found |= zip(map(id, answered), answer(answered), strict=True)
-    return [[found[id(wish)] for wish in wishes] for wishes in asked]
+            answers.setdefault(request.max_new_tokens, []).append(request)
+    for same_sampling in writes.values():
+        responses |= zip(map(id, same_sampling), write(same_sampling), strict=True)
+    for same_limit in answers.values():
+        responses |= zip(map(id, same_limit), answer(same_limit), strict=True)
+    return [[responses[id(request)] for request in requests] for requests in pending]

@@ -1,10 +1,10 @@
 """Teachers that have read a chunk of memory once and answer many prompts about it, many teachers in one batch.
 
-In: a model, a chunk's text (or none: the base by itself), user messages. Out: `Answer`s: the ids the teacher wrote
-and its sparse distribution at each of them, the stop token included, ready to be an example the student trains on.
-What a teacher says does not depend on who else is asked in the same batch, but for the rounding of products.
+In: a model, a chunk's text (or none: the base by itself), prompts. Out: `TeacherAnswer`s: the ids that the teacher
+wrote, and its sparse distribution at each of them, the stop token included; `example` makes of one what the student
+trains on. An answer does not depend on the other teachers in its batch, but for the rounding of products.
 
-It does not know what is asked or why.
+It does not know what the prompts ask, or why.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from ...signals import DistillArtifact, Kind, PositionTarget, position_targets
 from ...text.prompts import with_memory, without_memory
 
 T = TypeVar("T")
-PROBES = ("A", "7", "?")  # requests that begin differently
-COPIED = 3  # tokens read ahead of what is written: it repeats what it is about
+PROBES = ("A", "7", "?")  # prompts that begin differently
+COPIED = 3  # tokens guessed ahead while a teacher writes: its questions repeat what the memory says
 
 
 @dataclass(frozen=True)
@@ -41,69 +41,80 @@ class Sparsity:
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What the teacher said to one user message. `ids` end with the stop token if it stopped by itself."""
+class TeacherAnswer:
+    """The teacher's answer to one prompt. `ids` end with the stop token if the teacher stopped by itself."""
 
     prompt: str
     text: str
     ids: tuple[int, ...]
-    targets: tuple[PositionTarget, ...]  # position 0 is the first answer token; offsets likewise start at 0
+    targets: tuple[PositionTarget, ...]  # position 0 is the first token of the answer; all offsets are 0
 
 
-class Reading:
-    """A model with a chunk of memory in its context, prefilled once; without `memory`, the model by itself."""
+class MemoryTeacher:
+    """A model with a chunk of memory in its context, prefilled once; without `memory`, the model by itself.
+
+    `share`: whether the answers share the keys and values of the prefilled context; it changes nothing but the time.
+    """
 
     def __init__(self, model: Model, memory: str | None, sparsity: Sparsity, seed: int, share: bool = True):
         self.model, self.memory, self.sparsity, self.seed = model, memory, sparsity, seed
         self.prefix: Prefix | None = None
         self._head, self._head_ids = _head(model, [self._text(probe) for probe in PROBES])
         if memory is not None and share and plain_cache(model.network):
-            probes = [self.prompt(text) for text in PROBES]
+            probes = [self.prompt_ids(text) for text in PROBES]
             shared = common_prefix(probes)
             self.prefix = prefill(model, probes[0][:shared]) if shared else None
 
-    def of(self, memory: str) -> Reading:
-        """The same teacher with another text before it."""
-        return Reading(self.model, memory, self.sparsity, self.seed)
+    def with_memory(self, memory: str) -> MemoryTeacher:
+        """The same teacher with another text in its context."""
+        return MemoryTeacher(self.model, memory, self.sparsity, self.seed)
 
-    def write(self, requests: Sequence[str], sampling: Sampling) -> list[str]:
-        """Free text replies, nothing captured."""
-        (replies,) = write([Writing(self, requests, sampling)])
-        return replies
+    def write(self, prompts: Sequence[str], sampling: Sampling) -> list[str]:
+        """Free text for each prompt; no distribution is kept."""
+        (texts,) = write([WriteRequest(self, prompts, sampling)])
+        return texts
 
-    def answer(self, requests: Sequence[str], max_new_tokens: int = 48, likely: Sequence[str] = ()) -> list[Answer]:
-        """Greedy answers with the teacher's distribution at every token. `likely`: what it will probably say to each,
-        on which nothing but the time depends."""
-        (answers,) = answer([Asking(self, requests, max_new_tokens, likely)])
+    def answer(
+        self, prompts: Sequence[str], max_new_tokens: int = 48, likely: Sequence[str] = ()
+    ) -> list[TeacherAnswer]:
+        """Greedy answers with the teacher's distribution at every token.
+
+        `likely`: the probable answer to each prompt. A right guess saves time; no answer depends on it.
+        """
+        (answers,) = answer([AnswerRequest(self, prompts, max_new_tokens, likely)])
         return answers
 
-    def hard(self, request: str, text: str) -> Answer:
-        """`text` as the answer with all mass on its own tokens: a sample of the teacher without its distribution."""
+    def hard_answer(self, prompt: str, text: str) -> TeacherAnswer:
+        """`text` as the answer, with all mass on its own tokens: a label without the teacher's distribution."""
         eos = self.model.tokenizer.eos_token_id
         ids = (*self.model.text_ids(text), *([eos] if isinstance(eos, int) else []))
-        return Answer(request, text, ids, tuple(PositionTarget(i, 0, (t,), (0.0,), 0.0) for i, t in enumerate(ids)))
+        targets = tuple(PositionTarget(i, 0, (t,), (0.0,), 0.0) for i, t in enumerate(ids))
+        return TeacherAnswer(prompt, text, ids, targets)
 
-    def prompt(self, request: str) -> Ids:
-        """All that the model reads."""
-        text = self._text(request)
-        if not text.startswith(self._head):  # a template that looks at the question
+    def prompt_ids(self, prompt: str) -> Ids:
+        """The ids of all that the model reads for a prompt, its memory and template included."""
+        text = self._text(prompt)
+        if not text.startswith(self._head):  # a template that looks at the prompt
             return self.model.text_ids(text)
         return [*self._head_ids, *self.model.text_ids(text[len(self._head) :])]
 
-    def _text(self, request: str) -> str:
-        asked = without_memory(request) if self.memory is None else with_memory(self.memory, request)
-        return self.model.chat_text(asked)
+    def _text(self, prompt: str) -> str:
+        messages = without_memory(prompt) if self.memory is None else with_memory(self.memory, prompt)
+        return self.model.chat_text(messages)
 
-    def chances(self, request: str, tokens: int) -> Tensor:
-        """chances_TD: where on the tail of each token's distribution the draws fall."""
-        generator = torch.Generator().manual_seed(crc32(f"{self.seed}/{request}".encode()))
+    def chances(self, prompt: str, tokens: int) -> Tensor:
+        """chances_TD in [0, 1): which part of the tail each draw falls into, for every token of an answer."""
+        generator = torch.Generator().manual_seed(crc32(f"{self.seed}/{prompt}".encode()))
         return torch.rand(tokens, self.sparsity.draws, generator=generator)
 
 
 def _head(model: Model, texts: Sequence[str]) -> tuple[str, Ids]:
-    """What all `texts` begin with, up to a special token, and its ids: what comes behind has ids of its own, so that
-    nobody need take a memory apart once for every question about it. Nothing where that is not so."""
-    common = commonprefix(texts)  # noqa: RUF071 - of characters it shall be
+    """The common beginning of `texts`, up to its last special token, and the ids of that beginning.
+
+    Tokens do not reach across a special token, so a memory is tokenised once and not again for every prompt. Empty
+    where the ids of a text are not those of its two parts.
+    """
+    common = commonprefix(texts)  # noqa: RUF071 - characters, not path components
     added = model.tokenizer.added_tokens_decoder.values()
     special = [token.content for token in added if token.special and not token.rstrip]
     ends = [common.rfind(token) + len(token) for token in special if token in common]
@@ -114,42 +125,43 @@ def _head(model: Model, texts: Sequence[str]) -> tuple[str, Ids]:
 
 
 @dataclass(frozen=True)
-class Writing:
-    """What `Reading.write` is asked."""
+class WriteRequest:
+    """What `MemoryTeacher.write` is asked for."""
 
-    reading: Reading
-    requests: Sequence[str]
+    teacher: MemoryTeacher
+    prompts: Sequence[str]
     sampling: Sampling
 
 
 @dataclass(frozen=True)
-class Asking:
-    """What `Reading.answer` is asked."""
+class AnswerRequest:
+    """What `MemoryTeacher.answer` is asked for."""
 
-    reading: Reading
-    requests: Sequence[str]
+    teacher: MemoryTeacher
+    prompts: Sequence[str]
     max_new_tokens: int = 48
     likely: Sequence[str] = ()
 
 
-def write(wishes: Sequence[Writing]) -> list[list[str]]:
-    """The replies to each. One model, one sampling for all."""
-    model, sampling = wishes[0].reading.model, wishes[0].sampling
+def write(requests: Sequence[WriteRequest]) -> list[list[str]]:
+    """The texts for each request. All requests have one model and one sampling."""
+    model, sampling = requests[0].teacher.model, requests[0].sampling
 
     def on_step(rows: list[int], logits_NV: Tensor) -> None:
         _refuse_nan(model, logits_NV)
 
-    replies = _generate(wishes, sampling, on_step, lookup=COPIED)
-    return [[model.text(ids) for ids in some] for some in _parted(replies, wishes)]
+    outputs = _generate(requests, sampling, on_step, lookup=COPIED)
+    return [[model.text(ids) for ids in part] for part in _by_request(outputs, requests)]
 
 
-def answer(wishes: Sequence[Asking]) -> list[list[Answer]]:
-    """The answers to each. One model, one sparsity, one limit for all."""
-    model, sparsity, most = wishes[0].reading.model, wishes[0].reading.sparsity, wishes[0].max_new_tokens
-    asked = [(wish.reading, request) for wish in wishes for request in wish.requests]
-    kept: list[list[PositionTarget]] = [[] for _ in asked]
-    last = [0] * len(asked)
-    chances = [iter(reading.chances(request, most)) for reading, request in asked]
+def answer(requests: Sequence[AnswerRequest]) -> list[list[TeacherAnswer]]:
+    """The answers to each request. All requests have one model, one sparsity and one limit."""
+    first = requests[0]
+    model, sparsity, limit = first.teacher.model, first.teacher.sparsity, first.max_new_tokens
+    prompts = [(request.teacher, prompt) for request in requests for prompt in request.prompts]
+    targets: list[list[PositionTarget]] = [[] for _ in prompts]
+    last = [0] * len(prompts)  # the likeliest token of the last step, which is the stop token where one was written
+    chances = [iter(teacher.chances(prompt, limit)) for teacher, prompt in prompts]
 
     def on_step(rows: list[int], logits_NV: Tensor) -> None:
         _refuse_nan(model, logits_NV)
@@ -157,53 +169,53 @@ def answer(wishes: Sequence[Asking]) -> list[list[Answer]]:
         chances_ND = torch.stack([next(chances[row]) for row in rows])
         sparse = sparsify(logprobs_NV, sparsity.top_k, sparsity.draws, chances_PD=chances_ND)
         for row, target in zip(rows, position_targets(sparse, [0] * len(rows), [0] * len(rows)), strict=True):
-            kept[row].append(replace(target, position=len(kept[row])))
+            targets[row].append(replace(target, position=len(targets[row])))
             last[row] = target.ids[0]
 
-    likely = [text for wish in wishes for text in (wish.likely or [""] * len(wish.requests))]
+    likely = [text for request in requests for text in (request.likely or [""] * len(request.prompts))]
     ids_of = {text: model.text_ids(text) if text else [] for text in set(likely)}
     drafts = [ids_of[text] for text in likely] if any(likely) else None
-    replies = _generate(wishes, Sampling(most), on_step, drafts)
+    outputs = _generate(requests, Sampling(limit), on_step, drafts)
     answers = [
-        _answer(model, request, ids, kept[i], last[i])
-        for i, ((_, request), ids) in enumerate(zip(asked, replies, strict=True))
+        _answer(model, prompt, ids, targets[row], last[row])
+        for row, ((_, prompt), ids) in enumerate(zip(prompts, outputs, strict=True))
     ]
-    return _parted(answers, wishes)
+    return _by_request(answers, requests)
 
 
-def _answer(model: Model, request: str, ids: Ids, targets: list[PositionTarget], last: int) -> Answer:
+def _answer(model: Model, prompt: str, ids: Ids, targets: list[PositionTarget], last: int) -> TeacherAnswer:
     stopped = len(targets) == len(ids) + 1
-    return Answer(request, model.text(ids), tuple([*ids, last] if stopped else ids), tuple(targets))
+    return TeacherAnswer(prompt, model.text(ids), tuple([*ids, last] if stopped else ids), tuple(targets))
 
 
 def _generate(
-    wishes: Sequence[Writing] | Sequence[Asking],
+    requests: Sequence[WriteRequest] | Sequence[AnswerRequest],
     sampling: Sampling,
     on_step: Callable[[list[int], Tensor], None],
     drafts: Sequence[Ids] | None = None,
     lookup: int = 0,
 ) -> list[Ids]:
-    """One batch for all, each prompt behind what its teacher has read."""
+    """The outputs for all prompts of all requests, in one batch; each stands behind its teacher's prefix."""
     prompts: list[Ids] = []
     prefixes: list[Prefix | None] = []
-    for wish in wishes:
-        own, prefix = [wish.reading.prompt(request) for request in wish.requests], wish.reading.prefix
+    for request in requests:
+        own, prefix = [request.teacher.prompt_ids(prompt) for prompt in request.prompts], request.teacher.prefix
         head = prefix.ids if prefix else ()
-        if any(tuple(p[: len(head)]) != head for p in own):  # a template that looks at the question
+        if any(tuple(ids[: len(head)]) != head for ids in own):  # a template that looks at the prompt
             head, prefix = (), None
-        prompts += [p[len(head) :] for p in own]
+        prompts += [ids[len(head) :] for ids in own]
         prefixes += [prefix] * len(own)
-    numbers = [number for wish in wishes for number in range(len(wish.requests))]
-    model = wishes[0].reading.model
+    numbers = [number for request in requests for number in range(len(request.prompts))]
+    model = requests[0].teacher.model
     return generate(
         model, prompts, sampling, prefix=prefixes, numbers=numbers, drafts=drafts, lookup=lookup, on_step=on_step
     )
 
 
-def _parted(found: Sequence[T], wishes: Sequence[Writing] | Sequence[Asking]) -> list[list[T]]:
-    """What belongs to each wish."""
-    rest = iter(found)
-    return [list(islice(rest, len(wish.requests))) for wish in wishes]
+def _by_request(results: Sequence[T], requests: Sequence[WriteRequest] | Sequence[AnswerRequest]) -> list[list[T]]:
+    """The results of each request."""
+    rest = iter(results)
+    return [list(islice(rest, len(request.prompts))) for request in requests]
 
 
 def _refuse_nan(model: Model, logits_NV: Tensor) -> None:
@@ -213,8 +225,8 @@ def _refuse_nan(model: Model, logits_NV: Tensor) -> None:
         )
 
 
-def example(model: Model, answer: Answer, kind: Kind, statement: int | None) -> DistillArtifact:
-    """The student's example: the request without memory, the teacher's answer, the teacher's distribution on it."""
+def example(model: Model, answer: TeacherAnswer, kind: Kind, statement: int | None) -> DistillArtifact:
+    """The student's example: the prompt without memory, the teacher's answer, the teacher's distribution on it."""
     prompt = model.chat_ids(without_memory(answer.prompt))
     x_ids = (*prompt, *answer.ids)
     table = model.token_bytes

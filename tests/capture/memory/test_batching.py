@@ -8,9 +8,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from stillhouse.capture.memory import Captured, Config, batching, capture, capture_all, teacher
-from stillhouse.capture.memory.batching import Talk, held
-from stillhouse.capture.memory.teacher import Answer, Asking, Reading, Sparsity, Writing
+from stillhouse.capture.memory import CapturedMemory, Config, batching, capture, capture_all, teacher
+from stillhouse.capture.memory.batching import Dialogue, run_dialogues
+from stillhouse.capture.memory.teacher import AnswerRequest, MemoryTeacher, Sparsity, TeacherAnswer, WriteRequest
 from stillhouse.errors import InputError
 from stillhouse.generate import Sampling
 from stillhouse.losses import sparsify
@@ -21,29 +21,29 @@ QUESTIONS = ["Who is Rex?", "Where does Ida live?", "What is the gate of Ghent, 
 SPARSITY = Sparsity(4, 2)
 
 
-def talk(model: Model, number: int) -> Talk[list[object]]:
-    """Asks, writes as many times as its number, sampled, and asks two readings at once."""
-    reading = Reading(model, TEXTS[number], SPARSITY, seed=number)
+def dialogue(model: Model, number: int) -> Dialogue[list[object]]:
+    """Asks, writes as many times as its number, sampled, and asks two teachers at once."""
+    teacher = MemoryTeacher(model, TEXTS[number], SPARSITY, seed=number)
     found: list[object] = []
-    (answers,) = yield [Asking(reading, QUESTIONS[: 1 + number], 6)]
+    (answers,) = yield [AnswerRequest(teacher, QUESTIONS[: 1 + number], 6)]
     found += answers
     for turn in range(number):
-        (written,) = yield [Writing(reading, QUESTIONS, Sampling(5, 0.8, turn))]
+        (written,) = yield [WriteRequest(teacher, QUESTIONS, Sampling(5, 0.8, turn))]
         found += written
-    both = yield [Asking(reading.of("Rex is a cat."), QUESTIONS[1:], 6), Asking(reading, [], 6)]
+    both = yield [AnswerRequest(teacher.with_memory("Rex is a cat."), QUESTIONS[1:], 6), AnswerRequest(teacher, [], 6)]
     return [*found, *both[0], len(both[1])]
 
 
 @pytest.mark.parametrize("name", ["llama", "gemma2", "qwen3_moe"])
 def test_many_talks_go_as_each_goes_alone(random_model: Callable[..., Model], name: str) -> None:
     model = replace(random_model(name), stop_ids=frozenset())
-    alone = [next(held([talk(model, n)], 1))[1] for n in range(3)]
+    alone = [next(run_dialogues([dialogue(model, n)], 1))[1] for n in range(3)]
     assert len({str(found) for found in alone}) == 3
     for at_once in (1, 2, 3, 9):
-        together = dict(held((talk(model, n) for n in range(3)), at_once))
+        together = dict(run_dialogues((dialogue(model, n) for n in range(3)), at_once))
         for number, found in together.items():
             for one, other in zip(found, alone[number], strict=True):
-                if isinstance(one, Answer) and isinstance(other, Answer):
+                if isinstance(one, TeacherAnswer) and isinstance(other, TeacherAnswer):
                     assert one.ids == other.ids
                     for mine, theirs in zip(one.targets, other.targets, strict=True):
                         assert (mine.ids, mine.draw_ids) == (theirs.ids, theirs.draw_ids)
@@ -59,26 +59,26 @@ def test_so_many_at_once_and_begun_in_order(
     asked: list[list[str]] = []
     begun: list[int] = []
 
-    def watched(wishes: Sequence[Asking]) -> list[list[Answer]]:
-        asked.append([request for wish in wishes for request in wish.requests])
-        return real(wishes)
+    def watched(requests: Sequence[AnswerRequest]) -> list[list[TeacherAnswer]]:
+        asked.append([prompt for request in requests for prompt in request.prompts])
+        return real(requests)
 
     monkeypatch.setattr(batching, "answer", watched)
 
-    def counting(turns: int) -> Talk[int]:
+    def counting(turns: int) -> Dialogue[int]:
         begun.append(turns)
         for turn in range(turns):
-            ((said,),) = yield [Asking(Reading(model, None, SPARSITY, 0), [f"{turns}.{turn}"], 2)]
+            ((said,),) = yield [AnswerRequest(MemoryTeacher(model, None, SPARSITY, 0), [f"{turns}.{turn}"], 2)]
             assert said.prompt == f"{turns}.{turn}"
         return turns
 
-    assert list(held(map(counting, (2, 0, 1, 3)), 2)) == [(1, 0), (0, 2), (2, 1), (3, 3)]
+    assert list(run_dialogues(map(counting, (2, 0, 1, 3)), 2)) == [(1, 0), (0, 2), (2, 1), (3, 3)]
     assert begun == [2, 0, 1, 3]
     assert asked == [["2.0"], ["2.1", "1.0"], ["3.0"], ["3.1"], ["3.2"]]
 
 
 def test_nothing_to_talk_about() -> None:
-    assert list(held([], 4)) == []
+    assert list(run_dialogues([], 4)) == []
 
 
 @pytest.mark.slow
@@ -102,7 +102,7 @@ def test_memories_captured_together_are_captured_as_alone(shipped: Model) -> Non
         assert [_said(found)] == [_said(alone)]
 
 
-def _said(found: Captured) -> list[object]:
+def _said(found: CapturedMemory) -> list[object]:
     return [(a.kind, a.statement, a.x_ids, [(t.ids, t.draw_ids) for t in a.targets]) for a in found.artifacts]
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from stillhouse.capture.memory.teacher import Reading, Sparsity, example
+from stillhouse.capture.memory.teacher import MemoryTeacher, Sparsity, example
 from stillhouse.errors import InputError, ModelError
 from stillhouse.models import Model
 from stillhouse.signals import DistillArtifact, Kind
@@ -29,7 +29,7 @@ class Killed(Exception):
 
 def signals(model: Model, seed: int, n: int = 5) -> list[DistillArtifact]:
     """Examples of all kinds, as a teacher with `seed`'s memory would write them."""
-    reading = Reading(model, f"Rex is number {seed}. The gate of Ghent is {seed * 7}.", Sparsity(8, 2), seed)
+    reading = MemoryTeacher(model, f"Rex is number {seed}. The gate of Ghent is {seed * 7}.", Sparsity(8, 2), seed)
     asked = [f"What is fact {seed} {i}{' of it all' * (i % 3)}?" for i in range(n)]
     kinds: list[Kind] = ["fact", "fact", "unknown", "anchor", "fact"]
     return [example(model, a, kinds[i % 5], None) for i, a in enumerate(reading.answer(asked, 3 + seed))]
