@@ -36,8 +36,8 @@ from stillhouse import models
 from stillhouse.export import peft
 from stillhouse.models import Model
 from stillhouse.serve.engine.adapters import Adapter
-from stillhouse.serve.log.entries import Exchange, Feedback, Memory
 from stillhouse.serve.log.journal import Journal
+from stillhouse.serve.log.journal_records import Exchange, Feedback, Memory
 from stillhouse.storage.files import write_atomic
 from stillhouse.store import Store
 

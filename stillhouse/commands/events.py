@@ -24,8 +24,8 @@ def add(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """`stillhouse events`; with `--json` one object per line."""
+    from ..serve.log.event_types import TYPES
     from ..serve.log.events import Events
-    from ..serve.log.facts import TYPES
 
     unknown = set(args.type or ()) - set(TYPES)
     if unknown:

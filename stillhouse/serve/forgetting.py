@@ -14,8 +14,8 @@ from pathlib import Path
 from ..errors import Busy
 from ..store import Store
 from .jobs.queue import Jobs
+from .log.event_types import UserForgotten
 from .log.events import Events
-from .log.facts import UserForgotten
 from .log.journal import Journal
 
 _TICK = 0.1

@@ -24,8 +24,8 @@ from ..models import Model
 from ..records import digest
 from ..store import Store
 from ..text.prompts import MEMORY_SYSTEM, Message
-from . import fallback as teachers
 from . import policy, sessions
+from . import teacher as teachers
 from .access import limits
 from .access.keys import Keyring
 from .engine import engine as engines
@@ -33,15 +33,15 @@ from .engine.adapters import Adapter, Key, Library, bank_shape, slots_within
 from .engine.engine import Done, Engine, Event, Failed, Piece, Request, Sampling
 from .forgetting import forget
 from .jobs.queue import Job, Jobs
-from .log import entries, journal
-from .log.entries import Exchange, Memory, SessionEnd, Turn
+from .log import journal, journal_records
+from .log.event_types import AdapterMoved, AliasMoved, Fact, Routed, SessionEnded
 from .log.events import Events
-from .log.facts import AdapterMoved, AliasMoved, Fact, Routed, SessionEnded
 from .log.journal import Journal
+from .log.journal_records import Exchange, Memory, SessionEnd, Turn
+from .memories import Memories
 from .metrics import Metrics
 from .router import Knowledge, route
 from .router import Path as Route
-from .standings import Memories
 
 Open = dict[tuple[str, str], float]
 
@@ -250,7 +250,7 @@ class Service:
     async def end_session(self, user: str, session: str, why: str) -> tuple[Job | None, policy.Decision]:
         """A session is over. Waits for its consolidation where the policy says so."""
         await asyncio.wrap_future(
-            self.journal.submit(SessionEnd(entries.new_id("end"), user, session, entries.now(), why))
+            self.journal.submit(SessionEnd(journal_records.new_id("end"), user, session, journal_records.now(), why))
         )
         self._open.pop((user, session), None)
         self.memories.changed(user)
@@ -375,13 +375,13 @@ def _named(asked: Asked) -> str:
     """A session that was given no name is named by how it began, so that a conversation sent again is the same one."""
     first = next((i for i, m in enumerate(asked.messages) if m["role"] == "user"), 0)
     begun = [asked.user, [dict(m) for m in asked.messages[: first + 1]]]
-    return f"auto-{digest(begun)[:16]}" if asked.messages else entries.new_id("session")
+    return f"auto-{digest(begun)[:16]}" if asked.messages else journal_records.new_id("session")
 
 
 def _open_sessions(journal: Journal) -> Open:
     """Sessions that no end was written for, as silent from now on."""
     found: dict[tuple[str, str], float] = {}
-    records: Iterable[entries.Record] = journal.records(Exchange.kind, SessionEnd.kind)
+    records: Iterable[journal_records.Record] = journal.records(Exchange.kind, SessionEnd.kind)
     for record in records:
         if isinstance(record, Exchange) and record.user:
             found[record.user, record.session] = time.monotonic()

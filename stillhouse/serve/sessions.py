@@ -20,8 +20,8 @@ from ..records import Version, digest
 from ..store import Store
 from ..text.statements import statements
 from . import policy
-from .log.entries import Exchange, Memory, Record, SessionEnd, Turn
 from .log.journal import read
+from .log.journal_records import Exchange, Memory, Record, SessionEnd, Turn
 
 KINDS = ("exchange", "memory", "session_end")
 

@@ -13,8 +13,8 @@ from stillhouse.models import Model
 from stillhouse.records import Version, digest
 from stillhouse.serve import policy, service
 from stillhouse.serve.log import journal
-from stillhouse.serve.log.entries import Exchange, Memory, Record, SessionEnd, Turn
 from stillhouse.serve.log.journal import Journal
+from stillhouse.serve.log.journal_records import Exchange, Memory, Record, SessionEnd, Turn
 from stillhouse.serve.sessions import memory_text, new_turns, remembered, sessions, standing, stated
 from stillhouse.store import Store
 from tests.serve.served import LAZY, serving

@@ -10,8 +10,8 @@ import threading
 import time
 from pathlib import Path
 
-from stillhouse.serve.log.entries import Exchange, Turn, new_id, now
 from stillhouse.serve.log.journal import Config, Journal
+from stillhouse.serve.log.journal_records import Exchange, Turn, new_id, now
 
 THREADS = 4
 

@@ -32,7 +32,7 @@ from ...models import Model
 from ...records import Candidate, Version
 from ...store import Store
 from ..ask import check_base
-from ..log.facts import AdapterMoved
+from ..log.event_types import AdapterMoved
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ipaddress
 from collections.abc import AsyncIterator
 from importlib import metadata, resources
 
@@ -19,7 +18,9 @@ from ...errors import InputError, StillhouseError
 from ..metrics import CONTENT_TYPE
 from ..service import Service
 from . import completions, embeddings, users
-from .requests import Caller, Here, Intake, add_errors, server_wide
+from .auth import Caller, Here, is_this_machine, server_wide
+from .body import Intake
+from .errors import add_errors
 
 IDLE_SECONDS = 5.0  # between two looks for sessions that went silent
 RETAIN_SECONDS = 86_400.0  # between two looks for what is older than the journal keeps
@@ -90,10 +91,7 @@ async def index() -> Response:
 
 def check_address(service: Service, host: str) -> bool:
     """Whether `host` is this machine alone. `InputError` where it is not and there is no key."""
-    try:
-        local = host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        local = False
+    local = is_this_machine(host)
     if not local and not service.keyring.all():
         raise InputError(
             f"--host {host} can be reached from other machines, and there are no keys: "

@@ -27,14 +27,15 @@ from ..access.keys import Key
 from ..engine.adapters import Key as VersionKey
 from ..engine.engine import Event, Failed, Sampling
 from ..engine.engine import Request as Wanted
-from ..fallback import ASKED_ON, Teacher
-from ..log import entries
-from ..log.entries import Exchange, Feedback
+from ..log import journal_records
+from ..log.journal_records import Exchange, Feedback
 from ..service import Asked, Prepared, Service
-from .requests import Caller, Here, charge, error_body, permitted, subject
+from ..teacher import ASKED_ON, Teacher
+from .auth import Caller, Here, charge, permitted, subject
+from .errors import error_body
+from .responses import Shape, Told
 from .schema import Asked as AskedBody
 from .schema import ChatBody, CompletionBody, FeedbackBody
-from .wire import Shape, Told
 
 routes = APIRouter(prefix="/v1")
 _VERSION = re.compile(r"(?P<user>.+)/v(?P<number>[1-9][0-9]{0,8})", re.DOTALL)
@@ -125,8 +126,8 @@ async def give_feedback(body: FeedbackBody, key: Caller, service: Here) -> dict[
         raise NotFound(f"there is no response {body.response_id[:80]!r}")
     name, value = ("score", body.score) if body.score is not None else (body.key or "score", body.value)
     feedback = Feedback(
-        body.id or entries.new_id("fb"), exchange.user, entries.now(), body.response_id, name, value, body.comment,
-        body.correction, body.source,
+        body.id or journal_records.new_id("fb"), exchange.user, journal_records.now(), body.response_id, name, value,
+        body.comment, body.correction, body.source,
     )  # fmt: skip
     await asyncio.wrap_future(service.journal.submit(feedback))
     service.metrics.feedback.labels(service.model.ref, body.source).inc()
@@ -204,7 +205,7 @@ async def _reply(service: Service, key: Key, body: AskedBody, asked: Sequence[As
     if first.refused:
         about["refused"] = list(first.refused)
     wants = first.request.sampling.logprobs is not None
-    name, n = entries.new_id("chatcmpl" if chat else "cmpl"), body.n or 1
+    name, n = journal_records.new_id("chatcmpl" if chat else "cmpl"), body.n or 1
     shape = Shape(name, int(time.time()), body.model, chat, about, wants, service.model, n)
     call = _Call(service, key, body, asked, prepared, shape)
     if body.stream:
@@ -295,7 +296,7 @@ async def _record(call: _Call, told: Sequence[Told]) -> bool:
     """Journal the exchange; a prompt of several, or several choices, is one exchange with its first answer."""
     asked, prepared, done = call.asked[0], call.prepared[0], told[0].done
     exchange = Exchange(
-        id=call.shape.id, user=asked.user or "", session=prepared.session, time=entries.now(), turns=(),
+        id=call.shape.id, user=asked.user or "", session=prepared.session, time=journal_records.now(), turns=(),
         answer=told[0].text, model=call.body.model, base=call.service.model.fingerprint, path=call.shape.about["path"],
         version=prepared.version.number if prepared.version else None, finish=done.reason if done else "cancelled",
         prompt_tokens=len(prepared.request.prompt), cached_tokens=done.cached_tokens if done else 0,
@@ -315,7 +316,7 @@ async def _corrected(call: _Call, exchange: Exchange) -> bool:
     if exchange.path != "teacher":
         return True
     correction = Feedback(
-        entries.new_id("fb"), exchange.user, entries.now(), exchange.id, "teacher", about["confidence"],
+        journal_records.new_id("fb"), exchange.user, journal_records.now(), exchange.id, "teacher", about["confidence"],
         about["student"], exchange.answer, "model",
     )  # fmt: skip
     await asyncio.wrap_future(call.service.journal.submit(correction))

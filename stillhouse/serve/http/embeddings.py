@@ -22,8 +22,8 @@ from ...errors import InputError
 from ...generate import batches, pad_right
 from ...models import Model
 from ..service import Service
+from .auth import Caller, Here, charge
 from .completions import chosen, known_tokens
-from .requests import Caller, Here, charge
 from .schema import EmbeddingsBody
 
 routes = APIRouter(prefix="/v1")

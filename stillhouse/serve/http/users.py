@@ -20,11 +20,11 @@ from .. import sessions
 from ..access import keys
 from ..access.keys import Key
 from ..jobs.queue import LIVE, Job, check_settings
-from ..log import entries
-from ..log.entries import Memory
+from ..log import journal_records
 from ..log.events import POLL_SECONDS, Event
+from ..log.journal_records import Memory
 from ..service import Service
-from .requests import Caller, Here, server_wide, subject
+from .auth import Caller, Here, server_wide, subject
 from .schema import ConsolidateBody, KeyBody, MemoryBody, RollbackBody
 
 routes = APIRouter(prefix="/v1")
@@ -54,7 +54,7 @@ async def add_memory(user: str, body: MemoryBody, key: Caller, service: Here) ->
     """Hand over a text to be remembered: answered from at once, consolidated when the policy says so."""
     user = subject(key, user, "change")
     text = check_memory(body.text.encode(), "memory")
-    memory = Memory(body.id or entries.new_id("mem"), user, entries.now(), text, body.replace)
+    memory = Memory(body.id or journal_records.new_id("mem"), user, journal_records.now(), text, body.replace)
     job = await service.remember(memory, body.consolidate)
     statements = len(sessions.stated(text))
     return {"object": "memory", "id": memory.id, "user": user, "statements": statements, "job": job.id if job else None}

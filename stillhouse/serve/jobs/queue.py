@@ -26,9 +26,9 @@ from ...records import canonical, from_mapping
 from ...storage.files import discard, make_folder, sync_folder, write_atomic, writing
 from ...store.locks import locked
 from ...store.names import check_user
-from ..log.entries import now
+from ..log.event_types import Fact, JobChanged
 from ..log.events import Events
-from ..log.facts import Fact, JobChanged
+from ..log.journal_records import now
 from ..policy import DEFAULTS
 from ..policy import Config as Policy
 

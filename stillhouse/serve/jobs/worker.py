@@ -22,7 +22,7 @@ from ...processes import Process, ProcessDied
 from ...progress import Report
 from ...records import from_mapping
 from .. import policy
-from ..log.facts import AliasMoved, Consolidated, JobChanged, ServerChanged, VersionSaved
+from ..log.event_types import AliasMoved, Consolidated, JobChanged, ServerChanged, VersionSaved
 from ..sessions import remembered, stated
 from .queue import Job, Jobs
 

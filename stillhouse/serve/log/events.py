@@ -19,9 +19,9 @@ from ...errors import InputError, StoreError
 from ...records import from_mapping
 from ...storage.files import make_folder, sync_folder, writing
 from ...store.locks import locked
-from .entries import now
-from .facts import TYPES, Fact
-from .lines import decode, encode, sound
+from .event_types import TYPES, Fact
+from .journal_records import now
+from .jsonl import decode, encode, sound
 from .segments import rewrite
 
 POLL_SECONDS = 0.2

@@ -25,8 +25,8 @@ from ...errors import Busy, InputError, StoreError
 from ...records import canonical
 from ...storage.files import discard, make_folder, sync_folder, write_atomic
 from ...store.locks import locked
-from .entries import LASTING, Exchange, Feedback, Forgotten, Record, new_id, now, revive
-from .lines import decode, encode
+from .journal_records import LASTING, Exchange, Feedback, Forgotten, Record, new_id, now, revive
+from .jsonl import decode, encode
 from .segments import SEALED, Segment, lines, recover, rewrite, segments
 
 _USER = re.compile(rb'"user":"(?:[^"\\]|\\.)*"')  # inside a text the quotes are escaped, so this is the field

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from ...errors import StoreError
 from ...storage.files import sync_folder, write_synced, writing
-from .lines import decode, sound
+from .jsonl import decode, sound
 
 OPEN, SEALED = ".open", ".jsonl"
 

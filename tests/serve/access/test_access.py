@@ -14,6 +14,7 @@ import pytest
 from stillhouse.models import Model
 from stillhouse.serve.access import limits
 from stillhouse.serve.engine import engine
+from stillhouse.serve.http.auth import host_of, is_this_machine
 from stillhouse.serve.service import Config
 from stillhouse.store import Store
 from tests.serve.served import CONFIG, LAZY, QUESTION, Served, expected, refused, save, serving
@@ -76,6 +77,31 @@ def test_a_page_of_somewhere_else_cannot_ask(model: Model, tmp_path: Path) -> No
         assert (
             http.post("/v1/chat/completions", content=plain, headers={"Content-Type": "text/plain"}).status_code == 400
         )
+
+
+@pytest.mark.parametrize(
+    ("header", "host", "here"),
+    [
+        ("localhost", "localhost", True), ("LocalHost:8000", "localhost", True), ("localhost:", "localhost", True),
+        ("127.0.0.1:8000", "127.0.0.1", True), ("127.8.9.1", "127.8.9.1", True), ("[::1]", "::1", True),
+        ("[::1]:8000", "::1", True), ("10.0.0.7:8000", "10.0.0.7", False), ("0.0.0.0", "0.0.0.0", False),
+        ("[2001:db8::1]:80", "2001:db8::1", False), ("evil.example:8000", "evil.example", False),
+        ("localhost.evil.example", "localhost.evil.example", False), ("testserver", "testserver", False),
+        ("evil.example@localhost", "", False), ("::1", "", False), ("", "", False), ("localhost:80:80", "", False),
+        ("localhost/x", "", False), ("[localhost]", "", False), ("local host", "", False),
+    ],
+)  # fmt: skip
+def test_a_host_is_this_machine_or_not(header: str, host: str, here: bool) -> None:
+    assert host_of(header) == host
+    assert is_this_machine(host) is here
+
+
+@pytest.mark.parametrize(("host", "status"), [("localhost:80", 200), ("[::1]", 200), ("testserver", 403), ("::1", 403)])
+def test_without_keys_only_names_of_this_machine_are_answered(
+    model: Model, tmp_path: Path, host: str, status: int
+) -> None:
+    with serving(tmp_path / "home", model, CONFIG) as served, served.http() as http:
+        assert http.get("/v1/models", headers={"Host": host}).status_code == status
 
 
 def test_too_much_is_429_with_a_time_to_wait(model: Model, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from stillhouse.errors import ModelError, NotFound, Rejected, StillhouseError
 from stillhouse.lora import AdapterBank, LoraConfig
 from stillhouse.models import Model
 from stillhouse.serve.engine.adapters import Adapter, Key, Library, Seat, Slots, bank_shape, slots_within
-from stillhouse.serve.log.facts import AdapterMoved
+from stillhouse.serve.log.event_types import AdapterMoved
 from stillhouse.store import Store
 from tests.serve.served import save
 

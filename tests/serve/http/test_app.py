@@ -15,7 +15,7 @@ import pytest
 
 from stillhouse.models import Model
 from stillhouse.serve import policy
-from stillhouse.serve.log.entries import Exchange, Feedback
+from stillhouse.serve.log.journal_records import Exchange, Feedback
 from stillhouse.serve.service import Config
 from stillhouse.store import Store
 from tests.serve.served import CONFIG, LAZY, QUESTION, Served, chat, expected, refused, save, serving

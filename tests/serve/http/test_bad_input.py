@@ -14,8 +14,8 @@ from urllib.parse import quote
 import pytest
 
 from stillhouse.models import Model
-from stillhouse.serve.http import requests
-from stillhouse.serve.log.entries import new_id
+from stillhouse.serve.http import body
+from stillhouse.serve.log.journal_records import new_id
 from stillhouse.store import Store
 from tests.serve.disk import no_file_larger_than
 from tests.serve.served import CONFIG, QUESTION, Served, chat, expected, refused, save, serving
@@ -52,7 +52,7 @@ def head(length: int, path: str = CHAT) -> bytes:
 
 
 def test_a_body_that_does_not_come_is_408(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(requests, "BODY_SECONDS", 0.3)
+    monkeypatch.setattr(body, "BODY_SECONDS", 0.3)
     with raw(served, head(1000), b'{"model"') as slow:
         reply = slow.recv(65536)
         assert reply.startswith(b"HTTP/1.1 408 ")

@@ -21,7 +21,7 @@ from stillhouse.serve.forgetting import forget
 from stillhouse.serve.jobs import worker
 from stillhouse.serve.jobs.queue import Job, Jobs, check_settings
 from stillhouse.serve.jobs.worker import Config
-from stillhouse.serve.log.facts import Consolidated, JobChanged
+from stillhouse.serve.log.event_types import Consolidated, JobChanged
 from stillhouse.serve.log.journal import Journal
 from stillhouse.serve.policy import Config as Policy
 from stillhouse.store import Store

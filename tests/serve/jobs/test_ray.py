@@ -13,7 +13,7 @@ from stillhouse.progress import show_line
 from stillhouse.records import Signals
 from stillhouse.serve.jobs import ray, worker
 from stillhouse.serve.jobs.queue import Jobs
-from stillhouse.serve.log.facts import JobChanged
+from stillhouse.serve.log.event_types import JobChanged
 from stillhouse.serve.log.journal import Journal
 from stillhouse.store import Store
 from tests.serve.writer import exchange

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from stillhouse.errors import InputError, StoreError
+from stillhouse.serve.log.event_types import TYPES, AliasMoved, JobChanged, MemoryPressure, Routed
 from stillhouse.serve.log.events import Config, Event, Events
-from stillhouse.serve.log.facts import TYPES, AliasMoved, JobChanged, MemoryPressure, Routed
 from tests.serve.disk import no_file_larger_than
 from tests.serve.typed import typed
 
@@ -72,8 +72,8 @@ def test_a_tail_gives_each_event_once_across_files(tmp_path: Path) -> None:
 
 def test_processes_that_write_at_once(tmp_path: Path) -> None:
     script = (
-        "import sys; from pathlib import Path; from stillhouse.serve.events import Events, Config;"
-        "from stillhouse.serve.facts import Routed; log = Events(Path(sys.argv[1]), Config(file_bytes=8000));"
+        "import sys; from pathlib import Path; from stillhouse.serve.log.events import Events, Config;"
+        "from stillhouse.serve.log.event_types import Routed; log = Events(Path(sys.argv[1]), Config(file_bytes=8000));"
         "[log.append(Routed('u', 'base', why=str(i)), sync=False) for i in range(150)]"
     )
     command = [sys.executable, "-c", script, str(tmp_path)]

@@ -20,9 +20,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stillhouse.errors import Busy, DiskFull, InputError, StoreError
-from stillhouse.serve.log import lines
-from stillhouse.serve.log.entries import Exchange, Feedback, Forgotten, Memory, Record, SessionEnd, Turn, latest, new_id
+from stillhouse.serve.log import jsonl
 from stillhouse.serve.log.journal import Config, Journal
+from stillhouse.serve.log.journal_records import (
+    Exchange,
+    Feedback,
+    Forgotten,
+    Memory,
+    Record,
+    SessionEnd,
+    Turn,
+    latest,
+    new_id,
+)
 from tests.serve.disk import no_file_larger_than
 from tests.serve.writer import exchange
 
@@ -73,14 +83,14 @@ def test_what_goes_in_comes_out(journal: Journal) -> None:
 @given(st.dictionaries(st.text(min_size=1), st.text() | st.integers() | st.none() | st.lists(st.text()), min_size=1))
 def test_a_line_is_read_back_and_no_altered_one_is(fields: dict[str, object]) -> None:
     fields = {name: value for name, value in fields.items() if name != "crc32"} or {"a": 1}
-    line = lines.encode(fields)
-    assert lines.decode(line) == fields
+    line = jsonl.encode(fields)
+    assert jsonl.decode(line) == fields
     assert json.loads(line)
     assert line.count(b"\n") == 1
     for at in random.Random(0).sample(range(len(line) - 1), min(8, len(line) - 1)):
-        assert lines.decode(line[:at] + bytes([line[at] ^ 1]) + line[at + 1 :]) is None
-        assert lines.decode(line[:at]) is None
-        assert lines.sound(line + line[:at]) == len(line)
+        assert jsonl.decode(line[:at] + bytes([line[at] ^ 1]) + line[at + 1 :]) is None
+        assert jsonl.decode(line[:at]) is None
+        assert jsonl.sound(line + line[:at]) == len(line)
 
 
 def test_a_lone_surrogate_is_refused_and_the_journal_goes_on(journal: Journal) -> None:
@@ -126,7 +136,7 @@ def test_every_acknowledged_record_survives_a_kill(tmp_path: Path, round_: int) 
 def test_a_torn_end_is_cut_and_the_rest_stays(tmp_path: Path) -> None:
     folder = tmp_path / "journal"
     folder.mkdir()
-    whole = lines.encode({"kind": "memory", "id": "m", "user": "alice", "time": NOON, "text": "a", "replace": False})
+    whole = jsonl.encode({"kind": "memory", "id": "m", "user": "alice", "time": NOON, "text": "a", "replace": False})
     for number, torn in enumerate((whole[:-1], whole[:30], b"\0" * 40 + b"\n", b"{}\n")):
         (folder / f"{number:08d}-aaaaaaaa.open").write_bytes(whole * 2 + torn)
     (folder / "00000009-aaaaaaaa.open").write_bytes(whole[:10])
@@ -150,7 +160,7 @@ def test_a_damaged_line_of_a_sealed_segment_is_said(tmp_path: Path) -> None:
 
 def test_a_record_of_another_version_is_said(tmp_path: Path) -> None:
     (tmp_path / "journal").mkdir()
-    line = lines.encode({"kind": "dream", "user": "alice"})
+    line = jsonl.encode({"kind": "dream", "user": "alice"})
     (tmp_path / "journal" / "00000001-aaaaaaaa.jsonl").write_bytes(line)
     with Journal(tmp_path) as journal, pytest.raises(StoreError, match=r"kind 'dream'; this program reads exchange"):
         list(journal.records())

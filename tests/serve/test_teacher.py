@@ -11,8 +11,8 @@ import pytest
 
 from stillhouse.errors import InputError
 from stillhouse.models import Model
-from stillhouse.serve import fallback
-from stillhouse.serve.log.entries import Exchange, Feedback
+from stillhouse.serve import teacher
+from stillhouse.serve.log.journal_records import Exchange, Feedback
 from stillhouse.store import Store
 from tests.serve.served import CONFIG, QUESTION, Served, chat, expected, save, serving
 
@@ -23,8 +23,8 @@ def teaching(random_model: Callable[..., Model], tmp_path_factory: pytest.TempPa
         yield running
 
 
-def asking(teaching: Served, threshold: float, url: str = "") -> fallback.Config:
-    return fallback.Config(url or f"{teaching.url}/v1", teaching.model.ref, threshold=threshold, timeout=20)
+def asking(teaching: Served, threshold: float, url: str = "") -> teacher.Config:
+    return teacher.Config(url or f"{teaching.url}/v1", teaching.model.ref, threshold=threshold, timeout=20)
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -95,6 +95,6 @@ def test_a_teacher_that_is_away_costs_no_answer(
 )
 def test_settings_that_make_no_sense_are_refused(wrong: dict[str, object], words: str) -> None:
     with pytest.raises(InputError, match=words):
-        fallback.Config(**wrong)  # type: ignore[arg-type]
+        teacher.Config(**wrong)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="is not an address"):
-        fallback.Teacher(fallback.Config("nowhere", "m"))
+        teacher.Teacher(teacher.Config("nowhere", "m"))

@@ -14,7 +14,7 @@ from typing import ClassVar, Literal
 
 from ...errors import StoreError
 from ...records import from_mapping
-from .lines import decode
+from .jsonl import decode
 
 Source = Literal["human", "model", "code"]
 Value = bool | float | str | None

@@ -1,0 +1,111 @@
+"""Whose request it is and whom it may be about: keys, limits, and the hosts and pages that are answered.
+
+In: a request's headers, and the user it names. Out: the key and that user's name in the store, or 401, 403 or 429. A
+server that needs no key answers to names of this machine alone: a web page that makes its own name point here
+(DNS rebinding) sends that name as `Host`, and a page of another origin says so in `Origin`. It does not know what the
+request asks for.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import math
+import re
+from typing import Annotated
+
+from fastapi import Depends, Request
+
+from ...errors import InputError
+from ..access import keys
+from ..access.keys import LOCAL, Action, Key
+from ..errors import Forbidden, Overloaded, Unauthorized
+from ..service import Service
+
+_HOST = re.compile(r"(?:\[(?P<ipv6>[0-9A-Fa-f:.]+)\]|(?P<name>[^\s:@/\[\]]+))(?::[0-9]*)?")
+
+
+def service_of(request: Request) -> Service:
+    """The service of the app that the request came to."""
+    found = request.app.state.service
+    assert isinstance(found, Service), "set by create_app"
+    return found
+
+
+def caller(request: Request) -> Key:
+    """Whose request it is, counted against the limits. `Unauthorized`, `Forbidden`, `Overloaded`."""
+    service = service_of(request)
+    _same_origin(request)
+    key = _key(request, service)
+    wait = service.limits.request(key.id or "local")
+    if wait > 0:
+        raise Overloaded(f"too many requests with this key; try again in {wait:.1f} s", math.ceil(wait))
+    return key
+
+
+def _key(request: Request, service: Service) -> Key:
+    scheme, _, secret = request.headers.get("authorization", "").partition(" ")
+    if not service.keyring.all() and request.app.state.local:
+        if not is_this_machine(host_of(request.headers.get("host", ""))):
+            raise Forbidden(
+                "without keys this server answers as localhost or a loopback address (127.0.0.1, ::1) alone"
+            )
+        return LOCAL
+    key = service.keyring.find(secret.strip()) if scheme.lower() == "bearer" else None
+    if key is None:
+        raise Unauthorized("a valid API key is needed, as 'Authorization: Bearer sk-still-…'")
+    return key
+
+
+def host_of(header: str) -> str:
+    """The host in a `Host` header (RFC 9110, 7.2), without its port and brackets; empty if it is none."""
+    match = _HOST.fullmatch(header)
+    return (match["ipv6"] or match["name"]).lower() if match else ""
+
+
+def is_this_machine(host: str) -> bool:
+    """Whether a host name or address always means the machine itself."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _same_origin(request: Request) -> None:
+    """A web page of somewhere else cannot act with what the browser may reach."""
+    origin = request.headers.get("origin")
+    if origin and origin.split("://", 1)[-1] != request.headers.get("host"):
+        raise Forbidden(f"requests from pages of {origin[:80]} are not answered")
+
+
+def subject(key: Key, asked: str | None, action: Action) -> str:
+    """The one user a request is about, as the store names them. `Forbidden`, `InputError`."""
+    user = keys.stored_user(key, asked)
+    if user is None:
+        raise InputError("name the user: this key speaks for more than one")
+    return permitted(key, user, action)
+
+
+def permitted(key: Key, user: str, action: Action) -> str:
+    """The same user, if the key may. `Forbidden` says the same of users there are and there are not."""
+    if not keys.allowed(key, user, action):
+        raise Forbidden(f"this key may not {action} user {user[:80]!r}")
+    return user
+
+
+def server_wide(key: Key, action: Action) -> None:
+    """`Forbidden` unless the key reaches the whole server."""
+    if not keys.allowed(key, None, action):
+        raise Forbidden("this key does not reach the whole server: an admin's is needed")
+
+
+def charge(service: Service, key: Key, tokens: int) -> None:
+    """Count tokens against the key's limit. `Overloaded`: too many of them this minute."""
+    wait = service.limits.tokens(key.id or "local", tokens)
+    if wait > 0:
+        raise Overloaded(f"too many tokens with this key; try again in {wait:.1f} s", int(wait) + 1)
+
+
+Caller = Annotated[Key, Depends(caller)]
+Here = Annotated[Service, Depends(service_of)]
