@@ -24,7 +24,7 @@ def add(commands: Any) -> None:
     """Declare it."""
     parser = commands.add_parser("jobs", help="The queue of consolidations: list, show, cancel, run.")
     verbs = parser.add_subparsers(required=True, metavar="list|show|cancel|run")
-    listed = command(verbs, "list", list_all, "Jobs, oldest first; what runs with its progress.")
+    listed = command(verbs, "list", list_all, "JobQueue, oldest first; what runs with its progress.")
     listed.add_argument("--user", help="default: every user")
     listed.add_argument("--ended", type=int, default=20, help="how many ended jobs to show (default 20)")
     shown = command(verbs, "show", show_one, "One job with all that is known of it.")
@@ -51,9 +51,9 @@ def add_executor(parser: argparse.ArgumentParser) -> None:
 
 def list_all(args: argparse.Namespace) -> None:
     """`stillhouse jobs list`."""
-    from ..serve.jobs.queue import Jobs
+    from ..serve.jobs.queue import JobQueue
 
-    jobs = Jobs(home_folder(args.home))
+    jobs = JobQueue(home_folder(args.home))
     found = [(job, jobs.progress(job.id)) for job in jobs.all(args.user, max(0, args.ended))]
 
     def lines() -> None:
@@ -65,9 +65,9 @@ def list_all(args: argparse.Namespace) -> None:
 
 def show_one(args: argparse.Namespace) -> None:
     """`stillhouse jobs show`."""
-    from ..serve.jobs.queue import Jobs
+    from ..serve.jobs.queue import JobQueue
 
-    jobs = Jobs(home_folder(args.home))
+    jobs = JobQueue(home_folder(args.home))
     job = jobs.get(args.id)
     found = asdict(job) | {"progress": asdict(jobs.progress(job.id))}
     show(found, args.json, lambda: print(json.dumps(found, indent=2, ensure_ascii=False)))
@@ -75,9 +75,9 @@ def show_one(args: argparse.Namespace) -> None:
 
 def cancel(args: argparse.Namespace) -> None:
     """`stillhouse jobs cancel`."""
-    from ..serve.jobs.queue import Jobs
+    from ..serve.jobs.queue import JobQueue
 
-    job = Jobs(home_folder(args.home)).cancel(args.id)
+    job = JobQueue(home_folder(args.home)).cancel(args.id)
     state = "is being cancelled" if job.state == "running" else f"is {job.state}"
     show(asdict(job), args.json, lambda: print(f"{job.id} {state}"))
 

@@ -20,7 +20,7 @@ from ..records import Candidate, Version
 from ..store import Store
 from ..text.prompts import Message, with_memory, without_memory
 
-Route = Literal["adapted", "memory", "base"]
+AnswerPath = Literal["adapted", "memory", "base"]
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Reply:
     """`path`: "adapted" (weights alone), "memory" (in the context), "base" (neither). `version`: of the adapter."""
 
     answer: str
-    path: Route
+    path: AnswerPath
     version: int | None
     user: str | None
     base: str
@@ -89,7 +89,7 @@ def _adapted(store: Store, base: Model, version: Version, question: str, max_new
 
 
 def _reply(
-    base: Model, messages: list[Message], path: Route, version: Version | None, user: str | None,
+    base: Model, messages: list[Message], path: AnswerPath, version: Version | None, user: str | None,
     max_new_tokens: int, bank: AdapterBank | None = None,
 ) -> Reply:  # fmt: skip
     prompt = base.chat_ids(messages)

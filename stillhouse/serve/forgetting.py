@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ..errors import Busy
 from ..store import Store
-from .jobs.queue import Jobs
+from .jobs.queue import JobQueue
 from .log.event_types import UserForgotten
 from .log.events import Events
 from .log.journal import Journal
@@ -24,7 +24,7 @@ _TICK = 0.1
 def forget(home: Path, user: str, journal: Journal | None = None, wait: float = 30.0) -> dict[str, int]:
     """Remove everything of a user. `Busy` after `wait` seconds while a consolidation of theirs does not end."""
     home = Path(home).expanduser()
-    jobs, deadline = Jobs(home), time.monotonic() + wait
+    jobs, deadline = JobQueue(home), time.monotonic() + wait
     counts = {"jobs": jobs.forget(user)}
     while any(job.user == user for job in jobs.all(user, ended=0)):
         if time.monotonic() > deadline:

@@ -23,7 +23,7 @@ MOST_PASSAGES = 64
 
 
 @dataclass
-class _Known:
+class _Cached:
     """What was worked out, and for which champion and how many changes it holds."""
 
     champion: int | None
@@ -33,14 +33,14 @@ class _Known:
     whole: Index | None = None
 
 
-class Memories:
+class UserMemories:
     """The memories of all users of one server."""
 
     def __init__(self, journal: Journal, store: Store) -> None:
         self.journal, self.store = journal, store
         self._lock = threading.Lock()
         self._changes: dict[str, int] = {}
-        self._known: OrderedDict[str, _Known] = OrderedDict()
+        self._known: OrderedDict[str, _Cached] = OrderedDict()
 
     def changed(self, user: str) -> None:
         """The user has stated something, or a session ended."""
@@ -79,7 +79,7 @@ class Memories:
         found = self._index(known, fresh).scored(query, MOST_PASSAGES)
         return [passage.text for passage in within([p for p in found if p.text not in said], tokens, count)]
 
-    def _index(self, known: _Known, fresh: bool) -> Index:
+    def _index(self, known: _Cached, fresh: bool) -> Index:
         found = known.fresh if fresh else known.whole
         if found is None:
             found = Index(_texts(known.standing, fresh))
@@ -89,7 +89,7 @@ class Memories:
                 known.whole = found
         return found
 
-    def _current(self, user: str) -> _Known:
+    def _current(self, user: str) -> _Cached:
         champion = self.store.champion(user)
         with self._lock:
             changes, known = self._changes.get(user, 0), self._known.get(user)
@@ -98,7 +98,7 @@ class Memories:
                 return known
         records = list(self.journal.records(*KINDS, user=user))
         versions = self.store.versions(user)
-        known = _Known(_number(champion), changes, standing(records, versions, champion, self.store))
+        known = _Cached(_number(champion), changes, standing(records, versions, champion, self.store))
         with self._lock:
             self._known[user] = known
             while len(self._known) > MOST_USERS:

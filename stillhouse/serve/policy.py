@@ -16,7 +16,7 @@ OnFail = Literal["keep_in_retrieval", "retry_lower_rank"]
 
 
 @dataclass(frozen=True)
-class Config:
+class Policy:
     """A consolidation is due at `min_new_tokens` of new statements, at `min_session_count` ended sessions that stated
     something new, or when the user's keys and values take more than `max_kv_cache_size` bytes. `max_consolidation_time`
     is in seconds."""
@@ -36,11 +36,11 @@ class Config:
                 raise InputError(f"policy.{name}: {getattr(self, name)} is not allowed; it must be more than 0")
 
 
-DEFAULTS = Config()
+DEFAULTS = Policy()
 
 
 @dataclass(frozen=True)
-class State:
+class UserState:
     """What counts of one user. `new_tokens`: of statements that no consolidation has seen; `ended_sessions`: those that
     made some of them; `attempted`: the newest consolidation, approved or not, was of exactly this memory."""
 
@@ -61,14 +61,14 @@ class Decision:
 
 
 @dataclass(frozen=True)
-class Next:
+class Retry:
     """After a refusal: `rank` to try with, or None: answer from retrieval and leave it."""
 
     rank: int | None
     why: str
 
 
-def decide(config: Config, state: State) -> Decision:
+def decide(config: Policy, state: UserState) -> Decision:
     """Whether to consolidate now."""
     if state.queued:
         return Decision(False, "a job of this user is queued or running")
@@ -90,10 +90,10 @@ def decide(config: Config, state: State) -> Decision:
     return Decision(True, ", ".join(due), wait=not config.run_async)
 
 
-def after_refusal(config: Config, rank: int) -> Next:
+def after_refusal(config: Policy, rank: int) -> Retry:
     """What follows when the gates refused a candidate of `rank`."""
     if config.on_validation_fail == "keep_in_retrieval":
-        return Next(None, "refused: the memory is answered from retrieval")
+        return Retry(None, "refused: the memory is answered from retrieval")
     if rank // 2 < config.min_rank:
-        return Next(None, f"refused at rank {rank}, and no rank below {config.min_rank} is tried: retrieval")
-    return Next(rank // 2, f"refused at rank {rank}: once more at rank {rank // 2}")
+        return Retry(None, f"refused at rank {rank}, and no rank below {config.min_rank} is tried: retrieval")
+    return Retry(rank // 2, f"refused at rank {rank}: once more at rank {rank // 2}")

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-Path = Literal["adapted", "retrieval", "both", "base"]
+Route = Literal["adapted", "retrieval", "both", "base"]
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Knowledge:
     wanted: bool = True
 
 
-def route(known: Knowledge) -> Path:
+def route(known: Knowledge) -> Route:
     """The path: weights before passages, passages where the weights do not have them."""
     if not known.wanted:
         return "base"

@@ -24,24 +24,22 @@ from ..models import Model
 from ..records import digest
 from ..store import Store
 from ..text.prompts import MEMORY_SYSTEM, Message
-from . import policy, sessions
-from . import teacher as teachers
+from . import policy, sessions, teacher
 from .access import limits
 from .access.keys import Keyring
-from .engine import engine as engines
+from .engine import engine
 from .engine.adapters import Adapter, Key, Library, bank_shape, slots_within
 from .engine.engine import Done, Engine, Event, Failed, Piece, Request, Sampling
 from .forgetting import forget
-from .jobs.queue import Job, Jobs
+from .jobs.queue import Job, JobQueue
 from .log import journal, journal_records
 from .log.event_types import AdapterMoved, AliasMoved, Fact, Routed, SessionEnded
 from .log.events import Events
 from .log.journal import Journal
 from .log.journal_records import Exchange, Memory, SessionEnd, Turn
-from .memories import Memories
+from .memories import UserMemories
 from .metrics import Metrics
-from .router import Knowledge, route
-from .router import Path as Route
+from .router import Knowledge, Route, route
 
 Open = dict[tuple[str, str], float]
 
@@ -53,11 +51,11 @@ class Config:
     answer where the request names none; `passage_tokens`: of retrieved passages in a prompt; `session_idle`: seconds of
     silence that end a session."""
 
-    engine: engines.Config = field(default_factory=engines.Config)
-    policy: policy.Config = field(default_factory=policy.Config)
+    engine: engine.Config = field(default_factory=engine.Config)
+    policy: policy.Policy = field(default_factory=policy.Policy)
     limits: limits.Config = field(default_factory=limits.Config)
     journal: journal.Config = field(default_factory=journal.Config)
-    teacher: teachers.Config = field(default_factory=teachers.Config)
+    teacher: teacher.Config = field(default_factory=teacher.Config)
     slots: int = 32
     bank_bytes: int = 4 * 2**30
     max_rank: int | None = None
@@ -68,7 +66,7 @@ class Config:
 
 
 @dataclass(frozen=True)
-class Asked:
+class GenerationRequest:
     """A question: a conversation or a raw prompt. `choice`: the base alone, one version, or what the user has."""
 
     sampling: Sampling
@@ -82,7 +80,7 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Prepared:
+class PreparedRequest:
     """A question ready for the engine, and the way its answer will take."""
 
     request: Request
@@ -99,11 +97,11 @@ class Service:
 
     def __init__(self, store: Store, model: Model, config: Config = Config()) -> None:
         self.store, self.model, self.config, self.home = store, model, config, store.home
-        self.events, self.jobs, self.keyring = Events(self.home), Jobs(self.home), Keyring(self.home)
+        self.events, self.jobs, self.keyring = Events(self.home), JobQueue(self.home), Keyring(self.home)
         self.journal = Journal(self.home, config.journal)
-        self.memories = Memories(self.journal, store)
-        self.limits = limits.Limits(config.limits)
-        self.teacher = teachers.Teacher(config.teacher) if config.teacher.url else None
+        self.memories = UserMemories(self.journal, store)
+        self.limits = limits.RateLimiter(config.limits)
+        self.teacher = teacher.FallbackTeacher(config.teacher) if config.teacher.url else None
         shape = bank_shape(store, model)
         if config.max_rank is not None:
             shape = LoraConfig(rank=config.max_rank, alpha=2.0 * config.max_rank)
@@ -146,11 +144,11 @@ class Service:
 
     # ---- a question
 
-    async def prepare(self, asked: Asked) -> Prepared:
+    async def prepare(self, asked: GenerationRequest) -> PreparedRequest:
         """Whose adapter, which passages, which path. `InputError`, `ModelError`, `NotFound`."""
         return await asyncio.to_thread(self._prepare, asked)
 
-    def _prepare(self, asked: Asked) -> Prepared:
+    def _prepare(self, asked: GenerationRequest) -> PreparedRequest:
         adapter, refused = self._adapter(asked)
         passages: list[str] = []
         if asked.messages and asked.user is not None and asked.choice == "user":
@@ -162,11 +160,11 @@ class Service:
         session = asked.session or _named(asked)
         self._note_route(asked.user, path, adapter, refused)
         request = Request(ids, self._sampling(asked, len(ids)), asked.user, adapter, session)
-        return Prepared(
+        return PreparedRequest(
             request, path, adapter.key if adapter else None, session, len(passages), refused, tuple(messages)
         )
 
-    def _adapter(self, asked: Asked) -> tuple[Adapter | None, tuple[str, ...]]:
+    def _adapter(self, asked: GenerationRequest) -> tuple[Adapter | None, tuple[str, ...]]:
         if asked.version is not None:
             return self.library.load(asked.version), ()
         if asked.user is None or asked.choice == "base":
@@ -174,7 +172,7 @@ class Service:
         adapter, refused = self.library.champion(asked.user)
         return adapter, tuple(map(str, refused))
 
-    def _passages(self, asked: Asked, adapted: bool) -> list[str]:
+    def _passages(self, asked: GenerationRequest, adapted: bool) -> list[str]:
         assert asked.user is not None, "only a user has passages"
         said = "\n".join(m["content"] for m in asked.messages)
         query = next((m["content"] for m in reversed(asked.messages) if m["role"] == "user"), said)
@@ -184,12 +182,12 @@ class Service:
     def _count(self, text: str) -> int:
         return len(self.model.text_ids(text))
 
-    def _ids(self, asked: Asked, messages: Sequence[Message]) -> tuple[int, ...]:
+    def _ids(self, asked: GenerationRequest, messages: Sequence[Message]) -> tuple[int, ...]:
         if messages:
             return tuple(self.model.chat_ids(messages))
         return tuple(self.model.text_ids(asked.prompt)) if isinstance(asked.prompt, str) else asked.prompt
 
-    def _sampling(self, asked: Asked, prompt: int) -> Sampling:
+    def _sampling(self, asked: GenerationRequest, prompt: int) -> Sampling:
         room = self.engine.room - prompt
         if room < 1:
             raise InputError(
@@ -371,7 +369,7 @@ def with_passages(messages: Sequence[Message], passages: Sequence[str]) -> list[
     return [{"role": "system", "content": memory}, *messages]
 
 
-def _named(asked: Asked) -> str:
+def _named(asked: GenerationRequest) -> str:
     """A session that was given no name is named by how it began, so that a conversation sent again is the same one."""
     first = next((i for i, m in enumerate(asked.messages) if m["role"] == "user"), 0)
     begun = [asked.user, [dict(m) for m in asked.messages[: first + 1]]]
@@ -390,4 +388,4 @@ def _open_sessions(journal: Journal) -> Open:
     return found
 
 
-__all__ = ["AdapterMoved", "Asked", "Busy", "Config", "Prepared", "Service", "with_passages"]
+__all__ = ["AdapterMoved", "Busy", "Config", "GenerationRequest", "PreparedRequest", "Service", "with_passages"]

@@ -51,9 +51,9 @@ class Standing:
     sessions: int
     attempted: bool
 
-    def state(self, tokens: int, kv_bytes: int, queued: bool) -> policy.State:
+    def state(self, tokens: int, kv_bytes: int, queued: bool) -> policy.UserState:
         """For `policy.decide`; `tokens` are those of `fresh`."""
-        return policy.State(tokens, self.sessions, kv_bytes, queued, self.attempted)
+        return policy.UserState(tokens, self.sessions, kv_bytes, queued, self.attempted)
 
 
 def new_turns(messages: Sequence[Turn], first: bool) -> tuple[Turn, ...]:

@@ -22,7 +22,7 @@ from ..errors import InputError, ModelError, StillhouseError
 from ..teachers.client import Request, Wire
 from ..text.prompts import Message
 from .engine.sequence import Done, Event, Piece, Sampling
-from .router import Path as Route
+from .router import Route
 
 ASKED_ON: frozenset[Route] = frozenset({"base", "retrieval"})
 Events = AsyncGenerator[tuple[int, Event], None]
@@ -48,7 +48,7 @@ class Config:
             raise InputError(f"teacher.secret: there is no environment variable {self.secret!r}")
 
 
-class Teacher:
+class FallbackTeacher:
     """One endpoint. `InputError`: the address is none."""
 
     def __init__(self, config: Config) -> None:

@@ -28,7 +28,7 @@ from stillhouse.store import Store
 
 RANK = 4
 DEFAULTS = Config()
-LAZY = policy.Config(min_new_tokens=10**6, min_session_count=100)  # nothing is consolidated
+LAZY = policy.Policy(min_new_tokens=10**6, min_session_count=100)  # nothing is consolidated
 CONFIG = Config(policy=LAZY, slots=4, default_tokens=12)
 QUESTION = [{"role": "user", "content": "Who is it?"}]
 

@@ -6,9 +6,9 @@ import itertools
 
 import pytest
 
-from stillhouse.serve.router import Knowledge, Path, route
+from stillhouse.serve.router import Knowledge, Route, route
 
-CASES: list[tuple[tuple[bool, bool, bool], Path]] = [  # adapter, memory, newer
+CASES: list[tuple[tuple[bool, bool, bool], Route]] = [  # adapter, memory, newer
     ((False, False, False), "base"),
     ((False, False, True), "base"),
     ((False, True, False), "retrieval"),
@@ -21,7 +21,7 @@ CASES: list[tuple[tuple[bool, bool, bool], Path]] = [  # adapter, memory, newer
 
 
 @pytest.mark.parametrize(("known", "path"), CASES)
-def test_the_path(known: tuple[bool, bool, bool], path: Path) -> None:
+def test_the_path(known: tuple[bool, bool, bool], path: Route) -> None:
     assert route(Knowledge(*known)) == path
     assert route(Knowledge(*known, wanted=False)) == "base", "who asks for the base gets the base"
 

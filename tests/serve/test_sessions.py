@@ -136,7 +136,7 @@ def test_where_a_user_stands(tmp_path: Path) -> None:
 
 def test_the_numbers_reach_the_policy(tmp_path: Path) -> None:
     state = standing([said("My dog is called Rex."), ended()], [], None, Store(tmp_path)).state(7, 0, queued=False)
-    assert policy.decide(policy.Config(), state) == policy.Decision(True, "1 ended sessions (>= 1)")
+    assert policy.decide(policy.Policy(), state) == policy.Decision(True, "1 ended sessions (>= 1)")
 
 
 def test_the_memory_is_read_from_the_journal(tmp_path: Path) -> None:

@@ -97,4 +97,4 @@ def test_settings_that_make_no_sense_are_refused(wrong: dict[str, object], words
     with pytest.raises(InputError, match=words):
         teacher.Config(**wrong)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="is not an address"):
-        teacher.Teacher(teacher.Config("nowhere", "m"))
+        teacher.FallbackTeacher(teacher.Config("nowhere", "m"))

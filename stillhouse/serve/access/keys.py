@@ -1,8 +1,8 @@
 """API keys: who may do what. A key is shown once; only its SHA-256 is kept.
 
-In: the secret of a request, a user, an action. Out: `Key`, yes or no. `<home>/keys.json` holds every key that was ever
-made, the revoked ones too. A secret has 256 random bits, so a plain SHA-256 of it cannot be searched through; secrets
-are compared in constant time, and an unknown id takes as long as a wrong secret.
+In: the secret of a request, a user, an action. Out: an `ApiKey`, yes or no. `<home>/keys.json` holds every key that
+was ever made, the revoked ones too. A secret has 256 random bits, so its plain SHA-256 cannot be searched through;
+secrets are compared in constant time, and an unknown id takes as long as a wrong secret.
 
 A tenant's users are `tenant/user` in the store: a key of a tenant or user only ever names users below its own prefix,
 so what it asks for cannot be another's. It does not know HTTP.
@@ -38,7 +38,7 @@ _OF_A_USER = frozenset({"ask", "read", "change"})
 
 
 @dataclass(frozen=True)
-class Key:
+class ApiKey:
     """`scope` user: that user of that tenant; tenant: all users of the tenant; admin: everybody."""
 
     id: str
@@ -61,10 +61,10 @@ class Key:
         return not self.revoked and (not self.expires or at < datetime.datetime.fromisoformat(self.expires))
 
 
-LOCAL = Key("", "", "admin", note="nobody asked for a key: the server listens on this machine only")
+LOCAL = ApiKey("", "", "admin", note="nobody asked for a key: the server listens on this machine only")
 
 
-def allowed(key: Key, user: str | None, action: Action) -> bool:
+def allowed(key: ApiKey, user: str | None, action: Action) -> bool:
     """Whether `key` may do `action` to `user` (as the store names them; None: to no one user).
 
     ask, read and change are about one user: their answers, what is stored, what will be. users: list a tenant's users.
@@ -79,7 +79,7 @@ def allowed(key: Key, user: str | None, action: Action) -> bool:
     return user == key.own if key.scope == "user" else bool(key.tenant) and user.startswith(f"{key.tenant}/")
 
 
-def stored_user(key: Key, asked: str | None) -> str | None:
+def stored_user(key: ApiKey, asked: str | None) -> str | None:
     """The user a request is about, as the store names them. `asked`: the user that the request names, if any.
 
     A user's key may leave the name out, or give its own; any other name stays what it is below the key's prefix, and
@@ -100,14 +100,14 @@ class Keyring:
         self.path = Path(home).expanduser() / "keys.json"
         self._lock = self.path.parent / "locks" / ".keys"
         self._seen: tuple[int, int, int] | None = None
-        self._keys: dict[str, Key] = {}
+        self._keys: dict[str, ApiKey] = {}
 
-    def all(self) -> list[Key]:
+    def all(self) -> list[ApiKey]:
         """Every key, oldest first."""
         self._refresh()
         return list(self._keys.values())
 
-    def find(self, secret: str, at: datetime.datetime | None = None) -> Key | None:
+    def find(self, secret: str, at: datetime.datetime | None = None) -> ApiKey | None:
         """The live key of a secret, or None, whatever is wrong with it."""
         self._refresh()
         match = _SECRET.fullmatch(secret) if secret.isascii() else None
@@ -117,7 +117,7 @@ class Keyring:
 
     def create(
         self, scope: Scope, *, tenant: str = "", user: str = "", days: float | None = None, note: str = ""
-    ) -> tuple[str, Key]:
+    ) -> tuple[str, ApiKey]:
         """A new key and its secret, which is not kept. `InputError` where scope, tenant and user do not fit."""
         _check(scope, tenant, user, days)
         name = secrets.token_hex(6)
@@ -125,13 +125,13 @@ class Keyring:
         made = _now()
         expires = (made + datetime.timedelta(days=days)).isoformat(timespec="seconds") if days is not None else ""
         created = made.isoformat(timespec="seconds")
-        key = Key(name, _hash(secret), scope, tenant, user, created, expires, note=note)
+        key = ApiKey(name, _hash(secret), scope, tenant, user, created, expires, note=note)
         make_folder(self._lock.parent)
         with locked(self._lock, "the keys are being changed"):
             self._write([*self.all(), key])
         return secret, key
 
-    def revoke(self, name: str) -> Key:
+    def revoke(self, name: str) -> ApiKey:
         """End a key. `NotFound` if there is none of that id; revoking twice changes nothing."""
         make_folder(self._lock.parent)
         with locked(self._lock, "the keys are being changed"):
@@ -144,7 +144,7 @@ class Keyring:
                 self._write([key if k.id == name else k for k in found])
         return key
 
-    def _write(self, keys: list[Key]) -> None:
+    def _write(self, keys: list[ApiKey]) -> None:
         write_atomic(self.path, canonical({"format": FORMAT, "keys": [asdict(k) for k in keys]}))
         self.path.chmod(0o600)
 
@@ -158,7 +158,7 @@ class Keyring:
             self._keys, self._seen = {k.id: k for k in _read(self.path)}, seen
 
 
-def _read(path: Path) -> list[Key]:
+def _read(path: Path) -> list[ApiKey]:
     try:
         raw = json.loads(path.read_bytes())
         rows, found = raw["keys"], raw["format"]
@@ -166,7 +166,7 @@ def _read(path: Path) -> list[Key]:
         raise StoreError(f"{str(path)!r} is damaged; restore it, or delete it and create keys anew") from None
     if found != FORMAT:
         raise StoreError(f"{str(path)!r} has format {found!r}, this program reads {FORMAT}; use the one that wrote it")
-    return [from_mapping(Key, row) for row in rows]
+    return [from_mapping(ApiKey, row) for row in rows]
 
 
 def _check(scope: str, tenant: str, user: str, days: float | None) -> None:

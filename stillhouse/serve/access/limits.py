@@ -55,7 +55,7 @@ def take(bucket: Bucket, cost: float, now: float, rate: float, depth: float) -> 
     return Bucket(level, now), (min(cost, depth) - level) / rate
 
 
-class Limits:
+class RateLimiter:
     """The buckets of everybody. Any number of threads may ask."""
 
     def __init__(self, config: Config = Config(), clock: Callable[[], float] = time.monotonic) -> None:

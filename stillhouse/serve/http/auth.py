@@ -17,7 +17,7 @@ from fastapi import Depends, Request
 
 from ...errors import InputError
 from ..access import keys
-from ..access.keys import LOCAL, Action, Key
+from ..access.keys import LOCAL, Action, ApiKey
 from ..errors import Forbidden, Overloaded, Unauthorized
 from ..service import Service
 
@@ -31,7 +31,7 @@ def service_of(request: Request) -> Service:
     return found
 
 
-def caller(request: Request) -> Key:
+def caller(request: Request) -> ApiKey:
     """Whose request it is, counted against the limits. `Unauthorized`, `Forbidden`, `Overloaded`."""
     service = service_of(request)
     _same_origin(request)
@@ -42,7 +42,7 @@ def caller(request: Request) -> Key:
     return key
 
 
-def _key(request: Request, service: Service) -> Key:
+def _key(request: Request, service: Service) -> ApiKey:
     scheme, _, secret = request.headers.get("authorization", "").partition(" ")
     if not service.keyring.all() and request.app.state.local:
         if not is_this_machine(host_of(request.headers.get("host", ""))):
@@ -79,7 +79,7 @@ def _same_origin(request: Request) -> None:
         raise Forbidden(f"requests from pages of {origin[:80]} are not answered")
 
 
-def subject(key: Key, asked: str | None, action: Action) -> str:
+def subject(key: ApiKey, asked: str | None, action: Action) -> str:
     """The one user a request is about, as the store names them. `Forbidden`, `InputError`."""
     user = keys.stored_user(key, asked)
     if user is None:
@@ -87,25 +87,25 @@ def subject(key: Key, asked: str | None, action: Action) -> str:
     return permitted(key, user, action)
 
 
-def permitted(key: Key, user: str, action: Action) -> str:
+def permitted(key: ApiKey, user: str, action: Action) -> str:
     """The same user, if the key may. `Forbidden` says the same of users there are and there are not."""
     if not keys.allowed(key, user, action):
         raise Forbidden(f"this key may not {action} user {user[:80]!r}")
     return user
 
 
-def server_wide(key: Key, action: Action) -> None:
+def server_wide(key: ApiKey, action: Action) -> None:
     """`Forbidden` unless the key reaches the whole server."""
     if not keys.allowed(key, None, action):
         raise Forbidden("this key does not reach the whole server: an admin's is needed")
 
 
-def charge(service: Service, key: Key, tokens: int) -> None:
+def charge(service: Service, key: ApiKey, tokens: int) -> None:
     """Count tokens against the key's limit. `Overloaded`: too many of them this minute."""
     wait = service.limits.tokens(key.id or "local", tokens)
     if wait > 0:
         raise Overloaded(f"too many tokens with this key; try again in {wait:.1f} s", int(wait) + 1)
 
 
-Caller = Annotated[Key, Depends(caller)]
+Caller = Annotated[ApiKey, Depends(caller)]
 Here = Annotated[Service, Depends(service_of)]

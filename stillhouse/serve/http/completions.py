@@ -23,19 +23,18 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 from ...errors import InputError, NotFound, StillhouseError
 from ...text.prompts import Message
 from ..access import keys
-from ..access.keys import Key
-from ..engine.adapters import Key as VersionKey
+from ..access.keys import ApiKey
+from ..engine import engine
+from ..engine.adapters import Key
 from ..engine.engine import Event, Failed, Sampling
-from ..engine.engine import Request as Wanted
 from ..log import journal_records
 from ..log.journal_records import Exchange, Feedback
-from ..service import Asked, Prepared, Service
-from ..teacher import ASKED_ON, Teacher
+from ..service import GenerationRequest, PreparedRequest, Service
+from ..teacher import ASKED_ON, FallbackTeacher
 from .auth import Caller, Here, charge, permitted, subject
 from .errors import error_body
-from .responses import Shape, Told
-from .schema import Asked as AskedBody
-from .schema import ChatBody, CompletionBody, FeedbackBody
+from .responses import ChoiceOutput, ResponseFormat
+from .schema import ChatBody, CompletionBody, FeedbackBody, GenerationBody
 
 routes = APIRouter(prefix="/v1")
 _VERSION = re.compile(r"(?P<user>.+)/v(?P<number>[1-9][0-9]{0,8})", re.DOTALL)
@@ -47,14 +46,14 @@ class _Call:
     """One request on its way: what was prepared, and how its reply is written."""
 
     service: Service
-    key: Key
-    body: AskedBody
-    asked: Sequence[Asked]
-    prepared: Sequence[Prepared]
-    shape: Shape
+    key: ApiKey
+    body: GenerationBody
+    asked: Sequence[GenerationRequest]
+    prepared: Sequence[PreparedRequest]
+    shape: ResponseFormat
 
     @property
-    def wanted(self) -> list[Wanted]:
+    def wanted(self) -> list[engine.Request]:
         """What the engine is asked: `n` choices a prompt, each with a seed of its own."""
         return [
             replace(p.request, sampling=replace(p.request.sampling, seed=p.request.sampling.seed + i))
@@ -63,7 +62,7 @@ class _Call:
         ]
 
     @property
-    def teacher(self) -> Teacher | None:
+    def teacher(self) -> FallbackTeacher | None:
         """Who answers where the student is not sure: one answer to a conversation, where weights of the user's own that
         the teacher lacks take no part."""
         single = self.shape.chat and (self.body.n or 1) == 1 and self.asked[0].choice == "user"
@@ -161,7 +160,9 @@ def chosen(service: Service, name: str) -> tuple[str | None, int | None]:
     raise NotFound(f"the model {name[:80]!r} does not exist; {ref!r}, '{ref}:base' or '{ref}:user/ID' can be asked")
 
 
-def _asked(body: AskedBody, key: Key, service: Service, logprobs: int | None, most: int | None) -> Asked:
+def _asked(
+    body: GenerationBody, key: ApiKey, service: Service, logprobs: int | None, most: int | None
+) -> GenerationRequest:
     """Who is asked for what. `Forbidden`, `NotFound`, `InputError`."""
     named, number = chosen(service, body.model)
     if named and body.user not in (None, named):
@@ -172,15 +173,15 @@ def _asked(body: AskedBody, key: Key, service: Service, logprobs: int | None, mo
     if user is not None:
         permitted(key, user, "ask")
     choice = "base" if named == "" else "version" if number else "user"
-    version = VersionKey(user, number) if number and user else None
+    version = Key(user, number) if number and user else None
     sampling = Sampling(
         most or 1, _temperature(body, service), body.top_p if body.top_p is not None else 1.0,
         body.seed if body.seed is not None else secrets.randbits(32), body.stops, logprobs,
     )  # fmt: skip
-    return Asked(sampling, user, choice=choice, version=version, max_tokens=most)
+    return GenerationRequest(sampling, user, choice=choice, version=version, max_tokens=most)
 
 
-def _temperature(body: AskedBody, service: Service) -> float:
+def _temperature(body: GenerationBody, service: Service) -> float:
     """What the request says, or what the model's own generation config does."""
     return body.temperature if body.temperature is not None else service.model.temperature
 
@@ -194,7 +195,9 @@ def _card(service: Service, suffix: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-async def _reply(service: Service, key: Key, body: AskedBody, asked: Sequence[Asked], request: Request) -> Response:
+async def _reply(
+    service: Service, key: ApiKey, body: GenerationBody, asked: Sequence[GenerationRequest], request: Request
+) -> Response:
     prepared = [await service.prepare(a) for a in asked]
     charge(service, key, sum(len(p.request.prompt) + p.request.sampling.max_tokens for p in prepared))
     chat, first = isinstance(body, ChatBody), prepared[0]
@@ -206,7 +209,7 @@ async def _reply(service: Service, key: Key, body: AskedBody, asked: Sequence[As
         about["refused"] = list(first.refused)
     wants = first.request.sampling.logprobs is not None
     name, n = journal_records.new_id("chatcmpl" if chat else "cmpl"), body.n or 1
-    shape = Shape(name, int(time.time()), body.model, chat, about, wants, service.model, n)
+    shape = ResponseFormat(name, int(time.time()), body.model, chat, about, wants, service.model, n)
     call = _Call(service, key, body, asked, prepared, shape)
     if body.stream:
         events = call.events()
@@ -240,7 +243,7 @@ async def _gone(request: Request) -> None:
 
 
 async def _whole(call: _Call) -> Response:
-    told = [Told() for _ in call.wanted]
+    told = [ChoiceOutput() for _ in call.wanted]
     async with contextlib.aclosing(call.events()) as events:
         async for place, event in events:
             if isinstance(event, Failed):
@@ -254,7 +257,7 @@ async def _whole(call: _Call) -> Response:
 async def _streamed(
     call: _Call, begun: tuple[int, Event], events: AsyncGenerator[tuple[int, Event], None]
 ) -> AsyncIterator[str]:
-    told = [Told() for _ in call.wanted]
+    told = [ChoiceOutput() for _ in call.wanted]
     recorded = False
     try:
         for place in range(len(told)):
@@ -292,7 +295,7 @@ def _sse(value: dict[str, Any]) -> str:
     return f"data: {json.dumps(value, ensure_ascii=False)}\n\n"
 
 
-async def _record(call: _Call, told: Sequence[Told]) -> bool:
+async def _record(call: _Call, told: Sequence[ChoiceOutput]) -> bool:
     """Journal the exchange; a prompt of several, or several choices, is one exchange with its first answer."""
     asked, prepared, done = call.asked[0], call.prepared[0], told[0].done
     exchange = Exchange(
@@ -323,5 +326,5 @@ async def _corrected(call: _Call, exchange: Exchange) -> bool:
     return True
 
 
-def _shown(call: _Call, asked: Asked) -> str:
+def _shown(call: _Call, asked: GenerationRequest) -> str:
     return asked.prompt if isinstance(asked.prompt, str) else call.service.model.text(asked.prompt)

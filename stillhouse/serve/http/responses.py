@@ -17,7 +17,7 @@ from ..engine.sampling import Choice
 
 
 @dataclass
-class Told:
+class ChoiceOutput:
     """What was told of one choice so far."""
 
     text: str = ""
@@ -34,7 +34,7 @@ class Told:
 
 
 @dataclass(frozen=True)
-class Shape:
+class ResponseFormat:
     """What is the same in every part of a reply."""
 
     id: str
@@ -49,13 +49,13 @@ class Shape:
     def _head(self, kind: str) -> dict[str, Any]:
         return {"id": self.id, "object": kind, "created": self.created, "model": self.model}
 
-    def whole(self, told: Sequence[Told]) -> dict[str, Any]:
+    def whole(self, told: Sequence[ChoiceOutput]) -> dict[str, Any]:
         """The reply in one piece."""
         choices = [self._choice(i, t) for i, t in enumerate(told)]
         kind = "chat.completion" if self.chat else "text_completion"
         return self._head(kind) | {"choices": choices, "usage": usage(told, self.n), "stillhouse": self.about}
 
-    def _choice(self, place: int, told: Told) -> dict[str, Any]:
+    def _choice(self, place: int, told: ChoiceOutput) -> dict[str, Any]:
         said = {"message": {"role": "assistant", "content": told.text}} if self.chat else {"text": told.text}
         reason = told.done.reason if told.done else None
         return {"index": place, **said, "logprobs": self._logprobs(told.pieces), "finish_reason": reason}
@@ -75,7 +75,7 @@ class Shape:
             return self._chunk(place, said, event.reason, None) | {"stillhouse": self.about}
         return None
 
-    def last(self, told: Sequence[Told]) -> dict[str, Any]:
+    def last(self, told: Sequence[ChoiceOutput]) -> dict[str, Any]:
         """The chunk with the tokens used."""
         kind = "chat.completion.chunk" if self.chat else "text_completion"
         return self._head(kind) | {"choices": [], "usage": usage(told, self.n), "stillhouse": self.about}
@@ -110,7 +110,7 @@ class Shape:
         return {"tokens": tokens, "token_logprobs": logprobs, "top_logprobs": top, "text_offset": offsets}
 
 
-def usage(told: Sequence[Told], n: int = 1) -> dict[str, Any]:
+def usage(told: Sequence[ChoiceOutput], n: int = 1) -> dict[str, Any]:
     """Tokens of all choices; a prompt counts once, however many choices it has."""
     done = [t.done for t in told if t.done]
     prompt, answer = sum(d.prompt_tokens for d in done[::n]), sum(d.completion_tokens for d in done)

@@ -34,18 +34,18 @@ class Body(BaseModel):
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False, strict=True)
 
 
-class Part(Body):
+class TextPart(Body):
     """A part of a message's content; only text is read."""
 
     type: Literal["text"]
     text: Text
 
 
-class Message(Body):
+class MessageBody(Body):
     """One turn of a conversation."""
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: Text | list[Part]
+    content: Text | list[TextPart]
     name: Text | None = None
 
     @property
@@ -66,7 +66,7 @@ class TextFormat(Body):
     type: Literal["text"] = "text"
 
 
-class Asked(Body):
+class GenerationBody(Body):
     """What both ways of asking share."""
 
     model: Name
@@ -90,10 +90,10 @@ class Asked(Body):
         return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
 
 
-class ChatBody(Asked):
+class ChatBody(GenerationBody):
     """`POST /v1/chat/completions`."""
 
-    messages: Annotated[list[Message], Field(min_length=1, max_length=4096)]
+    messages: Annotated[list[MessageBody], Field(min_length=1, max_length=4096)]
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP)] | None = None
@@ -115,7 +115,7 @@ class ChatBody(Asked):
         return self
 
 
-class CompletionBody(Asked):
+class CompletionBody(GenerationBody):
     """`POST /v1/completions`."""
 
     prompt: (

@@ -18,7 +18,7 @@ from ...errors import NotFound
 from ...inputs import check_memory
 from .. import sessions
 from ..access import keys
-from ..access.keys import Key
+from ..access.keys import ApiKey
 from ..jobs.queue import LIVE, Job, check_settings
 from ..log import journal_records
 from ..log.events import POLL_SECONDS, Event
@@ -146,7 +146,7 @@ async def show_user(user: str, key: Caller, service: Here) -> dict[str, Any]:
 async def list_jobs(
     key: Caller, service: Here, user: str | None = None, ended: Annotated[int, Query(ge=0, le=1000)] = 20
 ) -> dict[str, Any]:
-    """Jobs that are queued or running, and the newest that ended."""
+    """JobQueue that are queued or running, and the newest that ended."""
     whose = subject(key, user, "read") if user is not None or key.own is not None else None
     found = await asyncio.to_thread(service.jobs.all, whose, ended)
     mine = [job for job in found if keys.allowed(key, job.user, "read")]
@@ -251,7 +251,7 @@ def _versions(service: Service, user: str) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
-def _own_job(service: Service, key: Key, name: str) -> Job:
+def _own_job(service: Service, key: ApiKey, name: str) -> Job:
     """A job that the key may see; another's is as little there as none."""
     job = service.jobs.get(name)
     if not keys.allowed(key, job.user, "read"):
@@ -272,7 +272,7 @@ def _over(service: Service, name: str) -> bool:
         return True
 
 
-def _key_row(key: Key) -> dict[str, Any]:
+def _key_row(key: ApiKey) -> dict[str, Any]:
     return {k: v for k, v in asdict(key).items() if k != "sha256"}
 
 

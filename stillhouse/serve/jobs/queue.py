@@ -29,10 +29,9 @@ from ...store.names import check_user
 from ..log.event_types import Fact, JobChanged
 from ..log.events import Events
 from ..log.journal_records import now
-from ..policy import DEFAULTS
-from ..policy import Config as Policy
+from ..policy import DEFAULTS, Policy
 
-State = Literal["queued", "running", "succeeded", "rejected", "failed", "cancelled"]
+JobState = Literal["queued", "running", "succeeded", "rejected", "failed", "cancelled"]
 LIVE = ("queued", "running")
 KEPT = 10_000  # ended jobs; older ones are in the event log alone
 FORMAT = 1
@@ -50,7 +49,7 @@ class Job:
 
     id: str
     user: str
-    state: State
+    state: JobState
     model: str
     settings: tuple[str, ...] = ()
     why: str = ""
@@ -75,12 +74,12 @@ class Job:
 
     @property
     def batch(self) -> tuple[str, tuple[str, ...], str]:
-        """Jobs with the same of these may be trained together."""
+        """JobQueue with the same of these may be trained together."""
         return self.model, self.settings, self.rules.priority
 
 
 @dataclass(frozen=True)
-class Progress:
+class JobProgress:
     """How far a running job is; `beat`: when its worker last said so (seconds since 1970)."""
 
     stage: str = ""
@@ -90,7 +89,7 @@ class Progress:
     beat: float = 0.0
 
 
-class Jobs:
+class JobQueue:
     """The queue of one home. Any number of processes may use it."""
 
     def __init__(self, home: Path) -> None:
@@ -127,7 +126,7 @@ class Jobs:
         raise NotFound(f"there is no job {name[:80]!r}; `stillhouse jobs list` shows them")
 
     def all(self, user: str | None = None, ended: int = 100) -> list[Job]:
-        """Jobs, oldest first: all that are queued or running, and the newest `ended` others."""
+        """JobQueue, oldest first: all that are queued or running, and the newest `ended` others."""
         past = sorted(self._ended.glob("job-*.json"))
         found = [*_existing(past if user is not None else past[-ended:] if ended else []), *self._live()]
         mine = [job for job in found if user is None or job.user == user]
@@ -135,18 +134,18 @@ class Jobs:
         over = [job for job in mine if job.state not in LIVE]
         return [*(over[-ended:] if ended else []), *live]
 
-    def progress(self, name: str) -> Progress:
+    def progress(self, name: str) -> JobProgress:
         """How far a running job is; all zeros before it began."""
         with contextlib.suppress(FileNotFoundError, ValueError, StoreError):
-            return from_mapping(Progress, json.loads(self._progress(name).read_bytes()))
-        return Progress()
+            return from_mapping(JobProgress, json.loads(self._progress(name).read_bytes()))
+        return JobProgress()
 
     def report(self, job: Job, stage: str, done: int = 0, total: int | None = None, note: str = "") -> None:
         """Say how far a running job is, and that its worker lives. Not synced: a power cut may lose it."""
         path = self._progress(job.id)
         with writing(path):
             partial = path.with_suffix(".partial")
-            partial.write_bytes(canonical(Progress(stage, done, total, note, time.time())))
+            partial.write_bytes(canonical(JobProgress(stage, done, total, note, time.time())))
             partial.replace(path)
 
     def cancel(self, name: str) -> Job:
@@ -178,7 +177,7 @@ class Jobs:
                 self._write(job, "started")
         return claimed
 
-    def finish(self, job: Job, state: State, note: str = "", result: Mapping[str, Any] | None = None) -> Job:
+    def finish(self, job: Job, state: JobState, note: str = "", result: Mapping[str, Any] | None = None) -> Job:
         """End a job with its result."""
         with self._changing():
             error = note if state == "failed" else ""
@@ -289,7 +288,7 @@ class Jobs:
         self._write(job, note)
         return job
 
-    def _end(self, job: Job, state: State, note: str) -> Job:
+    def _end(self, job: Job, state: JobState, note: str) -> Job:
         job = replace(job, state=state, ended=now(), worker="")
         if job.cancel != "forget":
             self._write(job, note)

@@ -24,7 +24,7 @@ from ...records import from_mapping
 from .. import policy
 from ..log.event_types import AliasMoved, Consolidated, JobChanged, ServerChanged, VersionSaved
 from ..sessions import remembered, stated
-from .queue import Job, Jobs
+from .queue import Job, JobQueue
 
 NICE: Mapping[str, int] = {"low": 19, "normal": 10, "high": 0}
 BEAT_SECONDS = 1.0
@@ -77,7 +77,7 @@ def batch_command(executor: str, address: str | None = None, gpus: float = 0.0) 
 
 def run(home: Path, config: Config = Config(), *, once: bool = False, stop: Callable[[], bool] = lambda: False) -> int:
     """Work until `stop()`, or with `once` until nothing is queued that is due; returns how many jobs were ended."""
-    jobs, ended = Jobs(home), 0
+    jobs, ended = JobQueue(home), 0
     with jobs.working() as worker:
         jobs.tell(ServerChanged("worker started", os.getpid()))
         while not stop():
@@ -93,7 +93,7 @@ def run(home: Path, config: Config = Config(), *, once: bool = False, stop: Call
     return ended
 
 
-def _batch(jobs: Jobs, batch: Sequence[Job], config: Config, stop: Callable[[], bool]) -> list[Job]:
+def _batch(jobs: JobQueue, batch: Sequence[Job], config: Config, stop: Callable[[], bool]) -> list[Job]:
     """Run a batch to its end; the jobs as they are then."""
     try:
         memories = {job.user: remembered(jobs.home, job.user) for job in batch}
@@ -110,7 +110,7 @@ def _batch(jobs: Jobs, batch: Sequence[Job], config: Config, stop: Callable[[], 
     return silent + [_unsettled(jobs, job, outcome, len(batch)) for job in batch]
 
 
-def _settled(jobs: Jobs, job: Job, row: dict[str, Any]) -> Job:
+def _settled(jobs: JobQueue, job: Job, row: dict[str, Any]) -> Job:
     """The gates have spoken."""
     number, user = int(row["version"]), job.user
     seconds = float(sum(row["seconds"].values()))
@@ -128,7 +128,7 @@ def _settled(jobs: Jobs, job: Job, row: dict[str, Any]) -> Job:
     return done
 
 
-def _unsettled(jobs: Jobs, job: Job, outcome: Outcome, together: int) -> Job:
+def _unsettled(jobs: JobQueue, job: Job, outcome: Outcome, together: int) -> Job:
     """The child gave no result."""
     if outcome.stopped == "late":
         return jobs.finish(job, "failed", f"took longer than {job.rules.max_consolidation_time:g} s")
@@ -150,7 +150,7 @@ class _Stopped(Exception):
 class _Batch:
     """One batch in its child process, watched."""
 
-    def __init__(self, jobs: Jobs, batch: Sequence[Job], config: Config, stop: Callable[[], bool]) -> None:
+    def __init__(self, jobs: JobQueue, batch: Sequence[Job], config: Config, stop: Callable[[], bool]) -> None:
         self.jobs, self.batch, self.config, self.stop = jobs, batch, config, stop
         self.progress = Report("loading", "", 0, None, "")
         self.deadline = time.monotonic() + min(job.rules.max_consolidation_time for job in batch)

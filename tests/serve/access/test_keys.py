@@ -11,15 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stillhouse.errors import InputError, NotFound, StoreError
-from stillhouse.serve.access.keys import LOCAL, Action, Key, Keyring, Scope, allowed, stored_user
+from stillhouse.serve.access.keys import LOCAL, Action, ApiKey, Keyring, Scope, allowed, stored_user
 from tests.serve.typed import typed
 
-ADMIN = Key("1", "", "admin")
-ACME = Key("2", "", "tenant", "acme")
-ALICE = Key("3", "", "user", "acme", "alice")
-SOLO = Key("4", "", "user", "", "alice")
+ADMIN = ApiKey("1", "", "admin")
+ACME = ApiKey("2", "", "tenant", "acme")
+ALICE = ApiKey("3", "", "user", "acme", "alice")
+SOLO = ApiKey("4", "", "user", "", "alice")
 
-TABLE: list[tuple[Key, str | None, Action, bool]] = [
+TABLE: list[tuple[ApiKey, str | None, Action, bool]] = [
     (ADMIN, "acme/alice", "change", True), (ADMIN, None, "metrics", True), (ADMIN, None, "admin", True),
     (LOCAL, "anybody", "ask", True), (LOCAL, None, "admin", True),
     (ACME, "acme/alice", "ask", True), (ACME, "acme/bob", "change", True), (ACME, None, "users", True),
@@ -33,7 +33,7 @@ TABLE: list[tuple[Key, str | None, Action, bool]] = [
 
 
 @pytest.mark.parametrize(("key", "user", "action", "expected"), TABLE)
-def test_who_may_do_what(key: Key, user: str | None, action: Action, expected: bool) -> None:
+def test_who_may_do_what(key: ApiKey, user: str | None, action: Action, expected: bool) -> None:
     assert allowed(key, user, action) is expected
 
 
@@ -46,7 +46,7 @@ def test_who_may_do_what(key: Key, user: str | None, action: Action, expected: b
         (ALICE, "bob", "acme/bob"), (SOLO, None, "alice"), (SOLO, "bob", "bob"),
     ],
 )  # fmt: skip
-def test_whom_a_request_is_about(key: Key, asked: str | None, expected: str | None) -> None:
+def test_whom_a_request_is_about(key: ApiKey, asked: str | None, expected: str | None) -> None:
     assert stored_user(key, asked) == expected
 
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stillhouse.errors import InputError
-from stillhouse.serve.access.limits import Bucket, Config, Limits, take
+from stillhouse.serve.access.limits import Bucket, Config, RateLimiter, take
 
 
 class Clock:
@@ -21,7 +21,7 @@ class Clock:
 
 def test_a_burst_and_then_the_rate() -> None:
     clock = Clock()
-    limits = Limits(Config(requests_per_minute=60, burst_seconds=3), clock)
+    limits = RateLimiter(Config(requests_per_minute=60, burst_seconds=3), clock)
     assert [limits.request("a") for _ in range(4)] == [0.0, 0.0, 0.0, 1.0]
     assert limits.request("b") == 0.0
     clock.now += 0.5
@@ -34,7 +34,7 @@ def test_a_burst_and_then_the_rate() -> None:
 
 def test_a_cost_above_the_depth_waits_and_is_not_refused_for_ever() -> None:
     clock = Clock()
-    limits = Limits(Config(tokens_per_minute=600, burst_seconds=1), clock)
+    limits = RateLimiter(Config(tokens_per_minute=600, burst_seconds=1), clock)
     assert limits.tokens("a", 50) == 0.0
     assert limits.tokens("a", 1) == pytest.approx(4.1)
     clock.now += 4.2
@@ -42,7 +42,7 @@ def test_a_cost_above_the_depth_waits_and_is_not_refused_for_ever() -> None:
 
 
 def test_no_limit_is_no_limit() -> None:
-    limits = Limits(Config(requests_per_minute=None), Clock())
+    limits = RateLimiter(Config(requests_per_minute=None), Clock())
     assert {limits.request("a") for _ in range(10_000)} == {0.0}
     assert limits.tokens("a", 10**9) == 0.0
 

@@ -254,7 +254,7 @@ def test_a_damaged_champion_leaves_the_one_before_serving(served: Served, model:
 
 
 def test_sessions_end_and_become_jobs(model: Model, tmp_path: Path) -> None:
-    config = Config(policy=policy.Config(min_session_count=1, min_new_tokens=10**6), slots=1, default_tokens=2)
+    config = Config(policy=policy.Policy(min_session_count=1, min_new_tokens=10**6), slots=1, default_tokens=2)
     with serving(tmp_path / "home", model, config) as served, served.http() as http:
         told = [{"role": "user", "content": "My boat is called Osprey. I live in Turku."}]
         chat(served, user="hana", session="talk", messages=told)

@@ -17,13 +17,13 @@ from typing import Any
 import pytest
 
 from stillhouse.errors import InputError, NotFound, StoreError
+from stillhouse.serve import policy
 from stillhouse.serve.forgetting import forget
 from stillhouse.serve.jobs import worker
-from stillhouse.serve.jobs.queue import Job, Jobs, check_settings
+from stillhouse.serve.jobs.queue import Job, JobQueue, check_settings
 from stillhouse.serve.jobs.worker import Config
 from stillhouse.serve.log.event_types import Consolidated, JobChanged
 from stillhouse.serve.log.journal import Journal
-from stillhouse.serve.policy import Config as Policy
 from stillhouse.store import Store
 from tests.serve.typed import typed
 from tests.serve.writer import exchange
@@ -33,26 +33,26 @@ CHILD = Config(poll=0.02, command=(sys.executable, "-m", "tests.serve.child"))
 
 
 @pytest.fixture
-def jobs(tmp_path: Path) -> Jobs:
-    return Jobs(tmp_path)
+def jobs(tmp_path: Path) -> JobQueue:
+    return JobQueue(tmp_path)
 
 
 @pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Jobs]:
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., JobQueue]:
     """`home(alice="My dog is a fox.")`: a home in which users said things, and its queue."""
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.setattr(worker, "BEAT_SECONDS", 0.1)
 
-    def make(**said: str) -> Jobs:
+    def make(**said: str) -> JobQueue:
         with Journal(tmp_path) as journal:
             for user, text in said.items():
                 journal.append(exchange(user, said=text))
-        return Jobs(tmp_path)
+        return JobQueue(tmp_path)
 
     return make
 
 
-def started(jobs: Jobs) -> list[dict[str, Any]]:
+def started(jobs: JobQueue) -> list[dict[str, Any]]:
     """The children that ran: pid, users, nice."""
     path = jobs.home / "started"
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
@@ -65,7 +65,7 @@ def until(met: Callable[[], object], seconds: float = 60.0) -> None:
         time.sleep(0.02)
 
 
-def test_a_user_has_one_queued_and_one_running_job(jobs: Jobs) -> None:
+def test_a_user_has_one_queued_and_one_running_job(jobs: JobQueue) -> None:
     first = jobs.enqueue("alice", "tiny", why="3 sessions")
     assert jobs.enqueue("alice", "other") == first
     with jobs.working() as me:
@@ -79,24 +79,24 @@ def test_a_user_has_one_queued_and_one_running_job(jobs: Jobs) -> None:
     assert [j.state for j in jobs.all("alice")] == ["succeeded", "running"]
 
 
-def test_what_may_be_trained_together_is_claimed_together_the_urgent_first(jobs: Jobs) -> None:
+def test_what_may_be_trained_together_is_claimed_together_the_urgent_first(jobs: JobQueue) -> None:
     for user in ("a", "b", "c"):
         jobs.enqueue(user, "tiny")
     jobs.enqueue("d", "tiny", ["train.rank=8"])
-    jobs.enqueue("e", "tiny", rules=Policy(priority="high"))
+    jobs.enqueue("e", "tiny", rules=policy.Policy(priority="high"))
     with jobs.working() as me:
         assert [[j.user for j in jobs.claim(me, most=2)] for _ in range(5)] == [["e"], ["a", "b"], ["c"], ["d"], []]
 
 
-def test_claims_of_many_workers_do_not_meet(jobs: Jobs) -> None:
+def test_claims_of_many_workers_do_not_meet(jobs: JobQueue) -> None:
     for i in range(12):
         jobs.enqueue(f"user{i}", "tiny")
     with ThreadPoolExecutor(4) as pool:
-        taken = [j.id for batch in pool.map(lambda i: Jobs(jobs.home).claim(f"w{i}", 3), range(8)) for j in batch]
+        taken = [j.id for batch in pool.map(lambda i: JobQueue(jobs.home).claim(f"w{i}", 3), range(8)) for j in batch]
     assert len(taken) == len(set(taken)) == 12
 
 
-def test_retries_wait_longer_each_time_and_end(jobs: Jobs) -> None:
+def test_retries_wait_longer_each_time_and_end(jobs: JobQueue) -> None:
     jobs.enqueue("alice", "tiny")
     waits = []
     with jobs.working() as me:
@@ -112,7 +112,7 @@ def test_retries_wait_longer_each_time_and_end(jobs: Jobs) -> None:
                                                    if isinstance(e.fact, JobChanged)]  # fmt: skip
 
 
-def _claim_now(jobs: Jobs, me: str) -> list[Job]:
+def _claim_now(jobs: JobQueue, me: str) -> list[Job]:
     """Claim as if the wait were over."""
     for path in jobs.folder.glob("job-*.json"):
         raw = json.loads(path.read_bytes())
@@ -121,7 +121,7 @@ def _claim_now(jobs: Jobs, me: str) -> list[Job]:
     return jobs.claim(me)
 
 
-def test_a_clock_that_was_set_back_keeps_no_job_waiting(jobs: Jobs) -> None:
+def test_a_clock_that_was_set_back_keeps_no_job_waiting(jobs: JobQueue) -> None:
     """A time further off than any delay was written before the clock moved."""
     jobs.enqueue("alice", "tiny")
     (job,) = jobs.claim("w")
@@ -131,7 +131,7 @@ def test_a_clock_that_was_set_back_keeps_no_job_waiting(jobs: Jobs) -> None:
     assert [j.user for j in jobs.claim("w")] == ["alice"]
 
 
-def test_cancelling(jobs: Jobs) -> None:
+def test_cancelling(jobs: JobQueue) -> None:
     job = jobs.enqueue("alice", "tiny")
     assert jobs.cancel(job.id).state == "cancelled"
     assert jobs.cancel(job.id).state == "cancelled"
@@ -144,7 +144,7 @@ def test_cancelling(jobs: Jobs) -> None:
         jobs.cancel("../keys")
 
 
-def test_the_oldest_of_very_many_ended_jobs_go(jobs: Jobs, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_oldest_of_very_many_ended_jobs_go(jobs: JobQueue, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("stillhouse.serve.jobs.queue.KEPT", 3)
     names = []
     for _ in range(6):
@@ -156,10 +156,10 @@ def test_the_oldest_of_very_many_ended_jobs_go(jobs: Jobs, monkeypatch: pytest.M
     assert jobs.enqueue("alice", "tiny").id > names[-1], "numbers are never used again"
 
 
-def test_the_jobs_of_a_dead_worker_are_taken_up_again(jobs: Jobs) -> None:
+def test_the_jobs_of_a_dead_worker_are_taken_up_again(jobs: JobQueue) -> None:
     script = (
-        "import sys; from pathlib import Path; from stillhouse.serve.jobs.queue import Jobs\n"
-        "j = Jobs(Path(sys.argv[1]))\n"
+        "import sys; from pathlib import Path; from stillhouse.serve.jobs.queue import JobQueue\n"
+        "j = JobQueue(Path(sys.argv[1]))\n"
         "with j.working() as me: j.claim(me); print(me, flush=True); sys.stdin.read()"
     )
     jobs.enqueue("alice", "tiny")
@@ -182,7 +182,7 @@ def test_the_jobs_of_a_dead_worker_are_taken_up_again(jobs: Jobs) -> None:
     assert "died" in job.error
 
 
-def test_a_server_killed_again_and_again_does_not_fail_a_job_but_a_job_that_kills_it_ends(jobs: Jobs) -> None:
+def test_a_server_killed_again_and_again_does_not_fail_a_job_but_a_job_that_kills_it_ends(jobs: JobQueue) -> None:
     queued = jobs.enqueue("alice", "tiny")
     for death in range(1, 65):
         assert jobs.claim("nobody-alive", 1)
@@ -192,7 +192,7 @@ def test_a_server_killed_again_and_again_does_not_fail_a_job_but_a_job_that_kill
     assert jobs.get(queued.id).error == "its worker nobody-alive died"
 
 
-def test_a_job_file_that_is_damaged_is_said(jobs: Jobs) -> None:
+def test_a_job_file_that_is_damaged_is_said(jobs: JobQueue) -> None:
     job = jobs.enqueue("alice", "tiny")
     path = jobs.folder / f"{job.id}.json"
     path.write_text("{")
@@ -210,7 +210,7 @@ def test_settings_have_a_stage_and_a_value(word: str) -> None:
         check_settings([word])
 
 
-def test_a_batch_of_users_from_queue_to_result(home: Callable[..., Jobs]) -> None:
+def test_a_batch_of_users_from_queue_to_result(home: Callable[..., JobQueue]) -> None:
     jobs = home(alice="My dog is called Rex.", bob="I refuse to eat fish.", carol="What is it?")
     for user in ("alice", "bob", "carol"):
         jobs.enqueue(user, "tiny")
@@ -224,16 +224,16 @@ def test_a_batch_of_users_from_queue_to_result(home: Callable[..., Jobs]) -> Non
     assert not list(jobs.folder.glob("*.progress"))
 
 
-def test_a_refused_memory_is_tried_at_lower_ranks(home: Callable[..., Jobs]) -> None:
+def test_a_refused_memory_is_tried_at_lower_ranks(home: Callable[..., JobQueue]) -> None:
     jobs = home(bob="I refuse to eat fish.")
-    jobs.enqueue("bob", "tiny", ["train.steps=3"], Policy(on_validation_fail="retry_lower_rank"))
+    jobs.enqueue("bob", "tiny", ["train.steps=3"], policy.Policy(on_validation_fail="retry_lower_rank"))
     assert worker.run(jobs.home, CHILD, once=True) == 3
     assert [j.settings for j in jobs.all()] == [
         ("train.steps=3",), ("train.steps=3", "train.rank=8"), ("train.steps=3", "train.rank=4"),
     ]  # fmt: skip
 
 
-def test_one_bad_memory_does_not_harm_the_others(home: Callable[..., Jobs]) -> None:
+def test_one_bad_memory_does_not_harm_the_others(home: Callable[..., JobQueue]) -> None:
     jobs = home(alice="My dog is called Rex.", bob="I always fail at chess.")
     for user in ("alice", "bob"):
         jobs.enqueue(user, "tiny")
@@ -242,17 +242,17 @@ def test_one_bad_memory_does_not_harm_the_others(home: Callable[..., Jobs]) -> N
     assert [s["users"] for s in started(jobs)] == [["alice", "bob"], ["alice"], ["bob"]]
 
 
-def test_a_child_that_crashes_or_is_shut_out_is_tried_again_later(home: Callable[..., Jobs]) -> None:
+def test_a_child_that_crashes_or_is_shut_out_is_tried_again_later(home: Callable[..., JobQueue]) -> None:
     jobs = home(alice="They crash all the time.", bob="I am busy on Mondays.")
     jobs.enqueue("alice", "tiny")
-    jobs.enqueue("bob", "tiny", rules=Policy(priority="high"))
+    jobs.enqueue("bob", "tiny", rules=policy.Policy(priority="high"))
     assert worker.run(jobs.home, CHILD, once=True) == 0
     alice, bob = jobs.all("alice")[0], jobs.all("bob")[0]
     assert (alice.state, alice.attempts, bob.state, bob.attempts) == ("queued", 1, "queued", 0)
     assert alice.error == "the consolidation ended with signal 9: out of memory"
 
 
-def test_what_a_child_prints_is_taken_for_nothing(home: Callable[..., Jobs]) -> None:
+def test_what_a_child_prints_is_taken_for_nothing(home: Callable[..., JobQueue]) -> None:
     jobs = home(alice="They talk rubbish all the time.")
     jobs.enqueue("alice", "tiny")
     assert worker.run(jobs.home, CHILD, once=True) == 1
@@ -263,7 +263,7 @@ def test_what_a_child_prints_is_taken_for_nothing(home: Callable[..., Jobs]) -> 
     ("code", "how"),
     [("print('no\\nway'); raise SystemExit(3)", "exit code 3: way"), ("", "exit code 0: no word")],
 )
-def test_a_child_that_speaks_no_protocol_is_tried_again(home: Callable[..., Jobs], code: str, how: str) -> None:
+def test_a_child_that_speaks_no_protocol_is_tried_again(home: Callable[..., JobQueue], code: str, how: str) -> None:
     jobs = home(alice="My dog is called Rex.")
     job = jobs.enqueue("alice", "tiny")
     assert worker.run(jobs.home, Config(command=(sys.executable, "-c", code)), once=True) == 0
@@ -271,16 +271,16 @@ def test_a_child_that_speaks_no_protocol_is_tried_again(home: Callable[..., Jobs
     assert jobs.get(job.id).error == f"the consolidation ended with {how}"
 
 
-def test_a_child_that_takes_no_work_is_ended(home: Callable[..., Jobs]) -> None:
+def test_a_child_that_takes_no_work_is_ended(home: Callable[..., JobQueue]) -> None:
     """More work than a pipe holds, for a child that never reads."""
     jobs = home(alice="My dog is called Rex. " * 10_000)
-    job = jobs.enqueue("alice", "tiny", rules=Policy(max_consolidation_time=0.3))
+    job = jobs.enqueue("alice", "tiny", rules=policy.Policy(max_consolidation_time=0.3))
     command = (sys.executable, "-c", "import time; time.sleep(60)")
     assert worker.run(jobs.home, Config(command=command), once=True) == 1
     assert jobs.get(job.id).error == "took longer than 0.3 s"
 
 
-def test_a_running_job_is_cancelled_and_its_companions_go_on(home: Callable[..., Jobs]) -> None:
+def test_a_running_job_is_cancelled_and_its_companions_go_on(home: Callable[..., JobQueue]) -> None:
     jobs = home(alice="The train was slow today.", bob="My cat is called Tom.")
     mine = jobs.enqueue("alice", "tiny")
     jobs.enqueue("bob", "tiny")
@@ -295,14 +295,14 @@ def test_a_running_job_is_cancelled_and_its_companions_go_on(home: Callable[...,
     assert not _running(started(jobs)[0]["pid"])
 
 
-def test_what_takes_too_long_is_ended(home: Callable[..., Jobs]) -> None:
+def test_what_takes_too_long_is_ended(home: Callable[..., JobQueue]) -> None:
     jobs = home(alice="The train was slow today.")
-    job = jobs.enqueue("alice", "tiny", rules=Policy(max_consolidation_time=0.3))
+    job = jobs.enqueue("alice", "tiny", rules=policy.Policy(max_consolidation_time=0.3))
     assert worker.run(jobs.home, CHILD, once=True) == 1
     assert jobs.get(job.id).error == "took longer than 0.3 s"
 
 
-def test_a_killed_worker_takes_its_child_along_and_another_goes_on(home: Callable[..., Jobs]) -> None:
+def test_a_killed_worker_takes_its_child_along_and_another_goes_on(home: Callable[..., JobQueue]) -> None:
     jobs = home(alice="The train was slow today.")
     job = jobs.enqueue("alice", "tiny")
     script = (
@@ -324,7 +324,7 @@ def test_a_killed_worker_takes_its_child_along_and_another_goes_on(home: Callabl
     assert (jobs.get(job.id).state, jobs.get(job.id).deaths) == ("queued", 1)
 
 
-def test_a_user_is_forgotten_while_the_job_runs(home: Callable[..., Jobs]) -> None:
+def test_a_user_is_forgotten_while_the_job_runs(home: Callable[..., JobQueue]) -> None:
     jobs = home(alice="The train was slow today.", bob="My cat is called Tom.")
     jobs.enqueue("alice", "tiny")
     jobs.enqueue("bob", "tiny")
@@ -341,7 +341,7 @@ def test_a_user_is_forgotten_while_the_job_runs(home: Callable[..., Jobs]) -> No
     assert Store(jobs.home).users() == []
 
 
-def test_the_commands(home: Callable[..., Jobs], capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_commands(home: Callable[..., JobQueue], capsys: pytest.CaptureFixture[str]) -> None:
     jobs = home(alice="My dog is called Rex.")
     job = jobs.enqueue("alice", "tiny", why="asked")
     where = ("--home", jobs.home)
@@ -352,7 +352,7 @@ def test_the_commands(home: Callable[..., Jobs], capsys: pytest.CaptureFixture[s
     assert "there is no job 'x'" in typed(capsys, "jobs", "show", "x", *where).line
 
 
-def test_a_worker_process_ends_with_the_server_that_started_it(jobs: Jobs) -> None:
+def test_a_worker_process_ends_with_the_server_that_started_it(jobs: JobQueue) -> None:
     process = worker.start(jobs.home)
     until(lambda: list((jobs.folder / "workers").iterdir()))
     assert process.stdin

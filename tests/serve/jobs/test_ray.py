@@ -12,7 +12,7 @@ from stillhouse.errors import InputError
 from stillhouse.progress import show_line
 from stillhouse.records import Signals
 from stillhouse.serve.jobs import ray, worker
-from stillhouse.serve.jobs.queue import Jobs
+from stillhouse.serve.jobs.queue import JobQueue
 from stillhouse.serve.log.event_types import JobChanged
 from stillhouse.serve.log.journal import Journal
 from stillhouse.store import Store
@@ -38,7 +38,7 @@ def home(tmp_path: Path) -> Store:
 def test_jobs_run_on_a_cluster_as_they_do_here(home: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """From the queue to versions in this home, under its own numbers, with all they came from."""
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    jobs = Jobs(home.home)
+    jobs = JobQueue(home.home)
     with Journal(home.home) as journal:
         for user in ("alice", "bob"):
             journal.append(exchange(user, said=f"My dog is called {user.upper()}."))
