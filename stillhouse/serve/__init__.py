@@ -1,1 +1,1 @@
-"""Stage 7: versions answer."""
+"""Serving: versions answer their users, and what users say becomes new versions."""

@@ -1,7 +1,7 @@
 """One question, one answer: from the user's adapter, from a memory in the context, or from the base alone.
 
-In: a store, a question, and a user or a memory. Out: `Reply`, which says which path it took and which version answered.
-An adapter made for another base is refused.
+In: a store, a question, and a user or a memory. Out: `Reply`, with the path it took and the version that answered. An
+adapter made for another base is refused.
 """
 
 from __future__ import annotations
@@ -25,13 +25,16 @@ AnswerPath = Literal["adapted", "memory", "base"]
 
 @dataclass(frozen=True)
 class Reply:
-    """`path`: "adapted" (weights alone), "memory" (in the context), "base" (neither). `version`: of the adapter."""
+    """One answer."""
 
     answer: str
     path: AnswerPath
+    """"adapted": from the weights alone; "memory": with a memory in the context; "base": neither."""
     version: int | None
+    """Number of the adapter's version."""
     user: str | None
     base: str
+    """Fingerprint of the base."""
     prompt_tokens: int
 
 
@@ -100,7 +103,8 @@ def _reply(
 
 
 def _known(reference: str) -> str:
-    """The shipped model is recorded by its folder, which another installation keeps elsewhere."""
+    """The reference of a version's base, here. The shipped model is recorded by its folder, which another installation
+    keeps elsewhere."""
     moved = reference.endswith("/assets/tiny") and not Path(reference).exists()
     return models.DEFAULT if moved else reference
 

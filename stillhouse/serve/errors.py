@@ -1,4 +1,4 @@
-"""What a server says no to, beside what any command would: each an error of the package's tree with its HTTP status."""
+"""The errors that only a server has: part of the package's tree, each with its HTTP status."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from ..errors import StillhouseError
 
 
 class Unauthorized(StillhouseError):
-    """No key, or one that is not, or no longer, known."""
+    """The request has no key, or one that is unknown, revoked or out of date."""
 
     status = 401
 
 
 class Forbidden(StillhouseError):
-    """The key does not reach that far. The same words whether or not there is something behind them."""
+    """The key does not reach that far. The message is the same whether or not the thing exists."""
 
     status = 403
 
@@ -30,7 +30,7 @@ class TooLarge(StillhouseError):
 
 
 class Overloaded(StillhouseError):
-    """More is asked than can wait; `retry_after` seconds later it may work."""
+    """The queue or a limit is full; the request may work `retry_after` seconds later."""
 
     status = 429
 

@@ -1,8 +1,8 @@
 """Forgetting a user everywhere in a home: jobs, versions and what they were made of, the journal, the events.
 
 In: a home (or the server's open journal) and a user id. Out: how many of each were removed, and how many a new search
-still finds (0). Repeating is free, so a forgetting that was cut off is simply asked for again. It does not know what
-has left the home: exported adapters, backups, another user's words about this one.
+still finds (0). Forgetting may be repeated, so one that was cut off is simply run again. It does not know what has left
+the home: exported adapters, backups, another user's words about this one.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ _TICK = 0.1
 
 
 def forget(home: Path, user: str, journal: Journal | None = None, wait: float = 30.0) -> dict[str, int]:
-    """Remove everything of a user. `Busy` after `wait` seconds while a consolidation of theirs does not end."""
+    """Remove everything of a user; returns counts by name. `Busy`: a consolidation of theirs did not end in `wait`
+    seconds."""
     home = Path(home).expanduser()
     jobs, deadline = JobQueue(home), time.monotonic() + wait
     counts = {"jobs": jobs.forget(user)}
@@ -34,12 +35,12 @@ def forget(home: Path, user: str, journal: Journal | None = None, wait: float = 
         jobs.forget(user)
     counts |= Store(home).forget(user, wait=max(0.0, deadline - time.monotonic()))
     if journal is not None:
-        said = journal.forget(user)
+        records = journal.forget(user)
     else:
         with Journal(home) as own:
-            said = own.forget(user)
+            records = own.forget(user)
     events = Events(home)
-    counts |= {"records": said["removed"], "events": events.forget(user)}
-    counts["remaining"] += said["remaining"] + len(jobs.all(user))
+    counts |= {"records": records["removed"], "events": events.forget(user)}
+    counts["remaining"] += records["remaining"] + len(jobs.all(user))
     events.append(UserForgotten(hashlib.sha256(user.encode()).hexdigest(), sum(counts.values()) - counts["remaining"]))
     return counts

@@ -1,8 +1,8 @@
-"""Where each user stands, and the passages that answer a question, kept at hand until something changes.
+"""A cache of users' memories: each user's `Standing`, and the passages that answer a question.
 
 In: the journal and the store. Out: `Standing` per user, and the user's own passages for a query within a budget of
-tokens. Standing is worked out again when the user has stated something, or the champion has moved. Any thread may call.
-It does not know which path a request takes.
+tokens. An entry holds until the user states something or the champion moves. Any thread may call. It does not know
+which route a request takes.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from ..store import Store
 from .log.journal import Journal
 from .sessions import KINDS, Standing, standing, stated
 
-MOST_USERS = 4096  # kept at hand
-MOST_PASSAGES = 64
+MOST_USERS = 4096  # in the cache; the least recently used go first
+MOST_PASSAGES = 64  # nearest to a query
 
 
 @dataclass
 class _Cached:
-    """What was worked out, and for which champion and how many changes it holds."""
+    """An entry: a user's standing for one champion and one number of changes, and indexes made on demand."""
 
     champion: int | None
     changes: int
@@ -34,76 +34,76 @@ class _Cached:
 
 
 class UserMemories:
-    """The memories of all users of one server."""
+    """The memories of all users of one server, from the journal of its home."""
 
     def __init__(self, journal: Journal, store: Store) -> None:
         self.journal, self.store = journal, store
         self._lock = threading.Lock()
         self._changes: dict[str, int] = {}
-        self._known: OrderedDict[str, _Cached] = OrderedDict()
+        self._cache: OrderedDict[str, _Cached] = OrderedDict()
 
     def changed(self, user: str) -> None:
-        """The user has stated something, or a session ended."""
+        """Say that the user has stated something, or that a session ended."""
         with self._lock:
             self._changes[user] = self._changes.get(user, 0) + 1
 
     def forget(self, user: str) -> None:
-        """Nothing of a user is kept at hand."""
+        """Drop a user from the cache."""
         with self._lock:
-            self._known.pop(user, None)
+            self._cache.pop(user, None)
             self._changes[user] = self._changes.get(user, 0) + 1
 
     def clear(self) -> None:
-        """Nothing of anybody is kept at hand: the journal itself has changed."""
+        """Drop everybody from the cache: the journal itself has changed."""
         with self._lock:
-            for user in self._known:
+            for user in self._cache:
                 self._changes[user] = self._changes.get(user, 0) + 1
-            self._known.clear()
+            self._cache.clear()
 
     def standing(self, user: str) -> Standing:
-        """Where a user stands. `StoreError` where journal or store are damaged."""
+        """A user's memory against the champion. `StoreError`: journal or store are damaged."""
         return self._current(user).standing
 
     def passages(
-        self, user: str, query: str, said: str, tokens: int, count: Callable[[str], int], *, fresh: bool
+        self, user: str, query: str, prompt: str, tokens: int, count: Callable[[str], int], *, fresh: bool
     ) -> list[str]:
         """Statements of the user's, of at most `tokens` together: all where they fit, else the nearest to `query`.
 
-        What stands in `said` already is left out. `fresh`: only those that the champion was not made of. They keep the
-        order they were stated in.
+        Those that stand in `prompt` already are left out. `fresh`: only those that the champion was not made of. They
+        keep the order they were stated in. `count` returns the number of tokens of a text.
         """
-        known = self._current(user)
-        texts = [text for text in _texts(known.standing, fresh) if text not in said]
+        cached = self._current(user)
+        texts = [text for text in _texts(cached.standing, fresh) if text not in prompt]
         if sum(count(text) + 1 for text in texts[: tokens + 1]) <= tokens:  # a text is at least one token
             return texts
-        found = self._index(known, fresh).scored(query, MOST_PASSAGES)
-        return [passage.text for passage in within([p for p in found if p.text not in said], tokens, count)]
+        nearest = self._index(cached, fresh).scored(query, MOST_PASSAGES)
+        return [passage.text for passage in within([p for p in nearest if p.text not in prompt], tokens, count)]
 
-    def _index(self, known: _Cached, fresh: bool) -> Index:
-        found = known.fresh if fresh else known.whole
-        if found is None:
-            found = Index(_texts(known.standing, fresh))
+    def _index(self, cached: _Cached, fresh: bool) -> Index:
+        index = cached.fresh if fresh else cached.whole
+        if index is None:
+            index = Index(_texts(cached.standing, fresh))
             if fresh:
-                known.fresh = found
+                cached.fresh = index
             else:
-                known.whole = found
-        return found
+                cached.whole = index
+        return index
 
     def _current(self, user: str) -> _Cached:
         champion = self.store.champion(user)
         with self._lock:
-            changes, known = self._changes.get(user, 0), self._known.get(user)
-            if known is not None and (known.champion, known.changes) == (_number(champion), changes):
-                self._known.move_to_end(user)
-                return known
+            changes, cached = self._changes.get(user, 0), self._cache.get(user)
+            if cached is not None and (cached.champion, cached.changes) == (_number(champion), changes):
+                self._cache.move_to_end(user)
+                return cached
         records = list(self.journal.records(*KINDS, user=user))
         versions = self.store.versions(user)
-        known = _Cached(_number(champion), changes, standing(records, versions, champion, self.store))
+        cached = _Cached(_number(champion), changes, standing(records, versions, champion, self.store))
         with self._lock:
-            self._known[user] = known
-            while len(self._known) > MOST_USERS:
-                self._known.popitem(last=False)
-        return known
+            self._cache[user] = cached
+            while len(self._cache) > MOST_USERS:
+                self._cache.popitem(last=False)
+        return cached
 
 
 def _number(version: Version | None) -> int | None:

@@ -1,7 +1,7 @@
-"""What a Prometheus server is told: vLLM's names where vLLM has one, ours with `stillhouse:` in front.
+"""Metrics for Prometheus: vLLM's names where vLLM has one, ours with `stillhouse:` in front.
 
-In: the ends of requests, and whoever can be asked for counts. Out: the text of `/metrics`. No label is ever a user's
-name. It does not know HTTP.
+In: what happens to requests, and a function that reads the present gauges and counters. Out: the text of `/metrics`. No
+label is ever a user's name. It does not know HTTP.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _WHOLE = (0.05, 0.1, 0.3, 0.5, 0.8, 1.0, 1.5, 2.0, 2.5, 5.0, 10.0, 15.0, 20.0, 3
 
 
 class Metrics:
-    """The counters and histograms of one server. `read()` gives (gauges, counters) by name, at the time of asking."""
+    """The counters and histograms of one server. `read()` returns the present (gauges, counters), each by name."""
 
     def __init__(self, model: str, read: Callable[[], tuple[Mapping[str, float], Mapping[str, float]]]) -> None:
         self._registry, self._model = CollectorRegistry(), model
@@ -34,34 +34,34 @@ class Metrics:
         self.feedback = self._counter("stillhouse:feedback", "Feedback by source.", "source")
 
     def reply(self, status: int) -> None:
-        """A reply went out."""
+        """Count a reply by its HTTP status."""
         self._replies.labels(self._model, str(status)).inc()
 
     def routed(self, path: str) -> None:
-        """A request took a path."""
+        """Count a request by its route."""
         self._paths.labels(self._model, path).inc()
 
     def first_token(self, seconds: float) -> None:
-        """Seconds from arrival to the first token."""
+        """Observe the seconds from arrival to the first token."""
         self._first.labels(self._model).observe(seconds)
 
     def next_token(self, seconds: float) -> None:
-        """Seconds between two tokens."""
+        """Observe the seconds between two tokens."""
         self._between.labels(self._model).observe(seconds)
 
     def ended(self, reason: str, queued: float, seconds: float) -> None:
-        """An answer ended."""
+        """Count an answer that ended; `queued` and `seconds`: from arrival to admission, and to the end."""
         self._success.labels(self._model, reason).inc()
         self._queue.labels(self._model).observe(queued)
         self._whole.labels(self._model).observe(seconds)
 
     def paths(self) -> dict[str, float]:
-        """How many answers took each path."""
+        """The number of answers by route."""
         samples = (sample for family in self._paths.collect() for sample in family.samples)
         return {s.labels["path"]: s.value for s in samples if s.name.endswith("_total")}
 
     def text(self) -> bytes:
-        """Everything, in Prometheus' text format."""
+        """All metrics in Prometheus' text format."""
         return generate_latest(self._registry)
 
     def _histogram(self, name: str, about: str, buckets: tuple[float, ...]) -> Histogram:
@@ -72,7 +72,7 @@ class Metrics:
 
 
 class _Snapshot(Collector):
-    """Values that somebody else keeps, read when they are asked for."""
+    """Values that somebody else keeps; they are read at every scrape."""
 
     def __init__(self, model: str, read: Callable[[], tuple[Mapping[str, float], Mapping[str, float]]]) -> None:
         self._model, self._read = model, read

@@ -1,7 +1,7 @@
-"""When a user's memory is consolidated, and what is done when the gates refuse it: pure functions, no clock, no files.
+"""When a user's memory is consolidated, and what follows when the gates refuse it. Pure: no clock, no files.
 
-In: what is known of a user, as plain numbers. Out: a decision with its reason. Any one of the three conditions is
-enough. It does not know where the numbers come from.
+In: a user's state as plain numbers. Out: a decision with its reason. Any one of three conditions is enough. It does not
+know where the numbers come from.
 """
 
 from __future__ import annotations
@@ -17,18 +17,24 @@ OnFail = Literal["keep_in_retrieval", "retry_lower_rank"]
 
 @dataclass(frozen=True)
 class Policy:
-    """A consolidation is due at `min_new_tokens` of new statements, at `min_session_count` ended sessions that stated
-    something new, or when the user's keys and values take more than `max_kv_cache_size` bytes. `max_consolidation_time`
-    is in seconds."""
+    """When a consolidation is due, and how it runs. All numbers are more than 0."""
 
     min_new_tokens: int = 1024
+    """Tokens of new statements at which it is due."""
     min_session_count: int = 1
+    """Ended sessions that stated something new at which it is due."""
     max_kv_cache_size: int = 64 << 20
+    """Bytes of a user's idle keys and values above which it is due."""
     run_async: bool = True
+    """False: ending a session waits for the consolidation that follows."""
     priority: Priority = "low"
+    """Which jobs are taken first, and how nice their process is."""
     max_consolidation_time: float = 3600.0
+    """Seconds after which it is ended and has failed."""
     on_validation_fail: OnFail = "keep_in_retrieval"
+    """What follows a refusal: answers from retrieval, or another candidate of half the rank."""
     min_rank: int = 4
+    """The lowest rank that is tried after a refusal."""
 
     def __post_init__(self) -> None:
         for name in ("min_new_tokens", "min_session_count", "max_kv_cache_size", "max_consolidation_time", "min_rank"):
@@ -41,19 +47,23 @@ DEFAULTS = Policy()
 
 @dataclass(frozen=True)
 class UserState:
-    """What counts of one user. `new_tokens`: of statements that no consolidation has seen; `ended_sessions`: those that
-    made some of them; `attempted`: the newest consolidation, approved or not, was of exactly this memory."""
+    """What the policy looks at in one user."""
 
     new_tokens: int = 0
+    """Tokens of statements that the champion was not made of."""
     ended_sessions: int = 0
+    """Ended sessions in which some of them were stated."""
     kv_bytes: int = 0
+    """Bytes of idle keys and values."""
     queued: bool = False
+    """Whether a job is queued or running."""
     attempted: bool = False
+    """Whether the newest version, approved or not, was made of exactly this memory."""
 
 
 @dataclass(frozen=True)
 class Decision:
-    """`consolidate` or not, and `why`; `wait`: the caller waits for the job before it goes on."""
+    """Whether to `consolidate`, and `why`; `wait`: the caller waits for the job before it goes on."""
 
     consolidate: bool
     why: str
@@ -62,7 +72,7 @@ class Decision:
 
 @dataclass(frozen=True)
 class Retry:
-    """After a refusal: `rank` to try with, or None: answer from retrieval and leave it."""
+    """What follows a refusal: another candidate of `rank`, or None: answers from retrieval."""
 
     rank: int | None
     why: str
@@ -84,14 +94,14 @@ def decide(config: Policy, state: UserState) -> Decision:
         ),
         (state.kv_bytes > config.max_kv_cache_size, f"{state.kv_bytes} KV bytes (> {config.max_kv_cache_size})"),
     ]
-    due = [why for met, why in reasons if met]
+    due = [why for is_met, why in reasons if is_met]
     if not due:
         return Decision(False, f"{state.new_tokens} new tokens, {state.ended_sessions} ended sessions: not enough yet")
     return Decision(True, ", ".join(due), wait=not config.run_async)
 
 
 def after_refusal(config: Policy, rank: int) -> Retry:
-    """What follows when the gates refused a candidate of `rank`."""
+    """Whether another candidate is made when the gates have refused one of `rank`."""
     if config.on_validation_fail == "keep_in_retrieval":
         return Retry(None, "refused: the memory is answered from retrieval")
     if rank // 2 < config.min_rank:

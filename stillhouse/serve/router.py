@@ -1,7 +1,7 @@
-"""Which way an answer takes: from the user's weights, from retrieved passages, from both, or from the base alone.
+"""The route of an answer: from the user's weights, from retrieved passages, from both, or from the base alone.
 
-In: what is known of a user, as plain values. Out: the path. Pure. It does not look anything up and does not know
-what the passages say.
+In: what there is of a user, as plain values. Out: the route. Pure. It looks nothing up, and does not know what the
+passages say.
 """
 
 from __future__ import annotations
@@ -14,17 +14,20 @@ Route = Literal["adapted", "retrieval", "both", "base"]
 
 @dataclass(frozen=True)
 class Knowledge:
-    """What there is of a user. `adapter`: a champion that was made for this base and can be loaded. `memory`: passages
-    there are. `newer`: some of them are not in the adapter. `wanted`: the caller asked for the base alone if False."""
+    """What there is of a user."""
 
     adapter: bool = False
+    """A champion that was made for this base and can be loaded."""
     memory: bool = False
+    """Passages that match the question."""
     newer: bool = False
+    """Some of them state what the adapter was not made of."""
     wanted: bool = True
+    """False: the request names the base alone."""
 
 
 def route(known: Knowledge) -> Route:
-    """The path: weights before passages, passages where the weights do not have them."""
+    """The route: weights before passages, and passages for what the weights do not know."""
     if not known.wanted:
         return "base"
     if known.adapter:

@@ -1,8 +1,8 @@
 """From a home and an address to a server that runs until it is told to stop.
 
-In: `--home`, `--model`, settings, an address. Out: a uvicorn server with its worker processes; on SIGTERM or SIGINT it
-answers what it has begun, for a few seconds, and everything acknowledged is on disk. Workers end when it does, however
-it ends. It does not know routes.
+In: `--home`, `--model`, settings, an address. Out: a uvicorn server with its worker processes. On SIGTERM or SIGINT it
+goes on for a few seconds with the answers it has begun; everything acknowledged is on disk. Workers end when it does,
+however it ends. It does not know routes.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def bound(host: str, port: int) -> Iterator[socket.socket]:
 
 
 def url_of(listening: socket.socket) -> str:
-    """Where a socket listens."""
+    """The URL of a listening socket."""
     host, port = listening.getsockname()[:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 

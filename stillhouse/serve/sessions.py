@@ -1,8 +1,8 @@
-"""What a user said becomes the user's memory: sessions, the memory's text, and whether it is time to consolidate.
+"""A user's memory, made from what the user said: sessions, the text of the memory, and what of it is new.
 
 In: the records of one user, and what the newest version was made of. Out: text for the pipeline and for retrieval, and
-the plain numbers that the policy decides on. Of a conversation only what the user states is kept: questions, orders to
-the model and the model's own words are not. What was handed over as a memory stands first, word for word.
+the plain numbers that the policy decides on. Of a conversation only what the user states is kept: no questions, no
+orders to the model, none of the model's own words. A memory that was handed over stands first, word for word.
 
 The memory is a function of the journal alone, so nothing has to be kept in step with it. It does not see that a later
 statement contradicts an earlier one; both stand in it, the later one last.
@@ -42,22 +42,26 @@ class Session:
 
 @dataclass(frozen=True)
 class Standing:
-    """Where a user stands. `memory`: all that is to be known; `learned`: whether the champion was made of exactly this;
-    `fresh`: statements that the champion was not made of; `sessions`: how many ended sessions made some of them."""
+    """A user's memory against what the champion was made of."""
 
     memory: str
+    """The text of all that the user wants known."""
     learned: bool
+    """Whether the champion was made of all of it."""
     fresh: tuple[str, ...]
+    """Statements that the champion was not made of."""
     sessions: int
+    """Ended sessions in which some of them were stated."""
     attempted: bool
+    """Whether the newest version, approved or not, was made of exactly this memory."""
 
     def state(self, tokens: int, kv_bytes: int, queued: bool) -> policy.UserState:
-        """For `policy.decide`; `tokens` are those of `fresh`."""
+        """The same for `policy.decide`; `tokens` is the number of tokens of `fresh`."""
         return policy.UserState(tokens, self.sessions, kv_bytes, queued, self.attempted)
 
 
 def new_turns(messages: Sequence[Turn], first: bool) -> tuple[Turn, ...]:
-    """The messages a request adds to its session: all of the first request, afterwards what follows the last answer."""
+    """The messages a request adds to its session: all of the first request, then those after the last answer."""
     if first:
         return tuple(messages)
     answers = [i for i, turn in enumerate(messages) if turn.role == "assistant"]
@@ -66,11 +70,11 @@ def new_turns(messages: Sequence[Turn], first: bool) -> tuple[Turn, ...]:
 
 def sessions(records: Iterable[Record]) -> list[Session]:
     """A user's sessions, in the order they began. A session that goes on after its end is open again."""
-    found: dict[str, Session] = {}
+    by_id: dict[str, Session] = {}
     for record in records:
         if isinstance(record, Exchange):
-            session = found.get(record.session) or Session(record.user, record.session, record.time, record.time)
-            found[record.session] = replace(
+            session = by_id.get(record.session) or Session(record.user, record.session, record.time, record.time)
+            by_id[record.session] = replace(
                 session,
                 last=record.time,
                 exchanges=session.exchanges + 1,
@@ -78,20 +82,20 @@ def sessions(records: Iterable[Record]) -> list[Session]:
                 completion_tokens=session.completion_tokens + record.completion_tokens,
                 ended=False,
             )
-        elif isinstance(record, SessionEnd) and record.session in found:
-            found[record.session] = replace(found[record.session], ended=True)
-    return list(found.values())
+        elif isinstance(record, SessionEnd) and record.session in by_id:
+            by_id[record.session] = replace(by_id[record.session], ended=True)
+    return list(by_id.values())
 
 
 def memory_text(records: Iterable[Record], limit: int = MAX_MEMORY_BYTES) -> str:
     """All that a user wants known: memories word for word, then a dated list per session of what the user stated.
 
-    At most `limit` bytes: the oldest statements of sessions go first. Empty if there is nothing.
+    It has at most `limit` bytes: the oldest statements of sessions are dropped first. Empty if there is nothing.
     """
-    given, said = _given(records := list(records)), _said(records)
+    given, by_session = _handed_over(records := list(records)), _statements(records)
     left = limit - len(given.encode()) - 2
     lines: list[str] = []
-    for session, date, texts in reversed(said):
+    for session, date, texts in reversed(by_session):
         kept: list[str] = []
         for text in reversed(texts):
             left -= len(text.encode()) + 3
@@ -102,27 +106,27 @@ def memory_text(records: Iterable[Record], limit: int = MAX_MEMORY_BYTES) -> str
 
 
 def stated(text: str) -> list[str]:
-    """The statements of a memory, orders to the model aside: what retrieval finds passages among."""
+    """The statements of a memory without orders to the model: the passages that retrieval chooses from."""
     return [s.text for s in statements(text) if not s.instruction]
 
 
 def remembered(home: Path, user: str) -> str:
-    """A user's memory as the journal of a home has it now."""
+    """A user's memory, from what stands in the journal of a home now."""
     return memory_text(read(home, *KINDS, user=user))
 
 
 def standing(
     records: Sequence[Record], versions: Sequence[Version], champion: Version | None, store: Store
 ) -> Standing:
-    """Where a user stands: what the journal holds against what the champion was made of."""
+    """A user's memory, from `records`, against what the champion was made of."""
     memory = memory_text(records)
     made_of = _memory(store, champion)
-    known = {_plain(text) for text in stated(made_of)} if made_of is not None else set()
-    fresh = tuple(text for text in stated(memory) if _plain(text) not in known)
+    known = {_normalised(text) for text in stated(made_of)} if made_of is not None else set()
+    fresh = tuple(text for text in stated(memory) if _normalised(text) not in known)
     name = digest(memory.encode())
     learned = champion is not None and not fresh and bool(memory)
     attempted = any(name in version.parents for version in versions[-1:])
-    return Standing(memory, learned, fresh, _ended_with(records, set(fresh)), attempted)
+    return Standing(memory, learned, fresh, _ended_sessions(records, set(fresh)), attempted)
 
 
 def _memory(store: Store, version: Version | None) -> str | None:
@@ -135,15 +139,14 @@ def _memory(store: Store, version: Version | None) -> str | None:
         return None
 
 
-def _ended_with(records: Sequence[Record], fresh: set[str]) -> int:
-    """How many ended sessions stated something fresh; a memory that was handed over counts as one."""
-    over = {s.id for s in sessions(records) if s.ended}
-    talked = sum(bool(fresh & set(texts)) for session, _, texts in _said(records) if session in over)
-    given = stated(_given(records))
-    return talked + bool(fresh & set(given))
+def _ended_sessions(records: Sequence[Record], fresh: set[str]) -> int:
+    """The number of ended sessions in which something fresh was stated; memories handed over count as one."""
+    ended = {s.id for s in sessions(records) if s.ended}
+    count = sum(bool(fresh & set(texts)) for session, _, texts in _statements(records) if session in ended)
+    return count + bool(fresh & set(stated(_handed_over(records))))
 
 
-def _given(records: Iterable[Record]) -> str:
+def _handed_over(records: Iterable[Record]) -> str:
     texts: list[str] = []
     for record in records:
         if isinstance(record, Memory):
@@ -151,16 +154,16 @@ def _given(records: Iterable[Record]) -> str:
     return "\n\n".join(text.lstrip("\ufeff").replace("\r\n", "\n").strip() for text in texts)
 
 
-def _said(records: Iterable[Record]) -> list[tuple[str, str, list[str]]]:
-    """(session, date, statements) of what users stated, each statement once: where it was said last."""
+def _statements(records: Iterable[Record]) -> list[tuple[str, str, list[str]]]:
+    """(session, date, statements) of every session. A statement that was repeated stands where it came last."""
     dates: dict[str, str] = {}
     where: dict[str, tuple[str, str]] = {}
     for record in records:
         if isinstance(record, Exchange):
             dates.setdefault(record.session, record.time[:10])
             for text in _stated_in(record):
-                where.pop(_plain(text), None)
-                where[_plain(text)] = (record.session, text)
+                where.pop(_normalised(text), None)
+                where[_normalised(text)] = (record.session, text)
     return [(s, date, [text for session, text in where.values() if session == s]) for s, date in dates.items()]
 
 
@@ -168,5 +171,5 @@ def _stated_in(exchange: Exchange) -> list[str]:
     return [text for turn in exchange.turns if turn.role == "user" for text in stated(turn.content)]
 
 
-def _plain(text: str) -> str:
+def _normalised(text: str) -> str:
     return " ".join(text.split()).casefold()

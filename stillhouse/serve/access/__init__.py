@@ -1,1 +1,1 @@
-"""Who may do what, and how much."""
+"""Access: API keys and rate limits."""

@@ -4,8 +4,8 @@ In: the secret of a request, a user, an action. Out: an `ApiKey`, yes or no. `<h
 was ever made, the revoked ones too. A secret has 256 random bits, so its plain SHA-256 cannot be searched through;
 secrets are compared in constant time, and an unknown id takes as long as a wrong secret.
 
-A tenant's users are `tenant/user` in the store: a key of a tenant or user only ever names users below its own prefix,
-so what it asks for cannot be another's. It does not know HTTP.
+A tenant's users are `tenant/user` in the store. A key of a tenant or user can only name users below its own prefix,
+so whatever it asks for cannot be another's. It does not know HTTP.
 """
 
 from __future__ import annotations
@@ -39,7 +39,10 @@ _OF_A_USER = frozenset({"ask", "read", "change"})
 
 @dataclass(frozen=True)
 class ApiKey:
-    """`scope` user: that user of that tenant; tenant: all users of the tenant; admin: everybody."""
+    """A key without its secret. Its scope: one user of a tenant, all users of a tenant, or (admin) everybody.
+
+    Times are ISO 8601, UTC; `expires` and `revoked` are empty where they do not apply.
+    """
 
     id: str
     sha256: str
@@ -79,22 +82,22 @@ def allowed(key: ApiKey, user: str | None, action: Action) -> bool:
     return user == key.own if key.scope == "user" else bool(key.tenant) and user.startswith(f"{key.tenant}/")
 
 
-def stored_user(key: ApiKey, asked: str | None) -> str | None:
-    """The user a request is about, as the store names them. `asked`: the user that the request names, if any.
+def stored_user(key: ApiKey, name: str | None) -> str | None:
+    """The user a request is about, as the store names them. `name`: the user that the request names, if any.
 
-    A user's key may leave the name out, or give its own; any other name stays what it is below the key's prefix, and
-    `allowed` says no to it. `InputError` if the name cannot be a user's.
+    A user's key may leave the name out, or give its own. Any other name is taken as one below the key's prefix, and
+    `allowed` refuses it. `InputError`: the name cannot be a user's.
     """
-    if asked is None or asked == "":
+    if name is None or name == "":
         return key.own
     if key.scope == "admin":
-        return check_user(asked)
-    inside = asked.removeprefix(f"{key.tenant}/") if key.tenant else asked
+        return check_user(name)
+    inside = name.removeprefix(f"{key.tenant}/") if key.tenant else name
     return check_user(_joined(key.tenant, inside))
 
 
 class Keyring:
-    """The keys of one home, read again when the file has changed: a revoked key ends at once."""
+    """The keys of one home. The file is read again when it has changed, so a revoked key ends at once."""
 
     def __init__(self, home: Path) -> None:
         self.path = Path(home).expanduser() / "keys.json"
@@ -135,13 +138,13 @@ class Keyring:
         """End a key. `NotFound` if there is none of that id; revoking twice changes nothing."""
         make_folder(self._lock.parent)
         with locked(self._lock, "the keys are being changed"):
-            found = self.all()
+            existing = self.all()
             if name not in self._keys:
                 raise NotFound(f"there is no key {name[:80]!r}; `stillhouse keys list` shows them")
             key = self._keys[name]
             if not key.revoked:
                 key = replace(key, revoked=_now().isoformat(timespec="seconds"))
-                self._write([key if k.id == name else k for k in found])
+                self._write([key if k.id == name else k for k in existing])
         return key
 
     def _write(self, keys: list[ApiKey]) -> None:
@@ -150,22 +153,24 @@ class Keyring:
 
     def _refresh(self) -> None:
         try:
-            found = self.path.stat()
+            status = self.path.stat()
         except FileNotFoundError:
             self._seen, self._keys = None, {}
             return
-        if (seen := (found.st_ino, found.st_mtime_ns, found.st_size)) != self._seen:
+        if (seen := (status.st_ino, status.st_mtime_ns, status.st_size)) != self._seen:
             self._keys, self._seen = {k.id: k for k in _read(self.path)}, seen
 
 
 def _read(path: Path) -> list[ApiKey]:
     try:
         raw = json.loads(path.read_bytes())
-        rows, found = raw["keys"], raw["format"]
+        rows, version = raw["keys"], raw["format"]
     except (ValueError, TypeError, KeyError):
         raise StoreError(f"{str(path)!r} is damaged; restore it, or delete it and create keys anew") from None
-    if found != FORMAT:
-        raise StoreError(f"{str(path)!r} has format {found!r}, this program reads {FORMAT}; use the one that wrote it")
+    if version != FORMAT:
+        raise StoreError(
+            f"{str(path)!r} has format {version!r}, this program reads {FORMAT}; use the one that wrote it"
+        )
     return [from_mapping(ApiKey, row) for row in rows]
 
 

@@ -1,8 +1,8 @@
-"""How much somebody may ask for in a while: token buckets, and the largest body that is read.
+"""Rate limits by token buckets, and the largest body that is read.
 
-In: who asks, what it costs, a monotonic clock. Out: 0.0, or the seconds to wait (`Retry-After`).
-A bucket fills at a steady rate up to its depth; taking goes only as far as there is. The clock of the wall does not
-matter. It does not know requests.
+In: whose request it is, what it costs, a monotonic clock. Out: 0.0, or the seconds to wait (`Retry-After`). A bucket
+fills at a steady rate up to its depth, and a request takes its cost out of it or waits. The wall clock does not matter.
+It does not know requests.
 """
 
 from __future__ import annotations
@@ -21,13 +21,18 @@ _MOST_BUCKETS = 100_000  # the ones that were idle longest are dropped: they are
 
 @dataclass(frozen=True)
 class Config:
-    """Per key and user; None: no limit. A burst of `burst_seconds` worth is let through at once."""
+    """Limits of one API key. All numbers are more than 0."""
 
     requests_per_minute: float | None = 600.0
+    """Requests a minute; None: no limit."""
     tokens_per_minute: float | None = None
+    """Tokens of prompts and answers a minute; None: no limit."""
     burst_seconds: float = 10.0
+    """Seconds' worth of both that may come at once."""
     body_bytes: int = 1 << 20
-    upload_bytes: int = 8 << 20  # memories
+    """Bytes of a request's body."""
+    upload_bytes: int = 8 << 20
+    """Bytes of a memory that is handed over."""
 
     def __post_init__(self) -> None:
         for name in ("requests_per_minute", "tokens_per_minute", "burst_seconds", "body_bytes", "upload_bytes"):
@@ -38,7 +43,7 @@ class Config:
 
 @dataclass(frozen=True)
 class Bucket:
-    """`level` tokens at the instant `at` (seconds of a monotonic clock)."""
+    """A bucket that had `level` left at the instant `at` (seconds of a monotonic clock)."""
 
     level: float
     at: float
@@ -47,7 +52,8 @@ class Bucket:
 def take(bucket: Bucket, cost: float, now: float, rate: float, depth: float) -> tuple[Bucket, float]:
     """The bucket after an attempt to take `cost`, and the seconds to wait: 0.0 when it was taken.
 
-    A cost above the depth is taken from a full bucket, which then is in debt: it waits longer, not for ever.
+    `rate` is what flows in per second. A cost above the depth is taken from a full bucket, which is then in debt: such
+    a request waits longer, but not for ever.
     """
     level = min(depth, bucket.level + max(0.0, now - bucket.at) * rate)
     if level >= min(cost, depth):
@@ -56,7 +62,7 @@ def take(bucket: Bucket, cost: float, now: float, rate: float, depth: float) -> 
 
 
 class RateLimiter:
-    """The buckets of everybody. Any number of threads may ask."""
+    """The buckets of all keys. Any number of threads may use it."""
 
     def __init__(self, config: Config = Config(), clock: Callable[[], float] = time.monotonic) -> None:
         self.config = config
@@ -65,11 +71,11 @@ class RateLimiter:
         self._lock = threading.Lock()
 
     def request(self, who: str) -> float:
-        """Count one request of `who`; seconds to wait, 0.0 when it may go on."""
+        """Count one request of `who`; returns the seconds to wait, 0.0 when it may go on."""
         return self._take("requests", who, 1.0, self.config.requests_per_minute)
 
     def tokens(self, who: str, count: int) -> float:
-        """Count tokens of `who` (prompt and answer); seconds to wait, 0.0 when it may go on."""
+        """Count tokens of `who` (prompt and answer); returns the seconds to wait, 0.0 when it may go on."""
         return self._take("tokens", who, float(count), self.config.tokens_per_minute)
 
     def _take(self, what: str, who: str, cost: float, per_minute: float | None) -> float:

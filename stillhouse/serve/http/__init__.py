@@ -1,1 +1,1 @@
-"""The server's routes."""
+"""HTTP: the routes, and what every request passes through."""

@@ -1,1 +1,1 @@
-"""The queue of jobs and who works on it."""
+"""Jobs: the queue of consolidations, and the workers that empty it."""

@@ -1,9 +1,9 @@
 """The queue of consolidations: one file per job, so that it survives every process that uses it.
 
 In: a user whose memory is to become weights. Out: `<home>/jobs/<id>.json` while the job is queued or running, and
-`<home>/jobs/ended/<id>.json` after. A user has at most one queued and one running job; asking again gives the queued
-one. A worker holds a lock for as long as it lives, so that the jobs of a killed one are known at once and taken up
-again. It does not know what a consolidation does, and starts no process (`worker.py`).
+`<home>/jobs/ended/<id>.json` after. A user has at most one queued and one running job; a request for another returns
+the queued one. A worker holds a lock for as long as it lives, so the jobs of a killed worker are known at once and
+queued again. It does not know what a consolidation does, and starts no process (`worker.py`).
 """
 
 from __future__ import annotations
@@ -43,50 +43,61 @@ _DEATHS_AN_ATTEMPT = 16
 
 @dataclass(frozen=True)
 class Job:
-    """One consolidation of one user. `due`: not before this time (seconds since 1970); `attempts` that failed so far;
-    `deaths` of workers that had it; `cancel`: asked for while it runs; `alone`: not in a batch with others; `result`:
-    what came of it."""
+    """One consolidation of one user, as it is on disk. `created`, `started`, `ended`: ISO 8601, UTC."""
 
     id: str
     user: str
     state: JobState
     model: str
     settings: tuple[str, ...] = ()
+    """`stage.key=value` words, as for `stillhouse consolidate --set`."""
     why: str = ""
+    """Why it was queued."""
     policy: dict[str, Any] = field(default_factory=lambda: as_dict(DEFAULTS))
+    """Fields of the policy under which it was queued."""
     created: str = ""
     started: str = ""
     ended: str = ""
     due: float = 0.0
+    """The time before which it is not begun, in seconds since 1970."""
     attempts: int = 0
+    """Attempts that failed so far."""
     most_attempts: int = 4
+    """Failed attempts after which the job has failed."""
     deaths: int = 0
+    """Workers that died with it."""
     worker: str = ""
+    """Id of the worker that runs it."""
     cancel: Literal["", "cancel", "forget"] = ""
+    """What was asked for while it runs."""
     alone: bool = False
+    """Whether it is never in a batch with others."""
     error: str = ""
     result: dict[str, Any] = field(default_factory=dict)
+    """The user's row of the result of `stillhouse jobs batch`."""
 
     @property
     def rules(self) -> Policy:
-        """The policy it was queued under."""
+        """The policy under which it was queued."""
         return Policy(**self.policy)
 
     @property
     def batch(self) -> tuple[str, tuple[str, ...], str]:
-        """JobQueue with the same of these may be trained together."""
+        """Jobs for which this is the same may be trained together."""
         return self.model, self.settings, self.rules.priority
 
 
 @dataclass(frozen=True)
 class JobProgress:
-    """How far a running job is; `beat`: when its worker last said so (seconds since 1970)."""
+    """How far a running job is."""
 
     stage: str = ""
     done: int = 0
     total: int | None = None
     note: str = ""
+    """Whose turn it is in the batch."""
     beat: float = 0.0
+    """When its worker last reported, in seconds since 1970."""
 
 
 class JobQueue:
@@ -103,7 +114,7 @@ class JobQueue:
     def enqueue(
         self, user: str, model: str, settings: Sequence[str] = (), rules: Policy = DEFAULTS, why: str = ""
     ) -> Job:
-        """Queue a consolidation of all that `user` said. A job of the user that is queued already is returned instead.
+        """Queue a consolidation of all that `user` said, or return the job of the user that is queued already.
 
         `settings` are `stage.key=value` words, as for `stillhouse consolidate --set`.
         """
@@ -126,22 +137,22 @@ class JobQueue:
         raise NotFound(f"there is no job {name[:80]!r}; `stillhouse jobs list` shows them")
 
     def all(self, user: str | None = None, ended: int = 100) -> list[Job]:
-        """JobQueue, oldest first: all that are queued or running, and the newest `ended` others."""
-        past = sorted(self._ended.glob("job-*.json"))
-        found = [*_existing(past if user is not None else past[-ended:] if ended else []), *self._live()]
-        mine = [job for job in found if user is None or job.user == user]
+        """Jobs, oldest first: all that are queued or running, and the newest `ended` others."""
+        paths = sorted(self._ended.glob("job-*.json"))
+        jobs = [*_existing(paths if user is not None else paths[-ended:] if ended else []), *self._live()]
+        mine = [job for job in jobs if user is None or job.user == user]
         live = [job for job in mine if job.state in LIVE]
-        over = [job for job in mine if job.state not in LIVE]
-        return [*(over[-ended:] if ended else []), *live]
+        past = [job for job in mine if job.state not in LIVE]
+        return [*(past[-ended:] if ended else []), *live]
 
     def progress(self, name: str) -> JobProgress:
-        """How far a running job is; all zeros before it began."""
+        """How far a running job is; the defaults before it began."""
         with contextlib.suppress(FileNotFoundError, ValueError, StoreError):
             return from_mapping(JobProgress, json.loads(self._progress(name).read_bytes()))
         return JobProgress()
 
     def report(self, job: Job, stage: str, done: int = 0, total: int | None = None, note: str = "") -> None:
-        """Say how far a running job is, and that its worker lives. Not synced: a power cut may lose it."""
+        """Write how far a running job is, and that its worker lives. Not synced: a power cut may lose it."""
         path = self._progress(job.id)
         with writing(path):
             partial = path.with_suffix(".partial")
@@ -187,7 +198,10 @@ class JobQueue:
     def again(
         self, job: Job, why: str, *, counted: bool = True, delay: float | None = None, alone: bool = False
     ) -> Job:
-        """Queue a job again, later each time (5, 10, 20 … s); after `most_attempts` counted ones it has failed."""
+        """Queue a job again, due later each time (5, 10, 20 … s). After `most_attempts` counted attempts it has failed.
+
+        `delay`: seconds in place of those; `alone`: no longer in a batch with others.
+        """
         with self._changing():
             job = replace(job, cancel=self._flag(job))
             if job.cancel:
@@ -201,10 +215,13 @@ class JobQueue:
             return self._requeue(job, why)
 
     def recover(self) -> list[Job]:
-        """Queue the jobs of workers that are no more. A worker trains in a child, and a child's death is the worker's
-        to count; it dies itself with its server or machine. Only every 16th such death counts as a failed attempt."""
-        found = [job for job in self._live() if job.state == "running" and not self.alive(job.worker)]
-        return [self._orphaned(replace(job, deaths=job.deaths + 1)) for job in found]
+        """Queue the jobs of dead workers again; returns them.
+
+        A worker trains in a child, and counts that child's death as a failed attempt. It dies itself with its server or
+        machine, which is rarely the job's fault: only every 16th such death counts.
+        """
+        orphans = [job for job in self._live() if job.state == "running" and not self.alive(job.worker)]
+        return [self._orphaned(replace(job, deaths=job.deaths + 1)) for job in orphans]
 
     def _orphaned(self, job: Job) -> Job:
         why = f"its worker {job.worker} died"
@@ -239,7 +256,7 @@ class JobQueue:
         return False
 
     def forget(self, user: str) -> int:
-        """Cancel and remove every job of a user; returns how many. A running one is removed once its worker let go."""
+        """Cancel and remove every job of a user; returns how many. A running job goes when its worker has ended it."""
         with self._changing():
             mine = [job for job in [*_existing(self._ended.glob("job-*.json")), *self._live()] if job.user == user]
             for job in mine:
@@ -253,7 +270,7 @@ class JobQueue:
         return len(mine)
 
     def tell(self, *facts: Fact, sync: bool = True) -> None:
-        """Log what happened. The queue goes on where the log cannot be written."""
+        """Log facts. The queue goes on where the log cannot be written."""
         with contextlib.suppress(StoreError):
             self.events.append(*facts, sync=sync)
 
@@ -261,7 +278,7 @@ class JobQueue:
         return list(_existing(sorted(self.folder.glob("job-*.json"))))
 
     def _flag(self, job: Job) -> Literal["", "cancel", "forget"]:
-        """What was asked of a job since its worker read it."""
+        """Whether a job was cancelled or its user forgotten since its worker read it."""
         try:
             return self.get(job.id).cancel
         except NotFound:
@@ -280,7 +297,7 @@ class JobQueue:
             yield
 
     def _requeue(self, job: Job, note: str) -> Job:
-        """Back to the queue, unless the user has asked for another job meanwhile: that one does it."""
+        """Put a job back into the queue, unless the user has another in it meanwhile: then that one does the work."""
         others = [j for j in self._live() if j.user == job.user and j.state == "queued" and j.id != job.id]
         if others:
             return self._end(job, "cancelled", f"{others[0].id} takes its place ({note})")
@@ -310,7 +327,7 @@ class JobQueue:
 
 
 def _is_due(job: Job) -> bool:
-    """Whether its time has come; a time that no delay reaches was written before the clock was set back."""
+    """Whether its time has come. A time further off than any delay was written before the clock was set back."""
     return not 0.0 < job.due - time.time() <= 2 * _LONGEST_DELAY
 
 
@@ -325,16 +342,18 @@ def _read(path: Path) -> Job:
     data = path.read_bytes()
     try:
         raw = json.loads(data)
-        found, fields = raw["format"], raw["job"]
+        version, fields = raw["format"], raw["job"]
     except (ValueError, TypeError, KeyError):
         raise StoreError(f"{str(path)!r} is damaged; delete it and queue the job again") from None
-    if found != FORMAT:
-        raise StoreError(f"{str(path)!r} has format {found!r}, this program reads {FORMAT}; use the one that wrote it")
+    if version != FORMAT:
+        raise StoreError(
+            f"{str(path)!r} has format {version!r}, this program reads {FORMAT}; use the one that wrote it"
+        )
     return from_mapping(Job, fields)
 
 
 def check_settings(settings: Sequence[str]) -> tuple[str, ...]:
-    """The same settings, or `InputError` for one that is no `stage.key=value`."""
+    """The same settings. `InputError`: one is no `stage.key=value`."""
     for word in settings:
         if "=" not in word or "." not in word.split("=")[0]:
             raise InputError(f"setting {word[:80]!r}: expected stage.key=value, for example train.rank=8")

@@ -80,7 +80,7 @@ def _ray() -> Any:
 
 
 def _check_reachable(address: str | None) -> None:
-    """Ray itself waits for minutes where nobody listens."""
+    """Raise `InputError` where nobody listens: Ray itself would wait for minutes."""
     if match := re.fullmatch(r"\[?(?P<host>[^/]+?)\]?:(?P<port>[0-9]+)", address or ""):
         try:
             socket.create_connection((match["host"], int(match["port"])), REACH_SECONDS).close()
@@ -89,7 +89,7 @@ def _check_reachable(address: str | None) -> None:
 
 
 def packed_home(store: Store, model: str, users: Collection[str]) -> bytes:
-    """A small home for a node, as a tar file: calibrations, and other users' champions on the same base."""
+    """A small home for a node, as a tar file: the calibrations, and other users' champions on the same base."""
     with tempfile.TemporaryDirectory() as folder:
         small = Store(Path(folder) / "home")
         for version in _champions(store, model, users):
@@ -121,13 +121,13 @@ def run_packed(
 
 
 def carry(version: Version, source: Store, target: Store, *, whole: bool = False) -> Version:
-    """The same version in another home, under that home's number; `whole`: with the signals and the memory.
+    """Save a version in another home, under that home's number; `whole`: with the signals and the memory.
 
-    A version that is there already, with this candidate and verdict, is found and not saved again.
+    Returns the version there. One with this candidate and verdict is not saved again.
     """
-    for there in target.versions(version.user):
-        if (there.candidate, there.verdict) == (version.candidate, version.verdict):
-            return there
+    for existing in target.versions(version.user):
+        if (existing.candidate, existing.verdict) == (version.candidate, version.verdict):
+            return existing
     candidate, verdict = source.get(Candidate, version.candidate), source.get(Verdict, version.verdict)
     for digest in version.parents if whole else ():
         if digest in source.blobs:
@@ -143,7 +143,7 @@ def carry(version: Version, source: Store, target: Store, *, whole: bool = False
 
 
 def _settled(store: Store, answer: Answer, home: bytes) -> Answer:
-    """What the node answered, its versions saved here and numbered as here."""
+    """The node's result, with its versions saved and numbered here. Raises the node's error."""
     if "error" in answer:
         raise error_of(answer)
     with tempfile.TemporaryDirectory() as folder:
@@ -158,14 +158,14 @@ def _settled(store: Store, answer: Answer, home: bytes) -> Answer:
 
 def _champions(store: Store, model: str, users: Collection[str]) -> list[Version]:
     """Up to `OTHERS` champions of users outside the batch, made for a base of the same name."""
-    found: list[Version] = []
+    champions: list[Version] = []
     for user in store.users():
         champion = store.champion(user) if user not in users else None
         if champion is not None and Path(champion.base_ref).name == Path(model).name:
-            found.append(champion)
-        if len(found) == OTHERS:
+            champions.append(champion)
+        if len(champions) == OTHERS:
             break
-    return found
+    return champions
 
 
 def _packed(folder: Path) -> bytes:

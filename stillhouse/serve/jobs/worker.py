@@ -1,8 +1,8 @@
 """The worker: takes queued jobs, many users at once, and has a child process consolidate them.
 
 In: the queue of a home. Out: jobs that ended, versions in the store, events. A batch runs in a process of its own, so
-that cancelling, a time limit, a crash or an empty memory never touches more than that batch; what it had done is found
-again by the next attempt. The child is low in priority, and ends when this process does; work, reports and results go
+that cancelling, a time limit, a crash or a lack of memory never touches more than that batch; the next attempt goes on
+with what is in the store. The child is low in priority, and ends when this process does; work, reports and results go
 through `processes.py`. It does not know the pipeline: the child is a command.
 """
 
@@ -62,13 +62,13 @@ class Outcome:
 
 
 def start(home: Path, arguments: Sequence[str] = ()) -> subprocess.Popen[bytes]:
-    """A worker process for a server: it ends when the server does, however that ends (its stdin is then closed)."""
+    """Start a worker process for a server. It ends when the server does, whose end closes its stdin."""
     command = [sys.executable, "-m", "stillhouse.cli", "jobs", "run", "--home", str(home), "--until-eof", *arguments]
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
 
 
 def batch_command(executor: str, address: str | None = None, gpus: float = 0.0) -> tuple[str, ...]:
-    """How a batch is started: here, or as the driver of a Ray task, which is watched the same way."""
+    """The command that runs a batch: here, or as the driver of a Ray task, which is watched the same way."""
     if executor == "local":
         return BATCH
     where = ("--ray-address", address) if address else ()
@@ -76,7 +76,7 @@ def batch_command(executor: str, address: str | None = None, gpus: float = 0.0) 
 
 
 def run(home: Path, config: Config = Config(), *, once: bool = False, stop: Callable[[], bool] = lambda: False) -> int:
-    """Work until `stop()`, or with `once` until nothing is queued that is due; returns how many jobs were ended."""
+    """Work until `stop()`, or with `once` until no job is due; returns how many jobs were ended."""
     jobs, ended = JobQueue(home), 0
     with jobs.working() as worker:
         jobs.tell(ServerChanged("worker started", os.getpid()))
@@ -94,24 +94,24 @@ def run(home: Path, config: Config = Config(), *, once: bool = False, stop: Call
 
 
 def _batch(jobs: JobQueue, batch: Sequence[Job], config: Config, stop: Callable[[], bool]) -> list[Job]:
-    """Run a batch to its end; the jobs as they are then."""
+    """Run a batch to its end; returns the jobs as they are then."""
     try:
         memories = {job.user: remembered(jobs.home, job.user) for job in batch}
     except StillhouseError as error:
         return [jobs.again(job, str(error)) for job in batch]
-    silent = [jobs.finish(job, "failed", NOTHING) for job in batch if not stated(memories[job.user])]
+    empty = [jobs.finish(job, "failed", NOTHING) for job in batch if not stated(memories[job.user])]
     batch = [job for job in batch if stated(memories[job.user])]
     if not batch:
-        return silent
+        return empty
     outcome = _Batch(jobs, batch, config, stop).run({job.user: memories[job.user] for job in batch})
     if outcome.rows:
         by_user = {row["user"]: row for row in outcome.rows}
-        return silent + [_settled(jobs, job, by_user[job.user]) for job in batch]
-    return silent + [_unsettled(jobs, job, outcome, len(batch)) for job in batch]
+        return empty + [_judged(jobs, job, by_user[job.user]) for job in batch]
+    return empty + [_without_result(jobs, job, outcome, len(batch)) for job in batch]
 
 
-def _settled(jobs: JobQueue, job: Job, row: dict[str, Any]) -> Job:
-    """The gates have spoken."""
+def _judged(jobs: JobQueue, job: Job, row: dict[str, Any]) -> Job:
+    """End a job whose candidate the gates have judged; a refused one may be queued again at a lower rank."""
     number, user = int(row["version"]), job.user
     seconds = float(sum(row["seconds"].values()))
     facts = (row["memory_tokens"], row["tokens_saved"], row["coverage"], seconds)
@@ -120,16 +120,16 @@ def _settled(jobs: JobQueue, job: Job, row: dict[str, Any]) -> Job:
         jobs.tell(Consolidated(user, number, True, *facts), AliasMoved(user, number, by="consolidation"))
         return jobs.finish(job, "succeeded", f"v{number} is served", row)
     jobs.tell(Consolidated(user, number, False, *facts))
-    following = policy.after_refusal(job.rules, int(row["rank"]))
-    done = jobs.finish(job, "rejected", f"v{number} refused by {', '.join(row['failed'])}: {following.why}", row)
-    if following.rank is not None:
-        kept = [s for s in job.settings if not s.replace(" ", "").startswith("train.rank=")]
-        jobs.enqueue(user, job.model, [*kept, f"train.rank={following.rank}"], job.rules, following.why)
-    return done
+    retry = policy.after_refusal(job.rules, int(row["rank"]))
+    ended = jobs.finish(job, "rejected", f"v{number} refused by {', '.join(row['failed'])}: {retry.why}", row)
+    if retry.rank is not None:
+        settings = [s for s in job.settings if not s.replace(" ", "").startswith("train.rank=")]
+        jobs.enqueue(user, job.model, [*settings, f"train.rank={retry.rank}"], job.rules, retry.why)
+    return ended
 
 
-def _unsettled(jobs: JobQueue, job: Job, outcome: Outcome, together: int) -> Job:
-    """The child gave no result."""
+def _without_result(jobs: JobQueue, job: Job, outcome: Outcome, together: int) -> Job:
+    """End a job of a batch of `together` jobs, or queue it again, by how the child ended."""
     if outcome.stopped == "late":
         return jobs.finish(job, "failed", f"took longer than {job.rules.max_consolidation_time:g} s")
     if outcome.stopped:

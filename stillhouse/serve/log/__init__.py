@@ -1,1 +1,1 @@
-"""What was said and what happened, on disk before it is acknowledged."""
+"""The journal of what users said, and the log of what the system did."""

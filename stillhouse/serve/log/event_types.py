@@ -1,6 +1,7 @@
-"""What can happen, as typed facts: the vocabulary of the event log. `TYPES` maps the name on disk to the class.
+"""The types of events: what can happen, as frozen records. `TYPES` maps the name on disk to the class.
 
-In: plain values from whoever notices. Out: frozen records. A fact says what happened to whom, never what anybody said.
+In: plain values from whoever notices something. Out: a fact: what happened to whom, never what anybody said. Its place
+and its time are given by the log (`events.py`).
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import ClassVar, Literal
 
 @dataclass(frozen=True)
 class JobChanged:
-    """A job was queued, began, went on, or ended. `done` of `total` steps of `stage`."""
+    """A job was queued, began, went on, or ended: `done` of `total` steps of `stage`."""
 
     type: ClassVar[str] = "job"
 
@@ -27,7 +28,7 @@ class JobChanged:
 
 @dataclass(frozen=True)
 class VersionSaved:
-    """A candidate got its number; `failed` names the gates that refused it."""
+    """A version was saved; `failed` names the gates that refused it."""
 
     type: ClassVar[str] = "version"
 
@@ -39,7 +40,7 @@ class VersionSaved:
 
 @dataclass(frozen=True)
 class AliasMoved:
-    """Another version is served from now on; None: the base alone."""
+    """Version `number` is served from now on; None: the base alone."""
 
     type: ClassVar[str] = "alias"
 
@@ -51,7 +52,7 @@ class AliasMoved:
 
 @dataclass(frozen=True)
 class AdapterMoved:
-    """An adapter went up or down: `hot` is in the bank, `warm` in host memory, `cold` on disk, `refused` unusable."""
+    """An adapter moved: `hot` is in the bank, `warm` in host memory, `cold` on disk; `refused` cannot be used."""
 
     type: ClassVar[str] = "adapter"
 
@@ -65,7 +66,7 @@ class AdapterMoved:
 
 @dataclass(frozen=True)
 class Consolidated:
-    """A memory became weights, or was refused. `tokens_saved`: prompt tokens of one request without the memory."""
+    """A memory became weights, or the gates refused it. `tokens_saved`: prompt tokens that each request now saves."""
 
     type: ClassVar[str] = "consolidation"
 
@@ -93,7 +94,7 @@ class Routed:
 
 @dataclass(frozen=True)
 class MemoryPressure:
-    """Bytes were freed because a budget was reached. `what`: kv, adapters, sessions."""
+    """Bytes were freed because the budget of `what` (kv, adapters or sessions) was reached."""
 
     type: ClassVar[str] = "memory_pressure"
 

@@ -1,8 +1,8 @@
-"""One append-only log of what the system does, for others to follow.
+"""The event log: one append-only log of what the system does, for others to follow.
 
 In: facts, from any number of processes. Out: `<home>/events/<first number>.jsonl`, one event a line with a number that
-rises by one; readers ask for what came after a number, so a follower that was away misses nothing that is still kept.
-Format: docs/formats/journal.md. It does not know who listens, and holds nothing that anybody said.
+rises by one. Readers ask for what came after a number, so a reader that was away misses nothing that is still kept.
+Format: docs/formats/journal.md. It does not know who reads it, and keeps nothing that anybody said.
 """
 
 from __future__ import annotations
@@ -30,10 +30,12 @@ _LONGEST_LINE = 1 << 16
 
 @dataclass(frozen=True)
 class Config:
-    """A file is closed once it is larger than `file_bytes`; the newest `keep_files` are kept."""
+    """How much of the log is kept."""
 
     file_bytes: int = 16 << 20
+    """Bytes of a file, at least 1; a larger one is closed."""
     keep_files: int = 16
+    """Files that are kept, the newest, at least 1."""
 
     def __post_init__(self) -> None:
         for name in ("file_bytes", "keep_files"):
@@ -96,16 +98,16 @@ class Events:
         """Events as they come, until `stop()`; looks every `POLL_SECONDS`."""
         tail = self.tail(after)
         while not stop():
-            found = tail.next()
-            yield from found
-            if not found:
+            events = tail.next()
+            yield from events
+            if not events:
                 time.sleep(POLL_SECONDS)
 
     def between(self, after: int, last: int) -> Iterator[Event]:
         """Events after one number up to another, oldest first."""
         tail = self.tail(after)
-        while tail.after < last and (found := tail.next()):
-            yield from (event for event in found if event.seq <= last)
+        while tail.after < last and (events := tail.next()):
+            yield from (event for event in events if event.seq <= last)
 
     def forget(self, user: str) -> int:
         """Remove every event about a user; returns how many."""
@@ -131,7 +133,7 @@ class Events:
         return path
 
     def _end(self) -> tuple[Path | None, int, int]:
-        """The newest file, its size and the newest number; what a killed writer tore is cut off."""
+        """The newest file, its size and the newest number. A line that a killed writer left torn is cut off."""
         files = self._files()
         if not files:
             return None, 0, 0
@@ -156,7 +158,7 @@ class Events:
 
 
 class Tail:
-    """A place in the log. Not for two threads at once."""
+    """A reader's place in the log. Not for two threads at once."""
 
     def __init__(self, folder: Path, after: int) -> None:
         self.after = after
@@ -165,20 +167,21 @@ class Tail:
 
     def next(self, limit: int = 1000) -> list[Event]:
         """The events that are new since the last call, oldest first; at most `limit`."""
-        found: list[Event] = []
+        events: list[Event] = []
         for path in self._due():
-            found += self._read(path, limit - len(found))
-            if len(found) >= limit:
+            events += self._read(path, limit - len(events))
+            if len(events) >= limit:
                 break
-        return found
+        return events
 
     def _due(self) -> Sequence[Path]:
+        """The files that may hold something newer."""
         files = _files(self._folder)
         newer = [i for i, path in enumerate(files) if int(path.stem) > self.after + 1]
         return files[max(0, (newer[0] if newer else len(files)) - 1) :]
 
     def _read(self, path: Path, limit: int) -> list[Event]:
-        found: list[Event] = []
+        events: list[Event] = []
         try:
             file = path.open("rb")
         except FileNotFoundError:  # rotated away meanwhile
@@ -189,15 +192,15 @@ class Tail:
                 file.seek(self._at[2])
             place = file.tell()
             for line in file:
-                if len(found) >= limit or not line.endswith(b"\n"):
+                if len(events) >= limit or not line.endswith(b"\n"):
                     break
                 place += len(line)
                 event = _event(path, line)
                 if event.seq > self.after:
-                    found.append(event)
+                    events.append(event)
                     self.after = event.seq
             self._at = (path, inode, place)
-        return found
+        return events
 
 
 def _event(path: Path, line: bytes) -> Event:

@@ -1,8 +1,8 @@
-"""The journal: what users said, what was answered, what they said of it; on disk before it is acknowledged.
+"""The journal: what users said, what was answered, and their feedback; on disk before it is acknowledged.
 
-In: records. Out: `<home>/journal/`, segments of JSON lines (docs/formats/journal.md). Many threads append; one thread
-writes what has gathered, syncs once, and then tells them all. Every process has a segment of its own, so none waits for
-another. DuckDB reads the sealed segments with `read_json`.
+In: records. Out: `<home>/journal/`, segments of JSON lines (docs/formats/journal.md). Many threads append. One thread
+writes what has gathered, syncs once, and resolves the futures of all. Every process has a segment of its own, so none
+waits for another. DuckDB reads the sealed segments with `read_json`.
 
 It does not know models, adapters or policies, and it does not look for one user's words in another's records.
 """
@@ -25,24 +25,25 @@ from ...errors import Busy, InputError, StoreError
 from ...records import canonical
 from ...storage.files import discard, make_folder, sync_folder, write_atomic
 from ...store.locks import locked
-from .journal_records import LASTING, Exchange, Feedback, Forgotten, Record, new_id, now, revive
+from .journal_records import LASTING, Exchange, Feedback, Forgotten, Record, new_id, now, record_of
 from .jsonl import decode, encode
 from .segments import SEALED, Segment, lines, recover, rewrite, segments
 
-_USER = re.compile(rb'"user":"(?:[^"\\]|\\.)*"')  # inside a text the quotes are escaped, so this is the field
+_USER = re.compile(rb'"user":"(?:[^"\\]|\\.)*"')  # in a text quotes are escaped, so only the field matches
 _FEEDBACK = b'"kind":"feedback"'
 _BATCH = 4 << 20  # bytes written before the next sync
-_WAITING = 64 << 20  # bytes that may wait for the disk
+_MOST_PENDING = 64 << 20  # bytes that may wait for the disk
 _ROUNDS = 3
 
 
 @dataclass(frozen=True)
 class Config:
-    """`segment_bytes`: a segment is sealed once it is larger. `keep_days`: older exchanges, feedback and session ends
-    are dropped by `retain`; None keeps all."""
+    """How the journal is cut into files, and what it keeps."""
 
     segment_bytes: int = 64 << 20
+    """Bytes of a segment, at least 1; a larger one is sealed."""
     keep_days: float | None = None
+    """Days, more than 0, after which `retain` drops exchanges, feedback and ends of sessions; None: it keeps all."""
 
     def __post_init__(self) -> None:
         if self.segment_bytes < 1:
@@ -51,22 +52,23 @@ class Config:
             raise InputError(f"journal.keep_days: {self.keep_days} is not allowed; it must be more than 0")
 
 
-Waiting = tuple[bytes, "Future[None]"] | Callable[[], None]
+Pending = tuple[bytes, "Future[None]"] | Callable[[], None]
+"""What waits for the thread that writes: a line with its future, or something to do in turn."""
 
 
 class Journal:
-    """One process's hand on the journal of a home. Any number of threads may use it."""
+    """The journal of a home, opened by one process. Any number of threads may use it."""
 
     def __init__(self, home: Path, config: Config = Config()) -> None:
-        """Open or create it: what killed processes left is made whole first. `StoreError` if it cannot be written."""
+        """Open or create it; what killed processes left is mended first. `StoreError`: it cannot be written."""
         self.folder, self.config = Path(home).expanduser() / "journal", config
         make_folder(self.folder)
         recover(self.folder)
         self._lock = threading.Lock()
         self._users: dict[str, set[bytes]] = {}  # of sealed segments, by file name
         self._feedback: dict[bytes, Future[None]] = {}  # by user and idempotency id
-        self._waiting: queue.SimpleQueue[Waiting] = queue.SimpleQueue()
-        self._waiting_bytes = 0
+        self._pending: queue.SimpleQueue[Pending] = queue.SimpleQueue()
+        self._pending_bytes = 0
         self._segment: Segment | None = None
         self._closed = False
         for path in segments(self.folder):
@@ -88,12 +90,12 @@ class Journal:
         with self._lock:
             if self._closed:
                 raise Busy("the journal is closed: the server is shutting down; try again")
-            if self._waiting_bytes > _WAITING:
-                raise Busy(f"{self._waiting_bytes} bytes wait for the disk already; try again later")
+            if self._pending_bytes > _MOST_PENDING:
+                raise Busy(f"{self._pending_bytes} bytes wait for the disk already; try again later")
             if isinstance(record, Feedback) and (known := self._known(record, done)) is not done:
                 return known
-            self._waiting_bytes += len(line)
-            self._waiting.put((line, done))
+            self._pending_bytes += len(line)
+            self._pending.put((line, done))
         return done
 
     def append(self, record: Record) -> None:
@@ -114,7 +116,7 @@ class Journal:
         token = b'"id":%b' % json.dumps(response_id, ensure_ascii=False).encode(errors="replace")
         for path in reversed(segments(self.folder)):
             for _, line in lines(path, lambda line: token in line):
-                record = revive(line)
+                record = record_of(line)
                 if isinstance(record, Exchange) and record.id == response_id:
                     return record
         return None
@@ -125,14 +127,14 @@ class Journal:
         with self._lock:
             if self._closed:
                 return
-            self._waiting.put(lambda: _resolve(done, self._seal))
+            self._pending.put(lambda: _resolve(done, self._seal))
         done.result()
 
     def forget(self, user: str) -> dict[str, int]:
-        """Remove every record of a user; `removed` records, and how many `remaining` a new search finds (0).
+        """Remove every record of a user; returns how many were `removed`, and how many `remaining` a search finds (0).
 
-        A killed process's forgetting is finished when the journal is next opened. `Busy` while another living process
-        has records of the user in its open segment: ask that process.
+        If this process is killed, the next one that opens the journal ends the forgetting. `Busy`: another process that
+        lives has records of the user in its open segment; ask that process.
         """
         who = hashlib.sha256(user.encode()).hexdigest()
         note, token = self.folder / f".forgetting-{who}", _token(user)
@@ -141,12 +143,12 @@ class Journal:
         for _ in range(_ROUNDS):
             self.seal()
             with locked(self.folder / ".lock", "the journal is being rewritten"):
-                found = [p for p in segments(self.folder) if _holds(p, token)]
-                for path in (p for p in found if p.suffix == SEALED):
+                matched = [p for p in segments(self.folder) if _mentions(p, token)]
+                for path in (p for p in matched if p.suffix == SEALED):
                     removed += rewrite(path, lambda line: token not in line)
                     touched.append(path.name)
                     self._learn(path)
-            if not found:
+            if not matched:
                 break
         remaining = sum(1 for p in segments(self.folder) for _ in lines(p, lambda line: token in line))
         if remaining:
@@ -160,9 +162,10 @@ class Journal:
         return {"removed": removed, "remaining": remaining}
 
     def retain(self, today: datetime.datetime | None = None) -> int:
-        """Drop records older than `keep_days`, memories and proofs aside; returns how many.
+        """Drop records older than `keep_days`, but no memories or proofs; returns how many.
 
-        Seals this process's open segment first. What another living process has open waits until that is sealed.
+        It seals this process's open segment first. A segment that another process has open keeps its old records until
+        that process seals it.
         """
         if self.config.keep_days is None:
             return 0
@@ -183,13 +186,13 @@ class Journal:
         return removed
 
     def close(self) -> None:
-        """Write what waits, seal, stop. Appending afterwards is `Busy`."""
+        """Write what is pending, seal, stop. Appending afterwards raises `Busy`."""
         with self._lock:
             if self._closed:
                 return
             self._closed = True
             done: Future[None] = Future()
-            self._waiting.put(lambda: _resolve(done, self._seal))
+            self._pending.put(lambda: _resolve(done, self._seal))
         self._thread.join()
         done.result()
 
@@ -201,14 +204,14 @@ class Journal:
 
     def _known(self, record: Feedback, done: Future[None]) -> Future[None]:
         """The future of the first feedback with this user and id; if it failed, this one takes its place."""
-        key = _short(record)
+        key = _feedback_key(record)
         first = self._feedback.get(key)
         if first is None or (first.done() and first.exception()):
             self._feedback[key] = first = done
         return first
 
     def _write(self) -> None:
-        while not (self._closed and self._waiting.empty()):
+        while not (self._closed and self._pending.empty()):
             batch = self._batch()
             if callable(batch):
                 batch()
@@ -223,20 +226,20 @@ class Journal:
                     done.set_result(None)
 
     def _batch(self) -> list[tuple[bytes, Future[None]]] | Callable[[], None]:
-        """All that waits up to a limit; or a command, which waits until what came before it is written."""
-        first = self._waiting.get()
+        """All lines that are pending, up to a limit; or something to do, once the lines before it are written."""
+        first = self._pending.get()
         if callable(first):
             return first
         batch, size = [first], len(first[0])
-        while size < _BATCH and not self._waiting.empty():
-            following = self._waiting.get()
+        while size < _BATCH and not self._pending.empty():
+            following = self._pending.get()
             if callable(following):
-                self._waiting.put(following)  # it may come later than asked, never before what it waits for
+                self._pending.put(following)  # it may come later than its turn, never before what it waits for
                 break
             batch.append(following)
             size += len(following[0])
         with self._lock:
-            self._waiting_bytes -= size
+            self._pending_bytes -= size
         return batch
 
     def _append(self, data: bytes) -> None:
@@ -245,7 +248,7 @@ class Journal:
         try:
             self._segment.write(data)
         except StoreError:
-            self._seal()  # what failed once may fail half: the next batch begins a new file
+            self._seal()  # a disk that failed may write half: the next batch begins a new file
             raise
         if self._segment.size >= self.config.segment_bytes:
             self._seal()
@@ -260,14 +263,14 @@ class Journal:
         users: set[bytes] = set()
         for _, line in _raw(path):
             users.update(_USER.findall(line))
-            if _FEEDBACK in line and isinstance(record := revive(line), Feedback):
-                self._feedback.setdefault(_short(record), _DONE)
+            if _FEEDBACK in line and isinstance(record := record_of(line), Feedback):
+                self._feedback.setdefault(_feedback_key(record), _DONE)
         if path.suffix == SEALED:
             self._users[path.name] = users
 
 
 def read(home: Path, *kinds: str, user: str | None = None) -> Iterator[Record]:
-    """`Journal.records` for a process that only reads: whole records, the ones just being written left out."""
+    """`Journal.records` for a process that only reads. A record that is just being written is left out."""
     return _records(segments(Path(home).expanduser() / "journal"), kinds, user)
 
 
@@ -276,18 +279,18 @@ def _records(paths: Sequence[Path], kinds: Sequence[str], user: str | None) -> I
     wanted = [b'"kind":"%b"' % kind.encode() for kind in kinds] or [b""]
     for path in paths:
         for _, line in lines(path, lambda line: token in line and any(kind in line for kind in wanted)):
-            record = revive(line)
+            record = record_of(line)
             if (not kinds or record.kind in kinds) and (user is None or getattr(record, "user", None) == user):
                 yield record
 
 
 def _raw(path: Path) -> Iterator[tuple[int, bytes]]:
-    """Lines without a look at their checksums: opening a large journal has to be quick."""
+    """Numbered lines whose checksums are not looked at: opening a large journal has to be quick."""
     with contextlib.suppress(FileNotFoundError), path.open("rb") as file:
         yield from enumerate((line for line in file if line.endswith(b"\n")), 1)
 
 
-def _holds(path: Path, token: bytes) -> bool:
+def _mentions(path: Path, token: bytes) -> bool:
     return any(token in line for _, line in _raw(path))
 
 
@@ -295,7 +298,7 @@ def _token(user: str) -> bytes:
     return b'"user":%b' % canonical(user)
 
 
-def _short(feedback: Feedback) -> bytes:
+def _feedback_key(feedback: Feedback) -> bytes:
     return hashlib.sha256(canonical([feedback.user, feedback.id])).digest()[:12]
 
 

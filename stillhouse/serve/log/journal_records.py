@@ -1,7 +1,7 @@
-"""What the journal keeps: exchanges, feedback, memories handed over, ends of sessions, proofs of forgetting.
+"""The records of the journal: exchanges, feedback, memories handed over, ends of sessions, proofs of forgetting.
 
-In: plain values from the HTTP side. Out: frozen records; `revive` reads one back from its line. Times are ISO 8601 in
-UTC. It does not know files.
+In: plain values from the HTTP side. Out: frozen records; `record_of` reads one back from its line. Times are ISO 8601
+in UTC. It does not know files.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class Feedback:
 
 @dataclass(frozen=True)
 class Memory:
-    """A text that a user handed over to be remembered; `replace`: instead of all that was handed over before."""
+    """A text that a user handed over to be remembered; `replace`: in place of all that was handed over before."""
 
     kind: ClassVar[str] = "memory"
 
@@ -85,7 +85,7 @@ class Memory:
 
 @dataclass(frozen=True)
 class SessionEnd:
-    """A session ended: the user said so, or was silent for long."""
+    """The end of a session: the user asked for it, or was silent for long."""
 
     kind: ClassVar[str] = "session_end"
 
@@ -98,7 +98,7 @@ class SessionEnd:
 
 @dataclass(frozen=True)
 class Forgotten:
-    """The proof that a user was forgotten: whose (SHA-256 of the id), how many records, from which segments."""
+    """The proof that a user was forgotten: `who` is the SHA-256 of the id; `removed` records from `segments`."""
 
     kind: ClassVar[str] = "forgotten"
 
@@ -124,7 +124,7 @@ def new_id(prefix: str) -> str:
     return f"{prefix}-{uuid.uuid4().hex}"
 
 
-def revive(line: bytes) -> Record:
+def record_of(line: bytes) -> Record:
     """The record of one whole line. `StoreError` if another version wrote it."""
     fields = decode(line) or {}
     kind = fields.pop("kind", None)
@@ -134,5 +134,5 @@ def revive(line: bytes) -> Record:
 
 
 def latest(feedback: Iterable[Feedback]) -> list[Feedback]:
-    """What counts: the last of each response, key, source and user, in the order they came."""
+    """The feedback that counts: the last of each response, key, source and user, in the order they came."""
     return list({(f.response_id, f.key, f.source, f.user): f for f in feedback}.values())

@@ -1,4 +1,4 @@
-"""One record a line: canonical JSON with its checksum as the first field, so that a torn or altered line is found.
+"""The line format of journal and event log: canonical JSON, its checksum first, so that a torn or altered line shows.
 
 In: a mapping of plain values. Out: `{"crc32":"0a1b2c3d",…}` and a newline; the checksum (CRC-32, 8 hexadecimal digits)
 is over the bytes after its own comma up to the closing brace. A line is a plain JSON object, so DuckDB's `read_json`
@@ -33,12 +33,12 @@ def decode(line: bytes) -> dict[str, Any] | None:
     body = line[PREFIX:]
     if line[:PREFIX] != b'{"crc32":"%08x",' % zlib.crc32(body):
         return None
-    found = json.loads(b"{" + body)
-    return found if isinstance(found, dict) else None
+    fields = json.loads(b"{" + body)
+    return fields if isinstance(fields, dict) else None
 
 
 def sound(data: bytes) -> int:
-    """How many leading bytes of `data` are whole, unaltered lines."""
+    """The number of leading bytes of `data` that are whole, unaltered lines."""
     end = 0
     while (newline := data.find(b"\n", end)) >= 0 and decode(data[end:newline]) is not None:
         end = newline + 1

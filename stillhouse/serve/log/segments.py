@@ -1,9 +1,9 @@
-"""Segments: files of lines that only grow, and are sealed when they are large or their writer is gone.
+"""Segments: the files of the journal. They only grow, and are sealed when they are large or their writer is gone.
 
 In: bytes of whole lines. Out: `<number>-<random>.open` while one process writes it under an exclusive `flock`, and
 `<number>-<random>.jsonl` once it is sealed, read-only. Numbers rise, so that sorted names are in order whatever the
 clock says. A segment whose writer was killed is cut after its last whole line and sealed by the next process that
-opens the folder. It does not know what a line says.
+opens the folder. It does not know what a line means.
 """
 
 from __future__ import annotations
@@ -79,10 +79,10 @@ def segments(folder: Path) -> list[Path]:
 
 
 def lines(path: Path, having: Callable[[bytes], bool] = lambda line: True) -> Iterator[tuple[int, bytes]]:
-    """(number, line) of the whole lines that `having` wants. `StoreError` for a damaged one in a sealed segment.
+    """(number, line) of the whole lines for which `having` is true. `StoreError`: one in a sealed segment is damaged.
 
-    An open segment ends where its writer stands. A segment that is sealed meanwhile is read under its new name; one
-    that was deleted meanwhile has none.
+    An open segment ends with the last line its writer has written whole. A segment that is sealed meanwhile is read
+    under its new name; one that is deleted meanwhile has no lines.
     """
     with contextlib.suppress(FileNotFoundError), _opened(path) as file:
         for number, line in enumerate(file, 1):
@@ -98,7 +98,7 @@ def lines(path: Path, having: Callable[[bytes], bool] = lambda line: True) -> It
 
 
 def rewrite(path: Path, keep: Callable[[bytes], bool]) -> int:
-    """Replace a sealed segment by the lines that `keep` wants, or delete it; returns how many lines went."""
+    """Remove the lines of a sealed segment for which `keep` is false, or all of it; returns how many were removed."""
     before = path.read_bytes().splitlines(keepends=True)
     after = [line for line in before if keep(line)]
     if len(after) < len(before):
@@ -135,7 +135,7 @@ def _create(folder: Path) -> tuple[Path, int]:
 
 @contextlib.contextmanager
 def _unowned(path: Path) -> Iterator[int | None]:
-    """The file, locked; None while its writer lives or once it has another name."""
+    """The descriptor of the file, locked; None while its writer lives, or once it has another name."""
     fd = os.open(path, os.O_RDWR)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
