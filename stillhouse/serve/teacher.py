@@ -1,11 +1,11 @@
-"""A teacher that answers where the served student is not sure, and whose answers the next student can learn.
+"""A fallback: a teacher answers where the served student is not sure, and the next student can learn its answers.
 
 In: the events of one answer, with the log-probability of every token. Out: the same events, or the teacher's answer in
-their place. The teacher is an OpenAI-compatible endpoint; it is sent the conversation as the student saw it, with the
-passages of the user's memory. How sure a student is: the geometric mean of its tokens' probabilities. An answer is
-held back until that is known. Where the teacher cannot be reached, the student's answer stands.
+their place. The teacher is an OpenAI-compatible endpoint. It is sent the conversation as the student saw it, with the
+passages of the user's memory. A student's confidence is the geometric mean of its tokens' probabilities, so an answer
+is held back until it is whole. Where the teacher cannot be reached, the student's answer goes out.
 
-It does not know what a user's adapter knows: who is answered by one is never answered by the teacher.
+It does not know what a user's adapter knows, so it never answers in place of one.
 """
 
 from __future__ import annotations
@@ -24,20 +24,24 @@ from ..text.prompts import Message
 from .engine.sequence import Done, Event, Piece, Sampling
 from .router import Route
 
-ASKED_ON: frozenset[Route] = frozenset({"base", "retrieval"})
+ROUTES: frozenset[Route] = frozenset({"base", "retrieval"})  # on which the teacher may answer
 Events = AsyncGenerator[tuple[int, Event], None]
 
 
 @dataclass(frozen=True)
 class Config:
-    """`url` of the endpoint, ending in /v1 (empty: no teacher), and the `model` there; `secret` names the environment
-    variable that holds its key. Asked where the student is less sure than `threshold`; waited for `timeout` seconds."""
+    """Which teacher answers, and when."""
 
     url: str = ""
+    """Address of the endpoint, ending in /v1; empty: no teacher."""
     model: str = ""
+    """The model there."""
     secret: str = ""
+    """Name of the environment variable that holds the key; empty: no key."""
     threshold: float = 0.5
+    """Confidence, 0 to 1, under which the teacher is asked."""
     timeout: float = 30.0
+    """Seconds to wait for its answer."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.threshold <= 1:
@@ -49,14 +53,14 @@ class Config:
 
 
 class FallbackTeacher:
-    """One endpoint. `InputError`: the address is none."""
+    """One endpoint. `InputError`: its address is malformed."""
 
     def __init__(self, config: Config) -> None:
         self.config = config
         self._wire = Wire(config.url, os.environ.get(config.secret, ""), config.timeout, retries=0)
 
     def answer(self, messages: Sequence[Message], sampling: Sampling) -> str:
-        """What it says. `ModelError`: it cannot be reached, or says nothing."""
+        """Its answer. `ModelError`: it cannot be reached, or its answer is empty."""
         body = {
             "model": self.config.model, "messages": list(messages), "max_tokens": sampling.max_tokens,
             "temperature": sampling.temperature, "top_p": sampling.top_p,
@@ -73,29 +77,32 @@ class FallbackTeacher:
     async def instead(
         self, messages: Sequence[Message], sampling: Sampling, events: Events, about: dict[str, Any]
     ) -> Events:
-        """The events of the student's answer, or the teacher's answer as the last of them; `about` says which, and how
-        sure the student was."""
+        """Yields the student's events, or one event with the teacher's answer where the student is not sure.
+
+        `about`, our field of the response, gets the confidence, and the student's answer if the teacher's goes out.
+        """
         async with contextlib.aclosing(events):
-            held = [item async for item in events]
-        _, last = held[-1]
+            student = [item async for item in events]
+        _, last = student[-1]
         if isinstance(last, Done) and last.reason != "cancelled":
-            about["confidence"] = round(sure := confidence(held), 4)
+            about["confidence"] = round(sure := confidence(student), 4)
             if sure < self.config.threshold:
-                held = await self._asked(messages, sampling, held, about)
-        for item in held:
+                student = await self._replaced(messages, sampling, student, about)
+        for item in student:
             yield item
 
-    async def _asked(
-        self, messages: Sequence[Message], sampling: Sampling, held: list[tuple[int, Event]], about: dict[str, Any]
+    async def _replaced(
+        self, messages: Sequence[Message], sampling: Sampling, student: list[tuple[int, Event]], about: dict[str, Any]
     ) -> list[tuple[int, Event]]:
-        place, last = held[-1]
-        assert isinstance(last, Done), "only a whole answer is doubted"
+        """The teacher's answer as one event; the student's events where the teacher does not answer."""
+        place, last = student[-1]
+        assert isinstance(last, Done), "only a whole answer is replaced"
         try:
             text = await asyncio.to_thread(self.answer, messages, sampling)
         except StillhouseError as error:
             about["teacher"] = str(error)
-            return held
-        about |= {"path": "teacher", "student": "".join(e.text for _, e in held if isinstance(e, Piece | Done))}
+            return student
+        about |= {"path": "teacher", "student": "".join(e.text for _, e in student if isinstance(e, Piece | Done))}
         return [(place, replace(last, text=text, reason="stop"))]
 
 

@@ -1,7 +1,7 @@
-"""The server as an ASGI application: all routes, and what runs beside them.
+"""The server as an ASGI application: all routes, and the tasks that run beside them.
 
-In: a `Service`. Out: a FastAPI application with an OpenAPI page at `/docs`. `/healthz` needs no key; everything else
-does, as soon as there is one. It does not know models or users.
+In: a `Service`. Out: a FastAPI application with an OpenAPI page at `/docs`. `/healthz` needs no key; every other route
+does, as soon as there is a key. It does not know models or users.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from importlib import metadata, resources
+from typing import Any
 
 from fastapi import FastAPI
 from fastapi.responses import HTMLResponse, JSONResponse, Response
@@ -17,8 +18,8 @@ from fastapi.responses import HTMLResponse, JSONResponse, Response
 from ...errors import InputError, StillhouseError
 from ..metrics import CONTENT_TYPE
 from ..service import Service
-from . import completions, embeddings, users
-from .auth import Caller, Here, is_this_machine, server_wide
+from . import completions, embeddings, jobs, keys, users
+from .auth import AppService, CallerKey, is_this_machine, server_wide
 from .body import Intake
 from .errors import add_errors
 
@@ -28,7 +29,7 @@ CLOSING_SECONDS = 3
 
 
 def create_app(service: Service, *, local: bool = False) -> FastAPI:
-    """The application. `local`: it listens on this machine alone, so that without any key it answers everybody."""
+    """The application. `local`: it listens on this machine alone, and answers without a key until there is one."""
     app = FastAPI(title="Stillhouse", version=metadata.version("stillhouse"), lifespan=_lifespan)
     app.state.service, app.state.local = service, local
     add_errors(app)
@@ -36,6 +37,9 @@ def create_app(service: Service, *, local: bool = False) -> FastAPI:
     app.include_router(completions.routes, tags=["openai"])
     app.include_router(embeddings.routes, tags=["openai"])
     app.include_router(users.routes, tags=["stillhouse"])
+    app.include_router(jobs.routes, tags=["stillhouse"])
+    app.include_router(keys.routes, tags=["stillhouse"])
+    app.add_api_route("/v1/stats", stats, tags=["stillhouse"])
     app.add_api_route("/healthz", health, include_in_schema=True)
     app.add_api_route("/metrics", metrics)
     app.add_api_route("/", index, include_in_schema=False, response_class=HTMLResponse)
@@ -69,28 +73,42 @@ async def _watch_age(service: Service) -> None:
         await asyncio.sleep(RETAIN_SECONDS)
 
 
-async def health(service: Here) -> JSONResponse:
+async def health(service: AppService) -> JSONResponse:
     """Whether the engine answers."""
     alive = service.engine.alive
     return JSONResponse({"status": "ok" if alive else "stopped", "model": service.model.ref}, 200 if alive else 503)
 
 
-async def metrics(key: Caller, service: Here) -> Response:
-    """Prometheus' text format."""
+async def metrics(key: CallerKey, service: AppService) -> Response:
+    """The metrics in Prometheus' text format."""
     server_wide(key, "metrics")
     return Response(await asyncio.to_thread(service.metrics.text), headers={"Content-Type": CONTENT_TYPE})
 
 
+async def stats(key: CallerKey, service: AppService) -> dict[str, Any]:
+    """The figures of `/metrics` as JSON, for a page."""
+    server_wide(key, "metrics")
+    return await asyncio.to_thread(service.stats)
+
+
 async def index() -> Response:
-    """The page, where there is one."""
+    """The page of the server; without its file, where the API is described."""
     file = resources.files("stillhouse.serve.http") / "web" / "index.html"
     if not file.is_file():
         return JSONResponse({"name": "stillhouse", "docs": "/docs"})
-    return users.page(file.read_text(encoding="utf-8"))
+    return page(file.read_text(encoding="utf-8"))
+
+
+def page(text: str) -> HTMLResponse:
+    """A page under a policy that lets it load nothing from anywhere else."""
+    policy = (
+        "default-src 'self'; style-src 'self' 'unsafe-inline'; script-src 'self' 'unsafe-inline'; img-src 'self' data:"
+    )
+    return HTMLResponse(text, headers={"Content-Security-Policy": policy, "X-Frame-Options": "DENY"})
 
 
 def check_address(service: Service, host: str) -> bool:
-    """Whether `host` is this machine alone. `InputError` where it is not and there is no key."""
+    """Whether `host` is reached from this machine alone. `InputError`: others reach it, and there are no keys."""
     local = is_this_machine(host)
     if not local and not service.keyring.all():
         raise InputError(

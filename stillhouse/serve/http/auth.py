@@ -26,13 +26,13 @@ _HOST = re.compile(r"(?:\[(?P<ipv6>[0-9A-Fa-f:.]+)\]|(?P<name>[^\s:@/\[\]]+))(?:
 
 def service_of(request: Request) -> Service:
     """The service of the app that the request came to."""
-    found = request.app.state.service
-    assert isinstance(found, Service), "set by create_app"
-    return found
+    service = request.app.state.service
+    assert isinstance(service, Service), "set by create_app"
+    return service
 
 
 def caller(request: Request) -> ApiKey:
-    """Whose request it is, counted against the limits. `Unauthorized`, `Forbidden`, `Overloaded`."""
+    """The key of a request, counted against its limits. `Unauthorized`, `Forbidden`, `Overloaded`."""
     service = service_of(request)
     _same_origin(request)
     key = _key(request, service)
@@ -45,10 +45,9 @@ def caller(request: Request) -> ApiKey:
 def _key(request: Request, service: Service) -> ApiKey:
     scheme, _, secret = request.headers.get("authorization", "").partition(" ")
     if not service.keyring.all() and request.app.state.local:
-        if not is_this_machine(host_of(request.headers.get("host", ""))):
-            raise Forbidden(
-                "without keys this server answers as localhost or a loopback address (127.0.0.1, ::1) alone"
-            )
+        header = request.headers.get("host")  # a browser always sends one
+        if header and not is_this_machine(host_of(header)):
+            raise Forbidden("without keys this server answers to localhost and loopback addresses (127.0.0.1) alone")
         return LOCAL
     key = service.keyring.find(secret.strip()) if scheme.lower() == "bearer" else None
     if key is None:
@@ -57,7 +56,7 @@ def _key(request: Request, service: Service) -> ApiKey:
 
 
 def host_of(header: str) -> str:
-    """The host in a `Host` header (RFC 9110, 7.2), without its port and brackets; empty if it is none."""
+    """The host in a `Host` header (RFC 9110, 7.2), without its port and brackets; empty if the header is malformed."""
     match = _HOST.fullmatch(header)
     return (match["ipv6"] or match["name"]).lower() if match else ""
 
@@ -73,39 +72,39 @@ def is_this_machine(host: str) -> bool:
 
 
 def _same_origin(request: Request) -> None:
-    """A web page of somewhere else cannot act with what the browser may reach."""
+    """Refuse requests from web pages of other origins: they would act with what the browser may reach."""
     origin = request.headers.get("origin")
     if origin and origin.split("://", 1)[-1] != request.headers.get("host"):
         raise Forbidden(f"requests from pages of {origin[:80]} are not answered")
 
 
-def subject(key: ApiKey, asked: str | None, action: Action) -> str:
+def subject(key: ApiKey, name: str | None, action: Action) -> str:
     """The one user a request is about, as the store names them. `Forbidden`, `InputError`."""
-    user = keys.stored_user(key, asked)
+    user = keys.stored_user(key, name)
     if user is None:
         raise InputError("name the user: this key speaks for more than one")
     return permitted(key, user, action)
 
 
 def permitted(key: ApiKey, user: str, action: Action) -> str:
-    """The same user, if the key may. `Forbidden` says the same of users there are and there are not."""
+    """The same user. `Forbidden`: the key may not; the message is the same whether or not there is such a user."""
     if not keys.allowed(key, user, action):
         raise Forbidden(f"this key may not {action} user {user[:80]!r}")
     return user
 
 
 def server_wide(key: ApiKey, action: Action) -> None:
-    """`Forbidden` unless the key reaches the whole server."""
+    """Raise `Forbidden` unless the key reaches the whole server."""
     if not keys.allowed(key, None, action):
         raise Forbidden("this key does not reach the whole server: an admin's is needed")
 
 
 def charge(service: Service, key: ApiKey, tokens: int) -> None:
-    """Count tokens against the key's limit. `Overloaded`: too many of them this minute."""
+    """Count tokens against the key's limit. `Overloaded`: there are too many this minute."""
     wait = service.limits.tokens(key.id or "local", tokens)
     if wait > 0:
         raise Overloaded(f"too many tokens with this key; try again in {wait:.1f} s", int(wait) + 1)
 
 
-Caller = Annotated[ApiKey, Depends(caller)]
-Here = Annotated[Service, Depends(service_of)]
+CallerKey = Annotated[ApiKey, Depends(caller)]
+AppService = Annotated[Service, Depends(service_of)]

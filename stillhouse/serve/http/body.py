@@ -18,7 +18,7 @@ BODY_SECONDS = 30.0
 
 
 class Intake:
-    """Reads a body whole before anything else looks at it: at most so many bytes, in so many seconds."""
+    """ASGI middleware that reads a body whole first: at most `limits.body_bytes`, in at most `BODY_SECONDS`."""
 
     def __init__(self, app: ASGIApp, service: Service) -> None:
         self.app, self.service = app, service
@@ -50,7 +50,7 @@ class Intake:
 
 
 async def _whole(receive: Receive, most: int) -> bytes | None:
-    """The body; None when the client left before it was whole."""
+    """The body; None when the client left before it was whole. `TooLarge`: it has more than `most` bytes."""
     parts, size = [], 0
     while True:
         message = await receive()
@@ -65,7 +65,7 @@ async def _whole(receive: Receive, most: int) -> bytes | None:
 
 
 def _again(body: bytes, receive: Receive) -> Receive:
-    """The body as one message, then whatever comes."""
+    """A `receive` that returns the body as one message, and then what comes after it."""
     left: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def replay() -> Message:

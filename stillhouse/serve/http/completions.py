@@ -1,8 +1,8 @@
 """OpenAI's routes: chat completions, completions, models, feedback.
 
-In: checked bodies and a key. Out: replies, whole or as server-sent events; an exchange is journaled before its last
-byte goes out. `model` picks whose weights answer: `NAME` (the request's user decides), `NAME:base`,
-`NAME:user/ID`, `NAME:user/ID/vN`. It does not know how an answer is made.
+In: checked bodies and a key. Out: responses, whole or as server-sent events; an exchange is journaled before its last
+byte goes out. `model` picks whose weights answer: `NAME` (the request's user decides), `NAME:base`, `NAME:user/ID`,
+`NAME:user/ID/vN`. It does not know how an answer is made.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import json
 import re
 import secrets
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,6 +22,7 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 
 from ...errors import InputError, NotFound, StillhouseError
 from ...text.prompts import Message
+from .. import teacher
 from ..access import keys
 from ..access.keys import ApiKey
 from ..engine import engine
@@ -30,8 +31,8 @@ from ..engine.engine import Event, Failed, Sampling
 from ..log import journal_records
 from ..log.journal_records import Exchange, Feedback
 from ..service import GenerationRequest, PreparedRequest, Service
-from ..teacher import ASKED_ON, FallbackTeacher
-from .auth import Caller, Here, charge, permitted, subject
+from ..teacher import FallbackTeacher
+from .auth import AppService, CallerKey, charge, permitted, subject
 from .errors import error_body
 from .responses import ChoiceOutput, ResponseFormat
 from .schema import ChatBody, CompletionBody, FeedbackBody, GenerationBody
@@ -43,18 +44,18 @@ _MOST_MODELS = 1000
 
 @dataclass(frozen=True)
 class _Call:
-    """One request on its way: what was prepared, and how its reply is written."""
+    """One HTTP request with what was prepared for it, and how its response is written."""
 
     service: Service
     key: ApiKey
     body: GenerationBody
-    asked: Sequence[GenerationRequest]
+    requests: Sequence[GenerationRequest]
     prepared: Sequence[PreparedRequest]
-    shape: ResponseFormat
+    format: ResponseFormat
 
     @property
-    def wanted(self) -> list[engine.Request]:
-        """What the engine is asked: `n` choices a prompt, each with a seed of its own."""
+    def engine_requests(self) -> list[engine.Request]:
+        """`n` requests a prompt, each with a seed of its own."""
         return [
             replace(p.request, sampling=replace(p.request.sampling, seed=p.request.sampling.seed + i))
             for p in self.prepared
@@ -63,63 +64,67 @@ class _Call:
 
     @property
     def teacher(self) -> FallbackTeacher | None:
-        """Who answers where the student is not sure: one answer to a conversation, where weights of the user's own that
-        the teacher lacks take no part."""
-        single = self.shape.chat and (self.body.n or 1) == 1 and self.asked[0].choice == "user"
-        return self.service.teacher if single and self.prepared[0].path in ASKED_ON else None
+        """The teacher that answers where the student is not sure. None where it may not: for several choices, raw
+        prompts, a named version, and users with an adapter, whose knowledge the teacher lacks."""
+        single = self.format.chat and (self.body.n or 1) == 1 and self.requests[0].choice == "user"
+        return self.service.teacher if single and self.prepared[0].path in teacher.ROUTES else None
 
     def events(self) -> AsyncGenerator[tuple[int, Event], None]:
-        """What is told of the answers."""
+        """(which choice, event) as the engine or the teacher yields them."""
         if (teacher := self.teacher) is None:
-            return self.service.stream(*self.wanted)
-        (request,), (prepared,) = self.wanted, self.prepared
+            return self.service.stream(*self.engine_requests)
+        (request,), (prepared,) = self.engine_requests, self.prepared
         sampling = replace(request.sampling, logprobs=request.sampling.logprobs or 0)
         student = self.service.stream(replace(request, sampling=sampling))
-        return teacher.instead(prepared.messages, sampling, student, self.shape.about)
+        return teacher.instead(prepared.messages, sampling, student, self.format.about)
 
     @property
     def headers(self) -> dict[str, str]:
-        return {"X-Stillhouse-Path": self.shape.about["path"], "X-Stillhouse-Response": self.shape.id}
+        """The route and the id of the response, for clients that do not read its body."""
+        return {"X-Stillhouse-Path": self.format.about["path"], "X-Stillhouse-Response": self.format.id}
 
 
 @routes.post("/chat/completions")
-async def chat(body: ChatBody, request: Request, key: Caller, service: Here) -> Response:
+async def chat(body: ChatBody, request: Request, key: CallerKey, service: AppService) -> Response:
     """Answer a conversation."""
     messages = tuple(_message(m.role, m.text) for m in body.messages)
-    asked = _asked(body, key, service, body.wanted_logprobs, body.max_completion_tokens or body.max_tokens)
+    generation = _generation_request(
+        body, key, service, body.wanted_logprobs, body.max_completion_tokens or body.max_tokens
+    )
     session = body.session or body.prompt_cache_key
-    return await _reply(service, key, body, [replace(asked, messages=messages, session=session)], request)
+    return await _reply(service, key, body, [replace(generation, messages=messages, session=session)], request)
 
 
 @routes.post("/completions")
-async def complete(body: CompletionBody, request: Request, key: Caller, service: Here) -> Response:
+async def complete(body: CompletionBody, request: Request, key: CallerKey, service: AppService) -> Response:
     """Go on from raw prompts: no template, no passages."""
-    asked = _asked(body, key, service, body.logprobs, body.max_tokens or 16)
+    generation = _generation_request(body, key, service, body.logprobs, body.max_tokens or 16)
     prompts = [p if isinstance(p, str) else known_tokens(service, p) for p in body.prompts]
-    return await _reply(service, key, body, [replace(asked, prompt=p, session=body.session) for p in prompts], request)
+    requests = [replace(generation, prompt=p, session=body.session) for p in prompts]
+    return await _reply(service, key, body, requests, request)
 
 
 @routes.get("/models")
-async def list_models(key: Caller, service: Here) -> dict[str, Any]:
+async def list_models(key: CallerKey, service: AppService) -> dict[str, Any]:
     """The base, and the adapters this key may use."""
     users = [key.own] if key.own else await asyncio.to_thread(service.store.users)
     mine = [u for u in users if u is not None and keys.allowed(key, u, "read")][:_MOST_MODELS]
-    found = [_card(service, ""), _card(service, ":base"), *(_card(service, f":user/{user}") for user in mine)]
-    return {"object": "list", "data": found}
+    cards = [_card(service, ""), _card(service, ":base"), *(_card(service, f":user/{user}") for user in mine)]
+    return {"object": "list", "data": cards}
 
 
 @routes.get("/models/{name:path}")
-async def show_model(name: str, key: Caller, service: Here) -> dict[str, Any]:
-    """One of them."""
-    user, _ = chosen(service, name)
+async def show_model(name: str, key: CallerKey, service: AppService) -> dict[str, Any]:
+    """One of the models that `list_models` lists, or a version of one."""
+    user, _ = user_and_version(service, name)
     if user is not None:
         permitted(key, keys.stored_user(key, user) or user, "read")
     return _card(service, name.removeprefix(service.model.ref))
 
 
 @routes.post("/feedback")
-async def give_feedback(body: FeedbackBody, key: Caller, service: Here) -> dict[str, Any]:
-    """What somebody thinks of a response. On disk before it is acknowledged; once per id."""
+async def give_feedback(body: FeedbackBody, key: CallerKey, service: AppService) -> dict[str, Any]:
+    """Keep what somebody thinks of a response: on disk before it is acknowledged, and once per id."""
     exchange = await asyncio.to_thread(service.journal.find, body.response_id)
     if exchange is None or (exchange.user and not keys.allowed(key, exchange.user, "change")):
         raise NotFound(f"there is no response {body.response_id[:80]!r}")
@@ -138,7 +143,7 @@ def _message(role: str, text: str) -> Message:
 
 
 def known_tokens(service: Service, ids: Sequence[int]) -> tuple[int, ...]:
-    """`ids` as a tuple; `InputError` for one that the vocabulary has not."""
+    """`ids` as a tuple. `InputError`: one is not in the vocabulary."""
     largest = service.model.vocabulary - 1
     wrong = next((i for i in ids if not 0 <= i <= largest), None)
     if wrong is not None:
@@ -146,8 +151,8 @@ def known_tokens(service: Service, ids: Sequence[int]) -> tuple[int, ...]:
     return tuple(ids)
 
 
-def chosen(service: Service, name: str) -> tuple[str | None, int | None]:
-    """(user, version) that a model's name picks; user "" is the base alone, None: not said. `NotFound`."""
+def user_and_version(service: Service, name: str) -> tuple[str | None, int | None]:
+    """(user, version) that a model's name picks; user "": the base alone, None: the request decides. `NotFound`."""
     ref = service.model.ref
     rest = name.removeprefix(ref) if name.startswith(ref) else None
     if rest == "":
@@ -160,11 +165,11 @@ def chosen(service: Service, name: str) -> tuple[str | None, int | None]:
     raise NotFound(f"the model {name[:80]!r} does not exist; {ref!r}, '{ref}:base' or '{ref}:user/ID' can be asked")
 
 
-def _asked(
+def _generation_request(
     body: GenerationBody, key: ApiKey, service: Service, logprobs: int | None, most: int | None
 ) -> GenerationRequest:
-    """Who is asked for what. `Forbidden`, `NotFound`, `InputError`."""
-    named, number = chosen(service, body.model)
+    """The request without its messages or prompt: sampling, user, version. `Forbidden`, `NotFound`, `InputError`."""
+    named, number = user_and_version(service, body.model)
     if named and body.user not in (None, named):
         raise InputError(f"user {body.user!r} and model {body.model!r} name two users: give one of them")
     user = keys.stored_user(key, body.user or named or None)
@@ -182,7 +187,7 @@ def _asked(
 
 
 def _temperature(body: GenerationBody, service: Service) -> float:
-    """What the request says, or what the model's own generation config does."""
+    """The request's temperature, or that of the model's own generation config."""
     return body.temperature if body.temperature is not None else service.model.temperature
 
 
@@ -196,21 +201,21 @@ def _card(service: Service, suffix: str) -> dict[str, Any]:
 
 
 async def _reply(
-    service: Service, key: ApiKey, body: GenerationBody, asked: Sequence[GenerationRequest], request: Request
+    service: Service, key: ApiKey, body: GenerationBody, requests: Sequence[GenerationRequest], request: Request
 ) -> Response:
-    prepared = [await service.prepare(a) for a in asked]
+    prepared = [await service.prepare(r) for r in requests]
     charge(service, key, sum(len(p.request.prompt) + p.request.sampling.max_tokens for p in prepared))
     chat, first = isinstance(body, ChatBody), prepared[0]
     about: dict[str, Any] = {
-        "path": first.path, "user": asked[0].user, "session": first.session, "passages": first.passages,
+        "path": first.path, "user": requests[0].user, "session": first.session, "passages": first.passages,
         "version": first.version.number if first.version else None,
     }  # fmt: skip
     if first.refused:
         about["refused"] = list(first.refused)
     wants = first.request.sampling.logprobs is not None
     name, n = journal_records.new_id("chatcmpl" if chat else "cmpl"), body.n or 1
-    shape = ResponseFormat(name, int(time.time()), body.model, chat, about, wants, service.model, n)
-    call = _Call(service, key, body, asked, prepared, shape)
+    form = ResponseFormat(name, int(time.time()), body.model, chat, about, wants, service.model, n)
+    call = _Call(service, key, body, requests, prepared, form)
     if body.stream:
         events = call.events()
         begun = await anext(events)  # a full queue is a status, not a broken stream
@@ -220,18 +225,15 @@ async def _reply(
     return await _unless_gone(request, _whole(call))
 
 
-async def _unless_gone(request: Request, reply: Any) -> Response:
-    """The reply, or nothing more of it once the client has left."""
-    made = asyncio.ensure_future(reply)
+async def _unless_gone(request: Request, reply: Coroutine[Any, Any, Response]) -> Response:
+    """The response; when the client leaves before it is whole, the work on it ends."""
+    whole = asyncio.ensure_future(reply)
     gone = asyncio.ensure_future(_gone(request))
     try:
-        await asyncio.wait({made, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if made.done():
-            found: Response = made.result()
-            return found
-        return Response(status_code=499)
+        await asyncio.wait({whole, gone}, return_when=asyncio.FIRST_COMPLETED)
+        return whole.result() if whole.done() else Response(status_code=499)
     finally:
-        for task in (made, gone):
+        for task in (whole, gone):
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError, Exception):
                 await task
@@ -243,44 +245,44 @@ async def _gone(request: Request) -> None:
 
 
 async def _whole(call: _Call) -> Response:
-    told = [ChoiceOutput() for _ in call.wanted]
+    outputs = [ChoiceOutput() for _ in call.engine_requests]
     async with contextlib.aclosing(call.events()) as events:
         async for place, event in events:
             if isinstance(event, Failed):
                 raise event.error
-            told[place].take(event)
-    if not await _record(call, told):
-        call.shape.about["recorded"] = False
-    return JSONResponse(call.shape.whole(told), headers=call.headers)
+            outputs[place].take(event)
+    if not await _record(call, outputs):
+        call.format.about["recorded"] = False
+    return JSONResponse(call.format.whole(outputs), headers=call.headers)
 
 
 async def _streamed(
     call: _Call, begun: tuple[int, Event], events: AsyncGenerator[tuple[int, Event], None]
 ) -> AsyncIterator[str]:
-    told = [ChoiceOutput() for _ in call.wanted]
+    outputs = [ChoiceOutput() for _ in call.engine_requests]
     recorded = False
     try:
-        for place in range(len(told)):
-            if (opening := call.shape.opening(place)) is not None:
+        for place in range(len(outputs)):
+            if (opening := call.format.opening(place)) is not None:
                 yield _sse(opening)
         async for place, event in _chained(begun, events):
             if isinstance(event, Failed):
                 yield _sse(error_body(event.error.status, str(event.error)))
                 return
-            told[place].take(event)
-            if all(t.done for t in told):
+            outputs[place].take(event)
+            if all(output.done for output in outputs):
                 recorded = True
-                if not await _record(call, told):
-                    call.shape.about["recorded"] = False
-            if (chunk := call.shape.chunk(place, event)) is not None:
+                if not await _record(call, outputs):
+                    call.format.about["recorded"] = False
+            if (chunk := call.format.chunk(place, event)) is not None:
                 yield _sse(chunk)
         if call.body.stream_options and call.body.stream_options.include_usage:
-            yield _sse(call.shape.last(told))
+            yield _sse(call.format.last(outputs))
         yield "data: [DONE]\n\n"
     finally:
         await events.aclose()
-        if not recorded and any(t.text for t in told):  # the client left: what it heard was said
-            await asyncio.shield(_record(call, told))
+        if not recorded and any(output.text for output in outputs):  # the client left: what it got was said
+            await asyncio.shield(_record(call, outputs))
 
 
 async def _chained(
@@ -295,18 +297,18 @@ def _sse(value: dict[str, Any]) -> str:
     return f"data: {json.dumps(value, ensure_ascii=False)}\n\n"
 
 
-async def _record(call: _Call, told: Sequence[ChoiceOutput]) -> bool:
-    """Journal the exchange; a prompt of several, or several choices, is one exchange with its first answer."""
-    asked, prepared, done = call.asked[0], call.prepared[0], told[0].done
+async def _record(call: _Call, outputs: Sequence[ChoiceOutput]) -> bool:
+    """Journal the exchange; False where the disk refuses. Of several prompts or choices the first is journaled."""
+    request, prepared, first, done = call.requests[0], call.prepared[0], outputs[0], outputs[0].done
     exchange = Exchange(
-        id=call.shape.id, user=asked.user or "", session=prepared.session, time=journal_records.now(), turns=(),
-        answer=told[0].text, model=call.body.model, base=call.service.model.fingerprint, path=call.shape.about["path"],
+        id=call.format.id, user=request.user or "", session=prepared.session, time=journal_records.now(), turns=(),
+        answer=first.text, model=call.body.model, base=call.service.model.fingerprint, path=call.format.about["path"],
         version=prepared.version.number if prepared.version else None, finish=done.reason if done else "cancelled",
         prompt_tokens=len(prepared.request.prompt), cached_tokens=done.cached_tokens if done else 0,
-        completion_tokens=len(told[0].pieces), first_token_seconds=round(done.first - done.arrived, 6) if done else 0.0,
+        completion_tokens=len(first.pieces), first_token_seconds=round(done.first - done.arrived, 6) if done else 0.0,
         seconds=round(done.at - done.arrived, 6) if done else 0.0, key=call.key.id,
     )  # fmt: skip
-    messages = asked.messages or ({"role": "prompt", "content": _shown(call, asked)},)
+    messages = request.messages or ({"role": "prompt", "content": _prompt_text(call, request)},)
     try:
         return await call.service.record(exchange, messages) and await _corrected(call, exchange)
     except StillhouseError:  # what follows from an exchange is no reason to lose its answer
@@ -314,8 +316,8 @@ async def _record(call: _Call, told: Sequence[ChoiceOutput]) -> bool:
 
 
 async def _corrected(call: _Call, exchange: Exchange) -> bool:
-    """An answer of the teacher's is journaled as a correction of the student's: something for the next one to learn."""
-    about = call.shape.about
+    """Journal an answer of the teacher's as a correction of the student's, for the next student to learn."""
+    about = call.format.about
     if exchange.path != "teacher":
         return True
     correction = Feedback(
@@ -326,5 +328,5 @@ async def _corrected(call: _Call, exchange: Exchange) -> bool:
     return True
 
 
-def _shown(call: _Call, asked: GenerationRequest) -> str:
-    return asked.prompt if isinstance(asked.prompt, str) else call.service.model.text(asked.prompt)
+def _prompt_text(call: _Call, request: GenerationRequest) -> str:
+    return request.prompt if isinstance(request.prompt, str) else call.service.model.text(request.prompt)

@@ -22,17 +22,17 @@ from ...errors import InputError
 from ...generate import batches, pad_right
 from ...models import Model
 from ..service import Service
-from .auth import Caller, Here, charge
-from .completions import chosen, known_tokens
+from .auth import AppService, CallerKey, charge
+from .completions import known_tokens, user_and_version
 from .schema import EmbeddingsBody
 
 routes = APIRouter(prefix="/v1")
 
 
 @routes.post("/embeddings")
-async def embed(body: EmbeddingsBody, key: Caller, service: Here) -> dict[str, Any]:
+async def embed(body: EmbeddingsBody, key: CallerKey, service: AppService) -> dict[str, Any]:
     """A vector for every text."""
-    if chosen(service, body.model)[0]:
+    if user_and_version(service, body.model)[0]:
         raise InputError(f"model {body.model!r}: embeddings are the base's; ask {service.model.ref!r}")
     width = int(service.model.network.config.get_text_config().hidden_size)
     if body.dimensions not in (None, width):
@@ -43,8 +43,8 @@ async def embed(body: EmbeddingsBody, key: Caller, service: Here) -> dict[str, A
     vectors: dict[int, list[float] | str] = {}
     for rows in batches([len(i) for i in ids], service.config.engine.prefill_tokens):
         work = partial(pooled, service.model, [ids[i] for i in rows], last=body.pooling == "last")
-        found_NH = await asyncio.wrap_future(service.engine.between(work))
-        vectors |= dict(zip(rows, map(partial(_written, body.encoding_format), found_NH), strict=True))
+        pooled_NH = await asyncio.wrap_future(service.engine.between(work))
+        vectors |= dict(zip(rows, map(partial(_encoded, body.encoding_format), pooled_NH), strict=True))
     return {
         "object": "list", "model": body.model, "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
         "data": [{"object": "embedding", "index": i, "embedding": vectors[i]} for i in range(len(ids))],
@@ -64,20 +64,20 @@ def pooled(model: Model, ids: Sequence[list[int]], *, last: bool = False) -> Ten
 
 
 def _ids(service: Service, body: EmbeddingsBody) -> list[list[int]]:
-    """Tokens of every text. `InputError`: one that is empty, or longer than the model's context."""
-    found, room = [], service.engine.room
+    """The tokens of every text. `InputError`: one is empty, or longer than the model's context."""
+    texts, room = [], service.engine.room
     for place, given in enumerate(body.inputs):
         ids = service.model.text_ids(given) if isinstance(given, str) else list(known_tokens(service, given))
         if not 0 < len(ids) <= room:
             raise InputError(
                 f"input {place} has {len(ids)} tokens; the model's context is {room}: 1 to {room} are allowed"
             )
-        found.append(ids)
-    return found
+        texts.append(ids)
+    return texts
 
 
-def _written(encoding: str, vector_H: Tensor) -> list[float] | str:
-    """Numbers, or base64 of them as little-endian float32, which is what OpenAI's clients ask for."""
+def _encoded(encoding: str, vector_H: Tensor) -> list[float] | str:
+    """The numbers, or base64 of them as little-endian float32, which is what OpenAI's clients ask for."""
     if encoding == "float":
         return vector_H.tolist()
     return base64.b64encode(vector_H.numpy().astype("<f4").tobytes()).decode()

@@ -28,13 +28,13 @@ _CODES = {401: "invalid_api_key", 413: "request_too_large", 429: "rate_limit_exc
 
 
 def error_body(status: int, message: str, param: str | None = None, code: str | None = None) -> dict[str, Any]:
-    """An error as OpenAI's clients read it."""
+    """The body of an error, as OpenAI's clients read it."""
     kind = _TYPES.get(status, "server_error")
     return {"error": {"message": message, "type": kind, "param": param, "code": code or _CODES.get(status)}}
 
 
 def error_reply(error: StillhouseError) -> JSONResponse:
-    """An error of ours as a reply."""
+    """The reply to an error of ours."""
     status = error.status
     headers = {}
     if isinstance(error, Overloaded):
@@ -48,7 +48,7 @@ def error_reply(error: StillhouseError) -> JSONResponse:
 
 
 def add_errors(app: FastAPI) -> None:
-    """Whatever a route raises becomes a reply in OpenAI's shape."""
+    """Turn whatever a route raises into a reply in OpenAI's shape."""
     app.add_exception_handler(StillhouseError, _ours)
     app.add_exception_handler(OSError, _system)
     app.add_exception_handler(RequestValidationError, _invalid)
@@ -61,7 +61,7 @@ async def _ours(request: Request, error: Exception) -> JSONResponse:
 
 
 async def _system(request: Request, error: Exception) -> JSONResponse:
-    """What the operating system refused: where it is for want of room the client can do something about it."""
+    """An error of the operating system. A full disk has a status of its own, for the client can do something then."""
     assert isinstance(error, OSError), "registered for these alone"
     if out_of_room(error):
         return error_reply(disk_full(Path(error.filename or "the home")))
@@ -74,7 +74,7 @@ async def _theirs(request: Request, error: Exception) -> JSONResponse:
 
 
 async def _invalid(request: Request, error: Exception) -> JSONResponse:
-    """The first thing that is wrong with a body, by its field."""
+    """The reply names the first thing that is wrong with a body, by its field."""
     assert isinstance(error, RequestValidationError), "registered for these alone"
     first = error.errors()[0]
     where = [str(part) for part in first["loc"] if part not in ("body", "query", "path")]

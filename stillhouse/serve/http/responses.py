@@ -1,7 +1,7 @@
-"""Answers in OpenAI's wire format, whole or in chunks. Pure: from events to what is written as JSON.
+"""Responses in OpenAI's format, whole or in chunks. Pure: from the engine's events to what is written as JSON.
 
-In: what the engine told of each choice. Out: dictionaries. Beside OpenAI's fields stands one of ours, `stillhouse`: the
-path an answer took, whose adapter of which version, the session. It does not know HTTP.
+In: the events of each choice. Out: dictionaries. Beside OpenAI's fields stands one of ours, `stillhouse`: the route an
+answer took, whose adapter of which version answered, the session. It does not know HTTP.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from ..engine.sampling import Choice
 
 @dataclass
 class ChoiceOutput:
-    """What was told of one choice so far."""
+    """The output of one choice so far."""
 
     text: str = ""
     pieces: list[Piece] = field(default_factory=list)
     done: Done | None = None
 
     def take(self, event: Piece | Done) -> None:
-        """One more event."""
+        """Add one more event."""
         self.text += event.text
         if isinstance(event, Piece):
             self.pieces.append(event)
@@ -35,53 +35,58 @@ class ChoiceOutput:
 
 @dataclass(frozen=True)
 class ResponseFormat:
-    """What is the same in every part of a reply."""
+    """How the parts of one response are written."""
 
     id: str
     created: int
+    """Seconds since 1970."""
     model: str
+    """The model as the request named it."""
     chat: bool
+    """Whether it is a chat completion, or a completion."""
     about: dict[str, Any]
+    """Our own field, `stillhouse`."""
     logprobs: bool
     words: Model
-    n: int = 1  # choices per prompt
+    n: int = 1
+    """Choices per prompt."""
 
     def _head(self, kind: str) -> dict[str, Any]:
         return {"id": self.id, "object": kind, "created": self.created, "model": self.model}
 
-    def whole(self, told: Sequence[ChoiceOutput]) -> dict[str, Any]:
-        """The reply in one piece."""
-        choices = [self._choice(i, t) for i, t in enumerate(told)]
+    def whole(self, outputs: Sequence[ChoiceOutput]) -> dict[str, Any]:
+        """The whole response."""
+        choices = [self._choice(i, o) for i, o in enumerate(outputs)]
         kind = "chat.completion" if self.chat else "text_completion"
-        return self._head(kind) | {"choices": choices, "usage": usage(told, self.n), "stillhouse": self.about}
+        return self._head(kind) | {"choices": choices, "usage": usage(outputs, self.n), "stillhouse": self.about}
 
-    def _choice(self, place: int, told: ChoiceOutput) -> dict[str, Any]:
-        said = {"message": {"role": "assistant", "content": told.text}} if self.chat else {"text": told.text}
-        reason = told.done.reason if told.done else None
-        return {"index": place, **said, "logprobs": self._logprobs(told.pieces), "finish_reason": reason}
+    def _choice(self, place: int, output: ChoiceOutput) -> dict[str, Any]:
+        text = {"message": {"role": "assistant", "content": output.text}} if self.chat else {"text": output.text}
+        reason = output.done.reason if output.done else None
+        return {"index": place, **text, "logprobs": self._logprobs(output.pieces), "finish_reason": reason}
 
     def opening(self, place: int) -> dict[str, Any] | None:
-        """What a chat's stream begins with."""
+        """The first chunk of a chat's choice; None in a completion."""
         return self._chunk(place, {"role": "assistant", "content": ""}, None, None) if self.chat else None
 
     def chunk(self, place: int, event: Event) -> dict[str, Any] | None:
-        """One event as a chunk; None where there is nothing to say."""
+        """The chunk of one event; None where it would be empty."""
         if isinstance(event, Piece):
             if not event.text and not self.logprobs:
                 return None
             return self._chunk(place, {"content": event.text}, None, self._logprobs([event]))
         if isinstance(event, Done):
-            said = {"content": event.text} if event.text else {}
-            return self._chunk(place, said, event.reason, None) | {"stillhouse": self.about}
+            delta = {"content": event.text} if event.text else {}
+            return self._chunk(place, delta, event.reason, None) | {"stillhouse": self.about}
         return None
 
-    def last(self, told: Sequence[ChoiceOutput]) -> dict[str, Any]:
-        """The chunk with the tokens used."""
+    def last(self, outputs: Sequence[ChoiceOutput]) -> dict[str, Any]:
+        """The last chunk, with the tokens used."""
         kind = "chat.completion.chunk" if self.chat else "text_completion"
-        return self._head(kind) | {"choices": [], "usage": usage(told, self.n), "stillhouse": self.about}
+        return self._head(kind) | {"choices": [], "usage": usage(outputs, self.n), "stillhouse": self.about}
 
-    def _chunk(self, place: int, said: dict[str, str], reason: str | None, logprobs: Any) -> dict[str, Any]:
-        body = {"delta": said} if self.chat else {"text": said.get("content", "")}
+    def _chunk(self, place: int, delta: dict[str, str], reason: str | None, logprobs: Any) -> dict[str, Any]:
+        body = {"delta": delta} if self.chat else {"text": delta.get("content", "")}
         kind = "chat.completion.chunk" if self.chat else "text_completion"
         choice = {"index": place, **body, "logprobs": logprobs, "finish_reason": reason}
         return self._head(kind) | {"choices": [choice]}
@@ -93,7 +98,7 @@ class ResponseFormat:
         return {"content": list(map(self._token, choices)), "refusal": None} if self.chat else self._legacy(choices)
 
     def _token(self, choice: Choice) -> dict[str, Any]:
-        """A token with its alternatives, as in a chat's logprobs."""
+        """The logprobs of one token of a chat, with its alternatives."""
         top = [self._one(token, logprob) for token, logprob in choice.top]
         return self._one(choice.token, choice.logprob) | {"top_logprobs": top}
 
@@ -102,7 +107,7 @@ class ResponseFormat:
         return {"token": data.decode(errors="replace"), "logprob": logprob, "bytes": list(data)}
 
     def _legacy(self, choices: Sequence[Choice]) -> dict[str, Any]:
-        """As in a completion's logprobs."""
+        """The logprobs of a completion."""
         tokens = [self._one(c.token, c.logprob)["token"] for c in choices]
         offsets = list(accumulate(map(len, tokens), initial=0))[:-1]
         top = [{self._one(t, p)["token"]: p for t, p in c.top} or None for c in choices]
@@ -110,9 +115,9 @@ class ResponseFormat:
         return {"tokens": tokens, "token_logprobs": logprobs, "top_logprobs": top, "text_offset": offsets}
 
 
-def usage(told: Sequence[ChoiceOutput], n: int = 1) -> dict[str, Any]:
+def usage(outputs: Sequence[ChoiceOutput], n: int = 1) -> dict[str, Any]:
     """Tokens of all choices; a prompt counts once, however many choices it has."""
-    done = [t.done for t in told if t.done]
+    done = [output.done for output in outputs if output.done]
     prompt, answer = sum(d.prompt_tokens for d in done[::n]), sum(d.completion_tokens for d in done)
     return {
         "prompt_tokens": prompt, "completion_tokens": answer, "total_tokens": prompt + answer,

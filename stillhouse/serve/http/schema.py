@@ -1,7 +1,7 @@
-"""The wire: what requests may hold, checked before anything is done. The only file that knows pydantic.
+"""The schema of request bodies: what they may hold, checked before anything is done. Only this file knows pydantic.
 
-In: JSON. Out: checked bodies, in OpenAI's field names where OpenAI has one; unknown fields are errors. Fields that ask
-for something this server does not do are accepted at their neutral value alone. It does not know models or users.
+In: JSON. Out: checked bodies, with OpenAI's field names where OpenAI has one. Unknown fields are errors. A field for
+something that this server does not do is accepted at its neutral value alone. It does not know models or users.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Token = Annotated[int, Field(ge=0, le=2**31 - 1)]
 
 
 class Body(BaseModel):
-    """Whatever is sent: unknown fields, NaN and numbers written as text are errors."""
+    """Any body: unknown fields, NaN and numbers written as text are errors."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False, strict=True)
 
