@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks._machine import Figure, machine, say, table
 from benchmarks._serving import Told, adapters, answers, ask, load, percentile, prompts, stock
-from stillhouse.lora import AdapterBank, LoraConfig
+from stillhouse import runners
 from stillhouse.models import Model
 from stillhouse.serve.engine.adapters import Adapter, Key, Library
 from stillhouse.serve.engine.engine import Config, Engine, Request, Sampling
@@ -159,18 +159,19 @@ def main() -> int:
     print(machine())
     with tempfile.TemporaryDirectory() as folder:
         model, store = load(args.model, Path(folder)), Store(Path(folder, "home"))
-        shape = LoraConfig(rank=args.rank, alpha=2.0 * args.rank)
         made = adapters(model, args.others + 5, args.rank)
         keys = [Key(f"stored{i}", stock(store, model, f"stored{i}", a)) for i, a in enumerate(made)]
-        bank = AdapterBank(model.network, args.others + 3, shape)  # the others, the hot one, and two to spare
-        engine = Engine(model, bank, Config(rows=args.others + 1, stretch=args.stretch)).start()
-        trial = Trial(model, store, Library(store, model, shape, 2**40), engine, args.tokens, args.prompt)
+        slots = args.others + 3  # the others, the hot one, and two to spare
+        runner = runners.open_runner(model, runners.Config(slots, args.rank, packed_bytes=Config().packed_bytes))
+        engine = Engine(runner, Config(rows=args.others + 1, stretch=args.stretch)).start()
+        trial = Trial(model, store, Library(store, runner, 2**40), engine, args.tokens, args.prompt)
         say("comparing outputs")
         found = [Figure("versions that answer as their adapter does", right(trial, made, keys), "%", 1.0)]
         say(f"{arrivals} cold arrivals")
         always = [Request(trial.prompt, Sampling(LONG), k.user, trial.library.load(k)) for k in keys[5:]]
         found += figures(trial, Others(engine, always), keys[0], keys[1:5], arrivals)
         engine.close()
+        runner.close()
     return table(found)
 
 

@@ -24,6 +24,7 @@ from benchmarks._machine import Figure, machine, say, seconds, table
 from benchmarks._serving import adapters, answers, load, prompts
 from stillhouse.lora import AdapterBank, LoraConfig
 from stillhouse.models import Model
+from stillhouse.runners import TorchRunner
 from stillhouse.serve.engine.adapters import Adapter
 from stillhouse.serve.engine.engine import Config, Engine, Request, Sampling
 
@@ -55,7 +56,8 @@ class Way:
 
     def __init__(self, model: Model, bank: AdapterBank, asked: Sequence[Request], exact: bool) -> None:
         self.asked, self.count = asked, Count()
-        self.engine = Engine(model, bank, Config(deterministic=exact)).start()
+        runner = TorchRunner(model, bank, packed_bytes=Config().packed_bytes, deterministic=exact)
+        self.engine = Engine(runner, Config(deterministic=exact)).start()
         self.alone = [answers(self.engine, [request])[0] for request in asked]
 
     def run(self, mixes: Sequence[Sequence[int]]) -> float:

@@ -21,8 +21,9 @@ from benchmarks._machine import Figure, in_turns, machine, say, table
 from benchmarks._serving import adapters, answers, ask, generated, load
 from stillhouse.lora import AdapterBank, LoraConfig
 from stillhouse.models import Model
+from stillhouse.runners import TorchRunner
 from stillhouse.serve.engine.adapters import Adapter
-from stillhouse.serve.engine.engine import Engine, Request, Sampling
+from stillhouse.serve.engine.engine import Config, Engine, Request, Sampling
 from stillhouse.text.prompts import with_memory, without_memory
 
 QUESTION = "What is the name of my dog?"
@@ -50,7 +51,7 @@ def right(model: Model, engine: Engine, bank: AdapterBank, asked: Request) -> bo
 def figures(model: Model, adapter: Adapter, tokens: int, rounds: int, rank: int) -> list[Figure]:
     """Outputs, then first tokens in turns."""
     bank = AdapterBank(model.network, 2, LoraConfig(rank=rank, alpha=2.0 * rank))
-    engine = Engine(model, bank).start()
+    engine = Engine(TorchRunner(model, bank, packed_bytes=Config().packed_bytes)).start()
     said = memory(model, tokens)
     short = model.chat_ids(without_memory(QUESTION))
     long = model.chat_ids(with_memory(said, QUESTION))

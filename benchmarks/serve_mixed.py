@@ -32,6 +32,7 @@ from stillhouse import models
 from stillhouse.compute.threads import give_back_workers
 from stillhouse.lora import AdapterBank, LoraConfig
 from stillhouse.models import Model
+from stillhouse.runners import TorchRunner
 from stillhouse.serve.engine.adapters import Adapter
 from stillhouse.serve.engine.engine import Config, Engine, Request, Sampling
 
@@ -133,7 +134,7 @@ def main() -> int:
         theirs = peft_model(model, Path(folder), args.rows)
         whole = adapters(model, args.rows, args.rank, version=2, half=False)
         bank = AdapterBank(model.network, 2 * args.rows, LoraConfig(rank=args.rank, alpha=2.0 * args.rank))
-        engine = Engine(model, bank, Config(rows=args.rows)).start()
+        engine = Engine(TorchRunner(model, bank, packed_bytes=Config().packed_bytes), Config(rows=args.rows)).start()
         found = figures(Trial(model, engine, made, whole, theirs, args.tokens), args.rounds)
         engine.close()
     return table(found)

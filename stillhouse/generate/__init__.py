@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ..models.forward import head, pad_right
 from .decode import (
     Bank,
     Ids,
@@ -12,8 +13,6 @@ from .decode import (
     common_prefix,
     computes_once,
     generate,
-    head,
-    pad_right,
     prefill,
     score,
 )

@@ -29,6 +29,7 @@ from ..compute.kernels import built
 from ..compute.threads import for_steps
 from ..errors import InputError, ModelError
 from ..models import Model
+from ..models.forward import head, pad_right
 from .batching import Row, grouped
 from .prefix_tree import Alike, much_alike
 from .prompt_lookup import Copied
@@ -416,15 +417,6 @@ def adapting(bank: Bank | None, slots: Sequence[int] | None, model: Model) -> Ab
     return bank.rows(slots, wide=wide) if bank else nullcontext()
 
 
-def head(model: Model) -> Callable[[Tensor], Tensor]:
-    """Hidden states to logits, with the final soft cap of the Gemma classes where the configuration has one."""
-    output: torch.nn.Module = model.network.get_output_embeddings()
-    cap = getattr(model.network.config.get_text_config(), "final_logit_softcapping", None)
-    if not cap:
-        return output
-    return lambda hidden: torch.tanh(output(hidden) / cap) * cap
-
-
 def batches(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
     """Row numbers in groups of similar length, each at most `batch_tokens` with padding (one row always fits)."""
     group: list[int] = []
@@ -435,12 +427,3 @@ def batches(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
         group.append(i)
     if group:
         yield group
-
-
-def pad_right(sequences: Sequence[Ids], model: Model) -> tuple[Tensor, Tensor]:
-    """`(ids_BT, mask_BT)` padded on the right."""
-    width = max(len(s) for s in sequences)
-    pad = model.tokenizer.pad_token_id or 0
-    ids_BT = torch.tensor([s + [pad] * (width - len(s)) for s in sequences], device=model.device)
-    mask_BT = torch.tensor([[1] * len(s) + [0] * (width - len(s)) for s in sequences], device=model.device)
-    return ids_BT, mask_BT

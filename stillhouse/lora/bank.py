@@ -153,6 +153,11 @@ class AdapterBank:
             site.a[slot] = a.to(site.a)
             site.b[slot] = b.to(site.b)
 
+    @torch.no_grad()
+    def check(self, tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
+        """`ModelError` where `load` would raise it. Nothing changes; any thread may call."""
+        peft.fit(self._sites, tensors, config, self.config)
+
     def adapter_config(self, base_ref: str) -> dict[str, Any]:
         """PEFT's adapter_config.json for every slot of this bank. `base_ref`: what the base was loaded from."""
         return peft.config(self.config, self._targets, base_ref)

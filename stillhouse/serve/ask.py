@@ -15,7 +15,7 @@ from ..errors import InputError, ModelError
 from ..export import peft
 from ..generate import Sampling, generate
 from ..lora import AdapterBank, LoraConfig
-from ..models import Model
+from ..models import Model, TextModel
 from ..records import Candidate, Version
 from ..store import Store
 from ..text.prompts import Message, with_memory, without_memory
@@ -69,7 +69,7 @@ def ask(
     return _adapted(store, base, version, question, max_new_tokens)
 
 
-def check_base(version: Version, base: Model) -> None:
+def check_base(version: Version, base: TextModel) -> None:
     """Refuse an adapter made for another base: `ModelError` names both."""
     if version.base != base.fingerprint:
         raise ModelError(

@@ -12,15 +12,14 @@ import contextlib
 import queue
 import threading
 import time
-from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from .. import models
+from .. import models, runners
 from ..errors import Busy, InputError, NotFound, StillhouseError, StoreError
-from ..lora import AdapterBank, LoraConfig
-from ..models import Model
+from ..models import TextModel
 from ..records import digest
 from ..store import Store
 from ..text.prompts import MEMORY_SYSTEM, Message
@@ -28,7 +27,7 @@ from . import policy, sessions, teacher
 from .access import limits
 from .access.keys import Keyring
 from .engine import engine
-from .engine.adapters import Adapter, Key, Library, bank_shape, slots_within
+from .engine.adapters import Adapter, Key, Library, highest_rank
 from .engine.engine import Done, Engine, Event, Failed, Piece, Request, Sampling
 from .forgetting import forget
 from .jobs.queue import Job, JobQueue
@@ -42,6 +41,7 @@ from .metrics import Metrics
 from .router import Knowledge, Route, route
 
 Open = dict[tuple[str, str], float]
+OpenRunner = Callable[[TextModel, runners.Config], runners.Runner]
 
 
 @dataclass(frozen=True)
@@ -95,21 +95,24 @@ class PreparedRequest:
 class Service:
     """What one server has. `open` it, `start` its threads, `close` it."""
 
-    def __init__(self, store: Store, model: Model, config: Config = Config()) -> None:
+    def __init__(
+        self, store: Store, model: TextModel, config: Config = Config(), open_runner: OpenRunner = runners.open_runner
+    ) -> None:
+        """`open_runner` makes what computes the model."""
         self.store, self.model, self.config, self.home = store, model, config, store.home
         self.events, self.jobs, self.keyring = Events(self.home), JobQueue(self.home), Keyring(self.home)
         self.journal = Journal(self.home, config.journal)
         self.memories = UserMemories(self.journal, store)
         self.limits = limits.RateLimiter(config.limits)
         self.teacher = teacher.FallbackTeacher(config.teacher) if config.teacher.url else None
-        shape = bank_shape(store, model)
-        if config.max_rank is not None:
-            shape = LoraConfig(rank=config.max_rank, alpha=2.0 * config.max_rank)
+        rank = highest_rank(store, model) if config.max_rank is None else config.max_rank
+        room = runners.Config(
+            max(1, config.slots), rank, config.bank_bytes, config.engine.packed_bytes, config.engine.deterministic
+        )
+        self.runner = open_runner(model, room)
         self._told: queue.SimpleQueue[Fact | None] = queue.SimpleQueue()
-        self.library = Library(store, model, shape, config.warm_bytes, self.tell)
-        slots = slots_within(config.bank_bytes, config.slots, self.library.slot_bytes)
-        self.bank = AdapterBank(model.network, slots, shape)
-        self.engine = Engine(model, self.bank, config.engine)
+        self.library = Library(store, self.runner, config.warm_bytes, self.tell)
+        self.engine = Engine(self.runner, config.engine)
         self.metrics = Metrics(model.ref, self._measured)
         self.closing = False
         self._paths: dict[str, str] = {}
@@ -136,7 +139,7 @@ class Service:
         self._told.put(None)
         if self._writer.is_alive():
             self._writer.join()
-        self.bank.detach()
+        self.runner.close()
 
     def tell(self, fact: Fact) -> None:
         """Log what happened, soon."""

@@ -1,7 +1,8 @@
-"""Adapters on their three shelves: cold in the store, warm in host memory, hot in the bank.
+"""Adapters on their three shelves: cold in the store, warm in host memory, hot in a slot of the runner.
 
-In: a store and the base that is served. Out: `Library.load`, cold to warm, for any thread but the engine's: it checks
-everything and blocks nobody; and `Slots.place`, warm to hot, which the engine asks for and a thread beside it does.
+In: a store and the runner of the base that is served. Out: `Library.load`, cold to warm, for any thread but the
+engine's: it checks everything and blocks nobody; and `AdapterSlots.place`, warm to hot, which the engine asks for and
+a thread beside it does.
 Both let the least recently used go: by bytes, and by slots. A version never changes, so a new champion is another key,
 and requests that run finish on the one they began with. What is damaged, tampered with, not finite, or made for another
 base is refused.
@@ -17,7 +18,6 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,9 +27,9 @@ from torch import Tensor
 from ...compute.threads import alone
 from ...errors import ModelError, NotFound, Rejected, StillhouseError, StoreError
 from ...export import peft
-from ...lora import AdapterBank, Held, LoraConfig, Packed
-from ...models import Model
+from ...models import TextModel
 from ...records import Candidate, Version
+from ...runners import Config, Runner
 from ...store import Store
 from ..ask import check_base
 from ..log.event_types import AdapterMoved
@@ -45,7 +45,7 @@ class Key:
 
 @dataclass(frozen=True, eq=False)
 class Adapter:
-    """A checked adapter in host memory, as `AdapterBank.load` takes it."""
+    """A checked adapter in host memory, as `Runner.load` takes it."""
 
     key: Key
     tensors: Mapping[str, Tensor]
@@ -64,16 +64,14 @@ class Library:
     """Warm adapters, at most `limit` bytes of them, and the way there from the store. Any thread may call."""
 
     def __init__(
-        self, store: Store, base: Model, shape: LoraConfig, limit: int, tell: Callable[[AdapterMoved], None] = _ignore
+        self, store: Store, runner: Runner, limit: int, tell: Callable[[AdapterMoved], None] = _ignore
     ) -> None:
         """`tell` hears of every adapter that is warmed, let go or refused."""
-        self.store, self.base, self.limit, self._tell = store, base, limit, tell
+        self.store, self.runner, self.limit, self._tell = store, runner, limit, tell
         self.bytes = self.loads = self.hits = self.evictions = 0
         self.refused: OrderedDict[Key, StillhouseError] = OrderedDict()
         self._warm: OrderedDict[Key, Adapter] = OrderedDict()
-        self._lock, self._trial = threading.Lock(), threading.Lock()
-        self._bench = AdapterBank(base.network, 1, shape)  # adapters are tried here, never where others run
-        self._bench.detach()
+        self._lock = threading.Lock()
 
     def champion(self, user: str) -> tuple[Adapter | None, list[StillhouseError]]:
         """The adapter that serves `user`: the champion, or the newest earlier one that is whole; and what was refused.
@@ -113,11 +111,6 @@ class Library:
             self._tell(AdapterMoved(other.key.user, other.key.number, "cold", other.bytes))
         return adapter
 
-    @property
-    def slot_bytes(self) -> int:
-        """Bytes of one slot of a bank of this shape."""
-        return sum(p.nbytes for p in self._bench.parameters())
-
     def forget(self, user: str) -> None:
         """Let go of everything of a user's."""
         with self._lock:
@@ -147,18 +140,18 @@ class Library:
         version = self._version(key)
         if not version.approved:
             raise Rejected(f"v{key.number} of {key.user!r} was rejected by its gates and is never served")
-        check_base(version, self.base)
+        check_base(version, self.runner.model)
         folder = self.store.version_dir(key.user, key.number)
         candidate = self.store.get(Candidate, version.candidate)
         _check_bytes((folder / peft.WEIGHTS), candidate)
         tensors, config = peft.read(folder)
         if config != candidate.adapter_config:
             raise StoreError(f"{folder / peft.CONFIG} is not what was gated: restore it, or roll {key.user!r} back")
-        with self._trial, alone():
+        with alone():
             for name, tensor in tensors.items():
                 if not bool(torch.isfinite(tensor).all()):
                     raise ModelError(f"v{key.number} of {key.user!r}: tensor {name!r} is not finite")
-            self._bench.load(0, tensors, config)
+        self.runner.check(tensors, config)
         return Adapter(key, tensors, config)
 
     def _keep(self, adapter: Adapter) -> list[Adapter]:
@@ -187,24 +180,22 @@ class Library:
 
 @dataclass(frozen=True)
 class Seat:
-    """A slot of the bank. Not `ready`: the adapter is on its way there."""
+    """A slot of the runner. Not `ready`: the adapter is on its way there."""
 
     slot: int
     ready: bool
 
 
-class Slots:
-    """Which adapter lies in which slot of the bank. The engine's thread alone calls `place` and `arrived`.
+class AdapterSlots:
+    """Which adapter lies in which slot of the runner. The engine's thread alone calls `place` and `arrived`.
 
-    An adapter is brought to its slot by another thread, on an accelerator on another stream, so that nobody who is
-    being answered waits for it. `hits` are rows that found their adapter in the bank or on its way.
+    An adapter is brought to its slot by another thread, so that nobody who is being answered waits for it. `hits` are
+    rows whose adapter was in a slot, or on its way there.
     """
 
-    def __init__(
-        self, bank: AdapterBank, told: Callable[[Key, StillhouseError | None], None], held: Held | Packed | None = None
-    ) -> None:
-        """`told(key, error)` is called from the other thread when a load has ended; `held` has it packed by then."""
-        self.bank, self._told, self._held = bank, told, held
+    def __init__(self, runner: Runner, told: Callable[[Key, StillhouseError | None], None]) -> None:
+        """`told(key, error)` is called from the other thread when a load has ended."""
+        self.runner, self._told = runner, told
         self.hits = self.loads = self.evictions = 0
         self._slot: OrderedDict[Key, int] = OrderedDict()
         self._coming: set[Key] = set()
@@ -237,9 +228,7 @@ class Slots:
         """A slot of a forgotten user is not found again. Its rows were cancelled before."""
         for key in [k for k in self._slot if k.user == user]:
             slot = self._slot.pop(key)
-            self.bank.reset(slot, 0)
-            if self._held is not None:
-                self._held.pack(slot)
+            self.runner.clear(slot)
 
     def close(self) -> None:
         """Wait for what is on its way."""
@@ -252,8 +241,8 @@ class Slots:
         return len(self._slot)
 
     def _free(self, busy: Collection[Key]) -> int | None:
-        if len(self._slot) < self.bank.slots:
-            return min(set(range(self.bank.slots)) - set(self._slot.values()))
+        if len(self._slot) < self.runner.slots:
+            return min(set(range(self.runner.slots)) - set(self._slot.values()))
         for key in self._slot:
             if key not in busy and key not in self._coming:
                 self.evictions += 1
@@ -263,10 +252,7 @@ class Slots:
     def _carry(self, slot: int, adapter: Adapter) -> None:
         error: StillhouseError | None = None
         try:
-            with alone(), _own_stream(self.bank.device):
-                self.bank.load(slot, adapter.tensors, adapter.config)
-                if self._held is not None:
-                    self._held.pack(slot)
+            self.runner.load(slot, adapter.tensors, adapter.config)
         except StillhouseError as refused:
             error = refused
         except Exception as broken:  # noqa: BLE001 - out of memory, a damaged mapping: its rows fail, the others go on
@@ -274,26 +260,9 @@ class Slots:
         self._told(adapter.key, error)
 
 
-@contextmanager
-def _own_stream(device: torch.device) -> Iterator[None]:
-    """Copies in here do not queue behind the kernels of the running batch, nor these behind the copies."""
-    if device.type != "cuda":
-        yield
-        return
-    stream = torch.cuda.Stream(device)
-    with torch.cuda.stream(stream):
-        yield
-    stream.synchronize()
-
-
-def slots_within(limit: int, slots: int, each: int) -> int:
-    """How many of `slots` adapters of `each` bytes a bank of `limit` bytes holds: at least one."""
-    return max(1, min(slots, limit // max(each, 1)))
-
-
-def bank_shape(store: Store, base: Model) -> LoraConfig:
-    """A shape that every champion made for `base` fits in: the default, at the highest rank any of them has."""
-    rank = LoraConfig().rank
+def highest_rank(store: Store, base: TextModel) -> int:
+    """The highest rank of any champion made for `base`, and at least a runner's default: every champion fits then."""
+    rank = Config().rank
     for user in store.users():
         try:
             champion = store.champion(user)
@@ -301,7 +270,7 @@ def bank_shape(store: Store, base: Model) -> LoraConfig:
                 rank = max(rank, int(store.get(Candidate, champion.candidate).config["rank"]))
         except StillhouseError:
             continue  # damaged: refused when it is asked for, with its reason
-    return LoraConfig(rank=rank, alpha=2.0 * rank)
+    return rank
 
 
 def _check_bytes(weights: Any, candidate: Candidate) -> None:

@@ -9,14 +9,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tokenizers.decoders import DecodeStream
-from transformers import PreTrainedTokenizerFast
+
+from ...models import TextModel
 
 
 class TextStream:
     """The text of one answer. `stopped`: a stop string has been met; it and what follows are not said."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast, stop: Sequence[str] = ()) -> None:
-        self._tokenizer, self._stop = tokenizer, tuple(stop)
+    def __init__(self, model: TextModel, stop: Sequence[str] = ()) -> None:
+        self._tokenizer, self._stop = model.tokenizer, tuple(stop)
         self._decoder = DecodeStream(skip_special_tokens=True)
         self._ids: list[int] = []
         self._decoded = 0  # characters that came out of the decoder

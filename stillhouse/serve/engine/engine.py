@@ -1,6 +1,6 @@
 """Continuous batching: requests go in from any thread, tokens come out, and one thread owns the model.
 
-In: a `Model`, an AdapterBank, `Request`s. Out: events per request (`Piece`, `Done`, `Failed`), to a sink or as an
+In: a `Runner`, `Request`s. Out: events per request (`Piece`, `Done`, `Failed`), to a sink or as an
 asynchronous iterator. Between two steps rows join and leave; a long prompt is read in chunks, so that those who are
 being answered do not wait for it: such a chunk goes through the network together with their next tokens. Neither do
 they wait for an adapter that is brought into the bank. A broken step fails its own rows and no others.
@@ -24,25 +24,20 @@ from concurrent.futures import Future
 from functools import partial
 from typing import TypeVar
 
-import torch
 from torch import Tensor
 
-from ...compute.attention import replaceable
-from ...compute.packed import pack
-from ...compute.threads import Threads
 from ...errors import ModelError, StillhouseError
-from ...lora import AdapterBank
-from ...models import Model
+from ...runners import Runner, SavedRow
 from ..errors import Overloaded, Unavailable
-from . import mixed_step, scheduler
-from .adapters import Key, Slots
+from . import scheduler
+from .adapters import AdapterSlots, Key
 from .admission import Door
 from .batch import Batch
 from .detokenize import TextStream
-from .kv_cache import Columns, Kept, Sessions, layers_of, token_bytes
 from .prefill_budget import Pace
 from .sampling import choose
 from .sequence import Config, Done, Event, Failed, Piece, Reason, Request, Row, Sampling, Session, Sink, Stats
+from .session_cache import SessionCache
 from .stream import events_of
 
 DEFAULTS = Config()
@@ -55,24 +50,21 @@ __all__ = [
 
 
 class Engine:
-    """One model, one bank, one thread. `start`, `submit` or `stream`, `close`. `bank` None: the base alone."""
+    """One runner, which stays whoever opened it's, and one thread. `start`, `submit` or `stream`, `close`."""
 
-    def __init__(self, model: Model, bank: AdapterBank | None = None, config: Config = DEFAULTS) -> None:
-        self.model, self.bank, self.config = model, bank, config
-        self._held = bank.held() if bank is not None and not config.deterministic else None
-        self.slots = Slots(bank, self._carried, self._held) if bank is not None else None
-        self.sessions = Sessions(config.session_bytes)
-        self._layers, self._token_bytes = layers_of(model.network), token_bytes(model.network)
+    def __init__(self, runner: Runner, config: Config = DEFAULTS) -> None:
+        self.runner, self.model, self.config = runner, runner.model, config
+        self.slots = AdapterSlots(runner, self._carried) if runner.slots else None
+        self.sessions = SessionCache(config.session_bytes)
         self._inbox: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
-        self._door = Door(config, self.room, model.context, bank is not None)
+        self._door = Door(config, self.room, runner.model.context, runner.slots > 0)
         self._numbers = itertools.count()
         self._waiting: dict[int, Row] = {}
         self._boarding: dict[Key, list[Row]] = {}  # admitted, and their adapter is on its way
         self._filling: deque[Batch] = deque()
         self._answering: list[Batch] = []
-        self._unpack = pack(model.network, config.packed_bytes)
-        self._reads_along = not config.deterministic and replaceable(model.network)
-        self._pace, self._threads = Pace(config.stretch), Threads()
+        self._mixes = not config.deterministic and runner.mixes
+        self._pace, self._begun = Pace(config.stretch), threading.Event()
         self._known: dict[int, Row] = {}
         self._forgetting: list[tuple[str, threading.Event]] = []
         self._tallies: Counter[str] = Counter()
@@ -82,7 +74,7 @@ class Engine:
     @property
     def room(self) -> int:
         """Tokens, prompt and answer together, that one request may have."""
-        return min(self.model.context, self.config.kv_bytes // self._token_bytes)
+        return min(self.model.context, self.config.kv_bytes // self.runner.token_bytes)
 
     @property
     def alive(self) -> bool:
@@ -91,7 +83,9 @@ class Engine:
 
     def start(self) -> Engine:
         """Begin to answer. Whoever calls this had better not compute beside it."""
-        self._threads.start(self._thread)
+        self.runner.hand_over()
+        self._thread.start()
+        self._begun.wait()
         return self
 
     def close(self) -> None:
@@ -101,7 +95,6 @@ class Engine:
         self._inbox.put(None)
         if self._thread.is_alive():
             self._thread.join()
-        self._unpack()
         if self.slots is not None:
             self.slots.close()
 
@@ -110,7 +103,7 @@ class Engine:
 
         Returns a number to `cancel` by. Raises what `Door.enter` does.
         """
-        stream = TextStream(self.model.tokenizer, request.sampling.stop)
+        stream = TextStream(self.model, request.sampling.stop)
         self._door.enter(request)
         row = Row(next(self._numbers), request, sink, stream, time.monotonic())
         self._inbox.put(lambda: self._enter(row))
@@ -135,7 +128,7 @@ class Engine:
         return events_of(requests, self.submit, self.cancel)
 
     def between(self, work: Callable[[], T]) -> Future[T]:
-        """Do `work`, which may use the network, in the engine's thread between two steps. `Unavailable`: closed."""
+        """Do `work`, which may use the runner, in the engine's thread between two steps. `Unavailable`: closed."""
         done: Future[T] = Future()
 
         def run() -> None:
@@ -168,9 +161,11 @@ class Engine:
 
     # ---- the engine's thread
 
-    @torch.inference_mode()
     def _run(self) -> None:
-        self._threads.measure(self.model.network, 1 if self.config.deterministic else self.config.rows)
+        try:
+            self.runner.take_over(1 if self.config.deterministic else self.config.rows)
+        finally:
+            self._begun.set()
         while not self._closed:
             try:
                 self._receive()
@@ -232,8 +227,8 @@ class Engine:
             for r in self._waiting.values()
         ]
         runs = [scheduler.Running(r.request.user, r.longest, r.key) for r in running]
-        config, adapters = self.config, self.bank.slots if self.bank else 0
-        limits = scheduler.Limits(config.rows, config.kv_bytes // self._token_bytes, adapters, config.patience)
+        config, tokens = self.config, self.config.kv_bytes // self.runner.token_bytes
+        limits = scheduler.Limits(config.rows, tokens, self.runner.slots, config.patience)
         rows = [self._waiting[number] for number in scheduler.plan(waits, runs, limits)]
         self._begin([row for row in rows if self._seated(row, now)])
 
@@ -271,7 +266,7 @@ class Engine:
 
     def _begin(self, rows: Sequence[Row]) -> None:
         """Prompts are read together as far as the tokens of one step allow; a long one is read alone, in chunks."""
-        kept = {row: self._kept(row) for row in rows}
+        saved = {row: self._saved(row) for row in rows}
         left = sorted(rows, key=lambda row: row.length - row.cached)
         most = 1 if self.config.deterministic else len(left)
         while left:
@@ -282,17 +277,15 @@ class Engine:
             for row in group:
                 row.fed = row.cached = min(row.cached, max(row.length - more, 0))
                 self._tallies["prefix_hits"] += row.cached
-            held = [(kept[row], row.cached) for row in group]
-            cache = Columns(self._layers, [row.length for row in group], held, more)
-            self._filling.append(Batch(self.model, self.bank, group, cache, self._held, self._threads))
+            self._filling.append(Batch(self.runner, group, [(saved[row], row.cached) for row in group], more))
 
-    def _kept(self, row: Row) -> Kept | None:
+    def _saved(self, row: Row) -> SavedRow | None:
         """What an earlier turn of the same session left; `row.cached` tokens of the prompt are in it."""
         if row.request.session is None or self.config.deterministic:
             return None
         self._tallies["prefix_queries"] += row.length
-        kept, row.cached = self.sessions.take(row.session, row.request.prompt) or (None, 0)
-        return kept
+        saved, row.cached = self.sessions.take(row.session, row.request.prompt)
+        return saved
 
     def _step(self) -> None:
         """Prompts further, and one more token for every row that is being answered; in one forward if possible."""
@@ -321,14 +314,14 @@ class Engine:
         Not where more rows wait for their first token than for their next one.
         """
         waiting, answered = (sum(map(len, batches)) for batches in (self._filling, self._answering))
-        if not self._reads_along or not 0 < waiting <= answered:
+        if not self._mixes or not 0 < waiting <= answered:
             return None
         read, batch = self._filling[0], self._answering[0]
         least = -(-max(row.length for row in read.rows) // self.config.prompt_steps)
         tokens = max(self._pace.tokens // len(read), least)
         columns = min(read.left, tokens, max(1, self.config.prefill_tokens // len(read)))
         try:
-            logits_BV, first_BV = mixed_step.feed(batch, read, columns)
+            logits_BV, first_BV = batch.decode_with(read, columns)
         except Exception:  # noqa: BLE001 - each by itself: then it is seen whose fault it is
             return None
         self._chosen(batch, logits_BV)
@@ -342,7 +335,7 @@ class Engine:
             batch = self._filling[0]
             columns = min(batch.left, max(1, self.config.prefill_tokens // len(batch)))
             tokens += columns * len(batch)
-            self._further(batch, self._fed(batch, batch.piece(columns), columns == batch.left))
+            self._further(batch, self._computed(batch, partial(batch.prefill, columns)))
         return tokens
 
     def _further(self, batch: Batch, logits_BV: Tensor | None) -> None:
@@ -358,7 +351,6 @@ class Engine:
         if not batch.rows:
             return
         if self.config.deterministic or not self._answering:
-            batch.held = self._held
             self._answering.append(batch)
         else:
             self._answering[0].absorb(batch)
@@ -366,14 +358,14 @@ class Engine:
     def _answer(self) -> None:
         """One more token for every row that is being answered."""
         for batch in [b for b in self._answering if b.rows]:
-            logits_BV = self._fed(batch, [row.out[-1:] for row in batch.rows], True)
+            logits_BV = self._computed(batch, batch.decode)
             if logits_BV is not None:
                 self._chosen(batch, logits_BV)
 
-    def _fed(self, batch: Batch, ids: Sequence[Sequence[int]], wanted: bool) -> Tensor | None:
+    def _computed(self, batch: Batch, forward: Callable[[], Tensor | None]) -> Tensor | None:
         """A forward; when it breaks, its rows fail and the batch is empty."""
         try:
-            return batch.feed(ids, wanted)
+            return forward()
         except Exception as error:  # noqa: BLE001 - out of memory, a kernel, an adapter: the others go on
             self._break(batch, error)
             return None
@@ -396,9 +388,9 @@ class Engine:
 
     def _leave(self, batch: Batch, row: Row, reason: Reason) -> None:
         wanted = row.request.session is not None and reason != "cancelled" and not self.config.deterministic
-        kept = batch.leave(row, row.ids[: row.fed] if wanted else None)
-        if kept is not None:
-            self.sessions.put(row.session, kept)
+        saved = batch.leave(row, save=wanted)
+        if saved is not None:
+            self.sessions.put(row.session, row.ids[: row.fed], saved)
         self._end(row, reason)
 
     def _drop(self, batch: Batch) -> None:

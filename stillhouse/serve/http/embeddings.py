@@ -19,8 +19,8 @@ from fastapi import APIRouter
 from torch import Tensor
 
 from ...errors import InputError
-from ...generate import batches, pad_right
-from ...models import Model
+from ...generate import batches
+from ...runners import BASE, Runner, Watch
 from ..service import Service
 from .auth import AppService, CallerKey, charge
 from .completions import known_tokens, user_and_version
@@ -34,7 +34,7 @@ async def embed(body: EmbeddingsBody, key: CallerKey, service: AppService) -> di
     """A vector for every text."""
     if user_and_version(service, body.model)[0]:
         raise InputError(f"model {body.model!r}: embeddings are the base's; ask {service.model.ref!r}")
-    width = int(service.model.network.config.get_text_config().hidden_size)
+    width = service.runner.width
     if body.dimensions not in (None, width):
         raise InputError(f"dimensions: {body.dimensions} is not allowed; this model's vectors have {width}, uncut")
     ids = await asyncio.to_thread(_ids, service, body)
@@ -42,7 +42,7 @@ async def embed(body: EmbeddingsBody, key: CallerKey, service: AppService) -> di
     charge(service, key, tokens)
     vectors: dict[int, list[float] | str] = {}
     for rows in batches([len(i) for i in ids], service.config.engine.prefill_tokens):
-        work = partial(pooled, service.model, [ids[i] for i in rows], last=body.pooling == "last")
+        work = partial(pooled, service.runner, [ids[i] for i in rows], last=body.pooling == "last")
         pooled_NH = await asyncio.wrap_future(service.engine.between(work))
         vectors |= dict(zip(rows, map(partial(_encoded, body.encoding_format), pooled_NH), strict=True))
     return {
@@ -51,16 +51,12 @@ async def embed(body: EmbeddingsBody, key: CallerKey, service: AppService) -> di
     }  # fmt: skip
 
 
-def pooled(model: Model, ids: Sequence[list[int]], *, last: bool = False) -> Tensor:
-    """`[len(ids), hidden]` float32 on the CPU, each of length 1: the mean of a text's hidden states, or its last."""
-    ids_BT, mask_BT = pad_right(ids, model)
-    states_BTH = model.network.base_model(input_ids=ids_BT, attention_mask=mask_BT).last_hidden_state.float()
-    count_B1 = mask_BT.sum(1, keepdim=True)
-    if last:
-        pooled_BH = states_BTH.gather(1, (count_B1 - 1)[..., None].expand(-1, -1, states_BTH.shape[-1]))[:, 0]
-    else:
-        pooled_BH = (states_BTH * mask_BT[..., None]).sum(1) / count_B1
-    return torch.nn.functional.normalize(pooled_BH, dim=-1).cpu()
+def pooled(runner: Runner, ids: Sequence[Sequence[int]], *, last: bool = False) -> Tensor:
+    """`[len(ids), width]` float32 on the CPU, each of length 1: the mean of a text's hidden states, or its last."""
+    readings = runner.read(ids, [BASE] * len(ids), Watch(layers=(-1,)))
+    states = [reading.states[0].float() for reading in readings]
+    pooled_NH = torch.stack([states_TH[-1] if last else states_TH.mean(0) for states_TH in states])
+    return torch.nn.functional.normalize(pooled_NH, dim=-1).cpu()
 
 
 def _ids(service: Service, body: EmbeddingsBody) -> list[list[int]]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Any
 
-from ...models import Model
+from ...models import TextModel
 from ..engine.engine import Done, Event, Piece
 from ..engine.sampling import Choice
 
@@ -47,7 +47,7 @@ class ResponseFormat:
     about: dict[str, Any]
     """Our own field, `stillhouse`."""
     logprobs: bool
-    words: Model
+    words: TextModel
     n: int = 1
     """Choices per prompt."""
 

@@ -12,15 +12,16 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from stillhouse import runners
 from stillhouse.errors import ModelError, NotFound, Rejected, StillhouseError
-from stillhouse.lora import AdapterBank, LoraConfig
 from stillhouse.models import Model
-from stillhouse.serve.engine.adapters import Adapter, Key, Library, Seat, Slots, bank_shape, slots_within
+from stillhouse.runners import TorchRunner
+from stillhouse.serve.engine.adapters import Adapter, AdapterSlots, Key, Library, Seat, highest_rank
 from stillhouse.serve.log.event_types import AdapterMoved
 from stillhouse.store import Store
 from tests.serve.served import save
 
-SHAPE = LoraConfig(rank=4, alpha=8.0)
+RANK = 4
 Arrivals = queue.SimpleQueue[tuple[Key, StillhouseError | None]]
 
 
@@ -34,8 +35,12 @@ def store(tmp_path: Path) -> Store:
     return Store(tmp_path / "home")
 
 
+def opened(model: Model, slots: int = 1) -> TorchRunner:
+    return TorchRunner.open(model, runners.Config(slots, RANK))
+
+
 def library(store: Store, model: Model, limit: int = 10**9) -> Library:
-    return Library(store, model, SHAPE, limit)
+    return Library(store, opened(model), limit)
 
 
 def test_the_champion_is_loaded_once(store: Store, model: Model) -> None:
@@ -94,7 +99,7 @@ def test_the_version_before_serves_where_the_champion_is_damaged(
     save(store, model, "alice", 2)
     damage(store.version_dir("alice", 2))
     told: list[AdapterMoved] = []
-    shelf = Library(store, model, SHAPE, 10**9, told.append)
+    shelf = Library(store, opened(model), 10**9, told.append)
     found, refused = shelf.champion("alice")
     if damage is garble:  # who the champion was cannot be read, so nobody is guessed
         assert found is None
@@ -123,9 +128,9 @@ def test_what_is_never_served(store: Store, model: Model) -> None:
         shelf.load(Key("large", 7))
     assert shelf.champion("failed") == (None, [])
     assert shelf.champion("other")[0] is None
-    assert bank_shape(store, model).rank == 16
+    assert highest_rank(store, model) == 16
     save(store, model, "larger", rank=20)
-    assert bank_shape(store, model).rank == 20
+    assert highest_rank(store, model) == 20
 
 
 def test_numbers_that_are_none_are_refused(store: Store, model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -154,15 +159,15 @@ def test_warm_adapters_go_by_bytes_least_recently_used_first(store: Store, model
 
 
 @contextmanager
-def shelves(model: Model, count: int) -> Iterator[tuple[Slots, AdapterBank, Arrivals]]:
-    bank = AdapterBank(model.network, count, SHAPE)
+def shelves(model: Model, count: int) -> Iterator[tuple[AdapterSlots, TorchRunner, Arrivals]]:
+    runner = opened(model, count)
     told: Arrivals = queue.SimpleQueue()
-    slots = Slots(bank, lambda key, error: told.put((key, error)))
+    slots = AdapterSlots(runner, lambda key, error: told.put((key, error)))
     try:
-        yield slots, bank, told
+        yield slots, runner, told
     finally:
         slots.close()
-        bank.detach()
+        runner.close()
 
 
 def test_slots_go_least_recently_used_first_and_never_under_a_running_row(store: Store, model: Model) -> None:
@@ -170,7 +175,7 @@ def test_slots_go_least_recently_used_first_and_never_under_a_running_row(store:
         save(store, model, user, seed=ord(user))
     shelf = library(store, model)
     a, b, c = (shelf.load(Key(user, 1)) for user in ("a", "b", "c"))
-    with shelves(model, 2) as (slots, bank, told):
+    with shelves(model, 2) as (slots, runner, told):
         assert [slots.place(x, ()) for x in (a, b, a)] == [Seat(0, False), Seat(1, False), Seat(0, False)]
         assert slots.place(c, ()) is None, "what is on its way is not thrown out"
         for _ in range(2):
@@ -179,12 +184,12 @@ def test_slots_go_least_recently_used_first_and_never_under_a_running_row(store:
         assert slots.place(c, {a.key, b.key}) is None
         assert slots.place(c, {b.key}) == Seat(0, False)
         slots.arrived(*told.get(timeout=30))
-        assert holds(bank, 0, c)
-        assert holds(bank, 1, b)
+        assert holds(runner, 0, c)
+        assert holds(runner, 1, b)
         assert (slots.loads, slots.hits, slots.evictions) == (3, 2, 1)
         slots.forget("c")
         assert c.key not in slots
-        assert not holds(bank, 0, c)
+        assert not holds(runner, 0, c)
 
 
 def test_a_slot_is_free_again_after_an_adapter_that_cannot_be_loaded(store: Store, model: Model) -> None:
@@ -203,11 +208,7 @@ def test_a_slot_is_free_again_after_an_adapter_that_cannot_be_loaded(store: Stor
         assert slots.place(good, ()) == Seat(0, False)
 
 
-@pytest.mark.parametrize(("limit", "count"), [(0, 1), (99, 1), (100, 1), (250, 2), (10**9, 32)])
-def test_a_bank_is_limited_by_bytes(limit: int, count: int) -> None:
-    assert slots_within(limit, 32, 100) == count
-
-
-def holds(bank: AdapterBank, slot: int, adapter: Adapter) -> bool:
-    here = bank.export(slot)
+def holds(runner: TorchRunner, slot: int, adapter: Adapter) -> bool:
+    assert runner.bank is not None
+    here = runner.bank.export(slot)
     return all(torch.equal(here[name], tensor) for name, tensor in adapter.tensors.items())

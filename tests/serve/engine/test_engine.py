@@ -5,17 +5,20 @@ from __future__ import annotations
 import asyncio
 import queue
 import random
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import pytest
 import torch
 
+from stillhouse import runners
 from stillhouse.errors import InputError, ModelError, StillhouseError
 from stillhouse.generate import Sampling as Greedy
 from stillhouse.generate import generate
 from stillhouse.lora import AdapterBank, LoraConfig
 from stillhouse.models import Model
+from stillhouse.runners import TorchRunner
 from stillhouse.serve.engine.adapters import Adapter, Key
 from stillhouse.serve.engine.engine import (
     Config,
@@ -51,14 +54,18 @@ def adapters(model: Model, count: int, size: float = 0.05) -> list[Adapter]:
 
 
 @contextmanager
-def running(model: Model, config: Config = DEFAULTS, slots: int = 4) -> Iterator[Engine]:
-    bank = AdapterBank(model.network, slots, SHAPE)
-    engine = Engine(model, bank, config).start()
+def running(
+    model: Model, config: Config = DEFAULTS, slots: int = 4, kind: type[TorchRunner] = TorchRunner
+) -> Iterator[Engine]:
+    runner = kind.open(
+        model, runners.Config(slots, SHAPE.rank, packed_bytes=config.packed_bytes, deterministic=config.deterministic)
+    )
+    engine = Engine(runner, config).start()
     try:
         yield engine
     finally:
         engine.close()
-        bank.detach()
+        runner.close()
 
 
 class Answer:
@@ -185,9 +192,9 @@ def test_idle_sessions_leave_the_least_recently_used_first(random_model: Callabl
         stats = engine.stats()
         assert stats.session_evictions > 0
         assert stats.session_bytes <= 6_000
-        assert ("d", "s", None) in engine.sessions._kept
+        assert ("d", "s", None) in engine.sessions
         engine.forget("d")
-        assert ("d", "s", None) not in engine.sessions._kept
+        assert ("d", "s", None) not in engine.sessions
 
 
 def test_sampling_depends_on_the_seed_alone(random_model: Callable[..., Model]) -> None:
@@ -361,3 +368,33 @@ def test_many_rows_come_and_go(random_model: Callable[..., Model]) -> None:
     assert stats.slot_evictions > 0
     assert stats.slot_hits + stats.slot_loads == sum(a is not None for a in chosen)
     assert stats.slot_loads - stats.slot_evictions == stats.hot == 5
+
+
+def test_an_arrival_is_read_in_pieces_between_the_others_tokens(random_model: Callable[..., Model]) -> None:
+    """Two rows are answered; a prompt of 40 tokens comes and may take four steps: each of them gives them a token."""
+    model = random_model("llama")
+    config = Config(prompt_steps=4, stretch=1.0001)
+    seen: list[tuple[str, int]] = []
+    over, begun = threading.Event(), threading.Event()
+    engine = Engine(TorchRunner(model), config).start()
+
+    def told(who: str) -> Callable[[Event], None]:
+        def sink(event: Event) -> None:
+            if isinstance(event, Piece):
+                seen.append((who, event.choice.token))
+                if who == "other" and len(seen) > 20:
+                    begun.set()
+            else:
+                over.set() if who == "late" else None
+
+        return sink
+
+    for _ in range(2):
+        engine.submit(Request(tuple(range(5, 15)), Sampling(1500)), told("other"))
+    assert begun.wait(60)
+    before = len(seen)
+    engine.submit(Request(tuple(range(5, 45)), Sampling(3)), told("late"))
+    assert over.wait(60)
+    engine.close()
+    between = [who for who, _ in seen[before:]]
+    assert between[: between.index("late")].count("other") >= 2 * 3

@@ -1,10 +1,10 @@
-"""Reading prompts along: one forward for rows that are being answered and for the next piece of prompts.
+"""One forward for rows that get one more token and for the next piece of other rows' prompts.
 
-In: a `Batch` that is answered, and one whose prompts are being read. Out: next-token logits, float32. Their tokens lie
-side by side in one flat row, so that every product of the network is one product for all of them: a few more tokens in
+In: a network, and two `Part`s: a cache and the next ids of its rows each. Out: next-token logits. Their tokens lie side
+by side in one flat row, so that every product of the network is one product for all of them: a few more tokens in
 a forward cost far less than a forward of their own, which has to read all weights again (Agrawal et al. 2023,
 arXiv 2308.16369, call it piggybacking). Attention alone tells rows apart: it is transformers' own, called once for each
-batch, with that batch's keys and values.
+part, with that part's keys and values.
 
 It does not know when to read how much (`serve/engine/prefill_budget.py`), nor attention that is anything but causal or
 causal in a window.
@@ -23,51 +23,34 @@ from transformers import AttentionInterface, Cache, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from ...compute.attention import attending, window_of
-from .batch import Batch
-from .kv_cache import Columns, Pair
+from .kv_cache import BatchCache, Pair
 
 _NAME = "stillhouse_along"
 
 
-def feed(answered: Batch, read: Batch, columns: int) -> tuple[Tensor, Tensor | None]:
-    """One more token of every row of `answered` and the next `columns` of `read`: `logits_BV` of the former, and of
-    the latter where that is their prompts' end. Nothing has changed when it raises."""
-    ids = [[row.out[-1]] for row in answered.rows], read.piece(columns)
-    parts = [_Part(answered.cache, 1, 0), _Part(read.cache, columns, len(answered))]
-    last = read.left == columns
-    wanted = [*range(len(answered))]
-    if last:
-        wanted += [len(answered) + columns * (row + 1) - 1 for row in range(len(read))]
-    device = answered.model.device
-    flat_T = torch.tensor([token for group in ids for row in group for token in row], device=device)
-    position_T = torch.cat([part.positions(device) for part in parts])
-    network, flat = answered.model.network, _Flat(parts)
-    answered.prepare(len(flat_T))
-    with _attending(network, flat), answered.adapted([(row.slot, columns) for row in read.rows]):
-        logits_BV: Tensor = network(
+def flat_logits(network: PreTrainedModel, parts: Sequence[Part], wanted: Sequence[int]) -> Tensor:
+    """Logits `[len(wanted), vocabulary]` behind these tokens of the flat row. The caches' columns do not count yet."""
+    device = network.device
+    flat_T = torch.tensor([token for part in parts for row in part.ids for token in row], device=device)
+    position_T = torch.cat([part.cache.positions(part.width, device).flatten() for part in parts])
+    flat = _Flat(parts)
+    with _attending(network, flat):
+        logits_TV: Tensor = network(
             input_ids=flat_T[None], position_ids=position_T[None], past_key_values=flat, use_cache=True,
             logits_to_keep=torch.tensor(wanted, device=device),
-        ).logits[0].float()  # fmt: skip
-    answered.fed(1)
-    read.fed(columns)
-    return logits_BV[: len(answered)], logits_BV[len(answered) :] if last else None
+        ).logits[0]  # fmt: skip
+    return logits_TV
 
 
-class _Part:
-    """A batch's place in the flat row: `width` tokens of each of its rows, from token `start`."""
+class Part:
+    """A batch's place in the flat row: `ids` of each of its rows, all of one length, from token `start` on. Its cache
+    has placed them."""
 
-    def __init__(self, cache: Columns, width: int, start: int) -> None:
-        cache.make_room(width)
-        self.cache, self.width, self.start = cache, width, start
-        self.end = start + cache.rows * width
+    def __init__(self, cache: BatchCache, ids: Sequence[Sequence[int]], start: int) -> None:
+        self.cache, self.ids, self.width, self.start = cache, ids, len(ids[0]), start
+        self.end = start + cache.rows * self.width
         self.pairs: dict[int, Pair] = {}
         self._masks: dict[int | None, Tensor | None] = {}
-
-    def positions(self, device: torch.device) -> Tensor:
-        """Position of each of its tokens in its own row, `[rows * width]`."""
-        start_B1 = torch.tensor(self.cache.starts, device=device)[:, None]
-        end = self.cache.span.end
-        return (torch.arange(end, end + self.width, device=device) - start_B1).clamp(min=0).flatten()
 
     def of(self, states_1HTD: Tensor) -> Tensor:
         """Its own tokens of the flat row, `[rows, heads, width, dim]`."""
@@ -78,8 +61,8 @@ class _Part:
         """`[1, rows * width, heads, dim]`."""
         keys, values = self.pairs[int(module.layer_idx)]  # type: ignore[arg-type]
         mask = self._mask(window, keys.device)
-        said_BWHD: Tensor = sdpa_attention_forward(module, self.of(query_1HTD), keys, values, mask, **settings)[0]
-        return said_BWHD.flatten(0, 1)[None]
+        mixed_BWHD: Tensor = sdpa_attention_forward(module, self.of(query_1HTD), keys, values, mask, **settings)[0]
+        return mixed_BWHD.flatten(0, 1)[None]
 
     def _mask(self, window: int | None, device: torch.device) -> Tensor | None:
         if window not in self._masks:
@@ -88,7 +71,7 @@ class _Part:
 
     def _allowed(self, window: int | None, device: torch.device) -> Tensor | None:
         """`[rows, 1, width, keys]`, True where a token looks; None where each looks at everything."""
-        first, end, starts = self.cache.span.first, self.cache.span.end, self.cache.starts
+        first, end, starts = self.cache.extent.first, self.cache.extent.end, self.cache.starts
         whole = window is None or end + 1 - first <= window
         if self.width == 1 and whole and all(start == first for start in starts):
             return None
@@ -103,7 +86,7 @@ class _Part:
 class _Flat(Cache):
     """What a network is given as its cache: writes each batch's part of the flat row to that batch's own."""
 
-    def __init__(self, parts: Sequence[_Part]) -> None:
+    def __init__(self, parts: Sequence[Part]) -> None:
         super().__init__(layers=list(parts[0].cache.layers))
         self.parts = parts
 
@@ -121,8 +104,8 @@ def _attend(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **settings: Any
 ) -> tuple[Tensor, None]:
     """For transformers: attention over a flat row, batch by batch."""
-    said = [part.attend(module, query, window_of(module), settings) for part in _CURRENT.get().parts]
-    return torch.cat(said, 1), None
+    mixed = [part.attend(module, query, window_of(module), settings) for part in _CURRENT.get().parts]
+    return torch.cat(mixed, 1), None
 
 
 AttentionInterface.register(_NAME, _attend)

@@ -1,8 +1,7 @@
-"""Keys and values: of the rows that run together, and of sessions that pause.
+"""The keys and values of rows that run together in a transformers decoder, and of rows that are put aside.
 
-In: what the attention layers of any transformers decoder hand to a cache. Out: `Columns`, a cache whose rows all end in
-one column, so that a step writes one column for all of them, rows join and leave between steps, and a sliding window
-counts right; and `Sessions`, the keys and values of idle sessions, least recently used first out.
+In: what attention layers hand to a cache. Out: `BatchCache`, whose rows all end in one column, so that a step writes
+one column for all of them, rows join and leave between steps, and a sliding window counts right.
 
 A row is as wide as the longest of its batch: what lies before its first token is zero and masked, never another row's.
 It does not know requests, adapters or time.
@@ -10,9 +9,8 @@ It does not know requests, adapters or time.
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -20,14 +18,14 @@ from torch import Tensor
 from transformers import Cache, DynamicCache, PreTrainedModel
 from transformers.cache_utils import CacheLayerMixin, DynamicLayer
 
-from ...errors import ModelError
+from ...errors import InputError, ModelError
 
 BLOCK = 64  # columns that are allocated at once
 Pair = tuple[Tensor, Tensor]
 
 
 @dataclass
-class _Span:
+class _Extent:
     """The columns in use, `[first, end)`, of `rows` rows; shared by all layers."""
 
     rows: int = 0
@@ -44,24 +42,24 @@ class _Layer(CacheLayerMixin):
 
     is_sliding = False
 
-    def __init__(self, span: _Span) -> None:
+    def __init__(self, extent: _Extent) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.span = span
+        self.extent = extent
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        self.allocate(key_states, value_states, self.span.end + key_states.shape[2])
+        self.allocate(key_states, value_states, self.extent.end + key_states.shape[2])
 
     def allocate(self, keys: Tensor, values: Tensor, columns: int) -> None:
         """Zeros for this many columns, of the heads, width, type and device of these."""
         for name, like in (("keys", keys), ("values", values)):
-            setattr(self, name, like.new_zeros(self.span.rows, like.shape[1], _blocks(columns), like.shape[3]))
+            setattr(self, name, like.new_zeros(self.extent.rows, like.shape[1], _blocks(columns), like.shape[3]))
         self.is_initialized = True
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> Pair:
         """Write behind the last column; keys and values of all columns, old and new."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-        rows, first, end = self.span.rows, self.span.first, self.span.end
+        rows, first, end = self.extent.rows, self.extent.first, self.extent.end
         after = end + key_states.shape[2]
         keys, values = self.pair
         keys[:rows, :, end:after] = key_states
@@ -69,10 +67,10 @@ class _Layer(CacheLayerMixin):
         return keys[:rows, :, first:after], values[:rows, :, first:after]
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        return self.span.width + query_length, 0
+        return self.extent.width + query_length, 0
 
     def get_seq_length(self) -> int:
-        return self.span.width
+        return self.extent.width
 
     def get_max_length(self) -> int:
         return -1
@@ -84,53 +82,55 @@ class _Layer(CacheLayerMixin):
 
     def replace(self, rows: int, columns: int, end: int) -> None:
         """Other buffers of this size, with the columns in use moved so that they end at `end`."""
-        here = self.span
+        extent = self.extent
         for name, old in zip(("keys", "values"), self.pair, strict=True):
             new = old.new_zeros(rows, old.shape[1], columns, old.shape[3])
-            new[: here.rows, :, end - here.width : end] = old[: here.rows, :, here.first : here.end]
+            new[: extent.rows, :, end - extent.width : end] = old[: extent.rows, :, extent.first : extent.end]
             setattr(self, name, new)
 
 
 @dataclass(frozen=True, eq=False)
-class Kept:
-    """The keys and values of one row: `ids` and, per layer, keys and values `[heads, len(ids), dim]`."""
+class SavedTensors:
+    """The keys and values of one row: per layer `[heads, tokens, dim]` each."""
 
-    ids: tuple[int, ...]
     pairs: tuple[Pair, ...]
 
     @property
+    def tokens(self) -> int:
+        """How many tokens they are of."""
+        return self.pairs[0][0].shape[1]
+
+    @property
     def bytes(self) -> int:
+        """What they take."""
         return sum(t.nbytes for pair in self.pairs for t in pair)
 
 
-Held = tuple[Kept | None, int]  # what a row begins with, and how many tokens of it
+class BatchCache(Cache):
+    """Keys and values of a batch whose rows all end in one column.
 
-
-class Columns(Cache):
-    """Keys and values of a batch whose rows all end in one column. `lengths`: tokens per row, the newest included.
-
-    A forward over q more tokens per row goes between `extend(q)` and the use of its output.
+    A forward over q more columns goes between `place` and `extend(q)`; its output is used behind that.
     """
 
-    def __init__(self, layers: int, lengths: Sequence[int], held: Sequence[Held] = (), more: int = 0) -> None:
-        """Rows of `lengths[i]` tokens to come, whose next forward is over `more` of them (default: all).
+    def __init__(
+        self, layers: int, slots: Sequence[int], saved: Sequence[tuple[SavedTensors | None, int]] = (), tokens: int = 0
+    ) -> None:
+        """Row i has the adapter slot `slots[i]`, and begins with as many tokens of a saved row as `saved[i]` says.
+        `tokens`: columns that the next forwards will have."""
+        counts = [count for _, count in saved] or [0] * len(slots)
+        width = max(counts, default=0)
+        self.extent = _Extent(rows=len(slots), end=width)
+        super().__init__(layers=[_Layer(self.extent) for _ in range(layers)])
+        self.slots = list(slots)
+        self.starts = [width - count for count in counts]
+        self.extent.first = min(self.starts, default=0)
+        for row, (source, count) in enumerate(saved):
+            if source is not None and count:
+                self._fill(row, source, count, tokens)
 
-        Row i begins with the tokens that `held[i]` says, or with nothing; then it is padded on its left to `more`.
-        """
-        more = more or max(lengths, default=0)
-        begun = [count for _, count in held] or [0] * len(lengths)
-        width = max(begun, default=0)
-        self.span = _Span(rows=len(lengths), end=width)
-        super().__init__(layers=[_Layer(self.span) for _ in range(layers)])
-        self.starts = [width - b if b else width + max(more - n, 0) for b, n in zip(begun, lengths, strict=True)]
-        self.span.first = min(self.starts, default=0)
-        for row, (kept, count) in enumerate(held):
-            if kept is not None and count:
-                self._fill(row, kept, count, more)
-
-    def _fill(self, row: int, kept: Kept, count: int, more: int) -> None:
-        end = self.span.end
-        for layer, pair in zip(self.parts, kept.pairs, strict=True):
+    def _fill(self, row: int, source: SavedTensors, count: int, more: int) -> None:
+        end = self.extent.end
+        for layer, pair in zip(self.parts, source.pairs, strict=True):
             if not layer.is_initialized:
                 layer.allocate(pair[0][None], pair[1][None], end + more)
             for buffer, tensor in zip(layer.pair, pair, strict=True):
@@ -147,138 +147,110 @@ class Columns(Cache):
 
     @property
     def rows(self) -> int:
-        return self.span.rows
+        return self.extent.rows
 
     def length(self, row: int) -> int:
         """Tokens that row holds."""
-        return max(self.span.end - self.starts[row], 0)
+        return max(self.extent.end - self.starts[row], 0)
 
     def mask(self, more: int, device: torch.device) -> Tensor | None:
         """`[rows, width + more]`, 1 where a row has a token; None where every row is as long as the widest."""
-        first, width = self.span.first, self.span.width + more
+        first, width = self.extent.first, self.extent.width + more
         if all(start == first for start in self.starts):
             return None
         start_B1 = torch.tensor(self.starts, device=device)[:, None] - first
         return (torch.arange(width, device=device) >= start_B1).long()
 
-    def make_room(self, more: int) -> None:
-        """Before a forward: columns for `more` tokens a row."""
-        span = self.span
+    def positions(self, more: int, device: torch.device) -> Tensor:
+        """`[rows, more]`: the position of each of the next columns in its row; 0 before a row's first token."""
+        start_B1 = torch.tensor(self.starts, device=device)[:, None]
+        return (torch.arange(self.extent.end, self.extent.end + more, device=device) - start_B1).clamp(min=0)
+
+    def place(self, counts: Sequence[int]) -> int:
+        """Before a forward over so many more tokens of each row: room for them, and how many columns they take.
+
+        `InputError` where a row that holds tokens already gets fewer than the longest: there would be a hole in it.
+        """
+        width, end = max(counts), self.extent.end
+        for row, (start, count) in enumerate(zip(self.starts, counts, strict=True)):
+            if start >= end:  # nothing yet: it begins so that it ends with the others
+                self.starts[row] = end + width - count
+            elif count != width:
+                raise InputError(f"row {row} holds {end - start} tokens and gets {count} more, others {width}")
+        self.extent.first = min(self.starts)
+        self._make_room(width)
+        return width
+
+    def _make_room(self, more: int) -> None:
+        extent = self.extent
         parts = [layer for layer in self.parts if layer.is_initialized]
         if not parts:
             return
-        held, _, columns, _ = parts[0].pair[0].shape
-        wanted = _blocks(span.width + more + span.width // 4)
-        if span.end + more > columns or columns > 4 * wanted:
-            self._replace(held, wanted, span.width)
+        allocated, _, columns, _ = parts[0].pair[0].shape
+        wanted = _blocks(extent.width + more + extent.width // 4)
+        if extent.end + more > columns or columns > 4 * wanted:
+            self._replace(allocated, wanted, extent.width)
 
     def extend(self, more: int) -> None:
-        """After a forward: its tokens count."""
-        self.span.end += more
+        """After a forward: its columns count."""
+        self.extent.end += more
 
-    def join(self, other: Columns) -> None:
+    @torch.inference_mode()
+    def join(self, other: BatchCache) -> None:
         """Take over all rows of `other`, behind the ones here. `other` is not used again."""
         if not self.rows:
-            self.span.__dict__.update(other.span.__dict__)
+            self.extent.__dict__.update(other.extent.__dict__)
             for mine, layer in zip(self.parts, other.parts, strict=True):
-                mine.keys, mine.values, mine.is_initialized = layer.keys, layer.values, True
-            self.starts = other.starts
+                mine.keys, mine.values, mine.is_initialized = layer.keys, layer.values, layer.is_initialized
+            self.starts, self.slots = other.starts, other.slots
             return
-        rows, width = self.rows + other.rows, max(self.span.width, other.span.width)
-        held = self.parts[0].pair[0].shape[0]
-        if other.span.width > self.span.end or rows > held:
-            self._replace(max(rows, held + held // 2), _blocks(width + width // 4), width)
-        end, theirs = self.span.end, other.span
+        rows, width = self.rows + other.rows, max(self.extent.width, other.extent.width)
+        allocated = self.parts[0].pair[0].shape[0]
+        if other.extent.width > self.extent.end or rows > allocated:
+            self._replace(max(rows, allocated + allocated // 2), _blocks(width + width // 4), width)
+        end, theirs = self.extent.end, other.extent
         for mine, layer in zip(self.parts, other.parts, strict=True):
             for new, old in zip(mine.pair, layer.pair, strict=True):
                 new[self.rows : rows, :, : end - theirs.width] = 0
                 new[self.rows : rows, :, end - theirs.width : end] = old[: theirs.rows, :, theirs.first : theirs.end]
         self.starts += [start + end - theirs.end for start in other.starts]
+        self.slots += other.slots
         self._count(rows)
 
+    @torch.inference_mode()
     def leave(self, row: int) -> None:
         """Drop a row; the last one takes its place."""
-        last, end = self.rows - 1, self.span.end
+        last, end = self.rows - 1, self.extent.end
         for layer in self.parts if row != last else []:
             for buffer in layer.pair:
                 buffer[row, :, :end] = buffer[last, :, :end]
-        self.starts[row] = self.starts[last]
-        self.starts.pop()
+        for column in (self.starts, self.slots):
+            column[row] = column[last]
+            column.pop()
         self._count(last)
         if not last:
             for layer in self.parts:
                 layer.keys, layer.values, layer.is_initialized = None, None, False
-            self.span.first = self.span.end = 0
+            self.extent.first = self.extent.end = 0
 
-    def keep(self, row: int, ids: Sequence[int]) -> Kept:
-        """A copy of one row, which holds `ids`."""
-        start, end = self.starts[row], self.span.end
-        assert end - start == len(ids), "keys and values of exactly these tokens"
+    @torch.inference_mode()
+    def save(self, row: int) -> SavedTensors:
+        """A copy of one row."""
+        start, end = self.starts[row], self.extent.end
         pairs = [[t[row, :, start:end].clone() for t in layer.pair] for layer in self.parts]
-        return Kept(tuple(ids), tuple((k, v) for k, v in pairs))
+        return SavedTensors(tuple((k, v) for k, v in pairs))
 
     def _count(self, rows: int) -> None:
         """Set the number of rows; columns that none of them needs are no longer looked at."""
-        self.span.rows = rows
-        self.span.first = min(self.starts, default=self.span.end)
+        self.extent.rows = rows
+        self.extent.first = min([*self.starts, self.extent.end])
 
     def _replace(self, rows: int, columns: int, end: int) -> None:
         for layer in self.parts:
             layer.replace(rows, columns, end)
-        moved = end - self.span.end
+        moved = end - self.extent.end
         self.starts = [start + moved for start in self.starts]
-        self.span.first, self.span.end = self.span.first + moved, end
-
-
-@dataclass
-class Sessions:
-    """Keys and values of idle sessions, by any key, at most `limit` bytes: the least recently used leaves first."""
-
-    limit: int
-    bytes: int = 0
-    evicted: int = 0
-    _kept: OrderedDict[Any, Kept] = field(default_factory=OrderedDict)
-
-    def put(self, key: Any, kept: Kept) -> None:
-        """Keep it in place of what `key` had, if it fits at all."""
-        self.drop(key)
-        if kept.bytes <= self.limit:
-            self._kept[key] = kept
-            self.bytes += kept.bytes
-            self.shrink(self.limit)
-
-    def take(self, key: Any, ids: Sequence[int]) -> tuple[Kept, int] | None:
-        """What is kept under `key`, and how many of `ids`, from the first and never all, it holds."""
-        kept = self._kept.get(key)
-        if kept is None:
-            return None
-        self._kept.move_to_end(key)
-        pairs = zip(kept.ids, ids[:-1], strict=False)
-        count = next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(kept.ids), len(ids) - 1))
-        return (kept, count) if count else None
-
-    def drop(self, key: Any) -> None:
-        """Forget what `key` had."""
-        if (kept := self._kept.pop(key, None)) is not None:
-            self.bytes -= kept.bytes
-
-    def bytes_of(self, match: Callable[[Any], bool]) -> int:
-        """Bytes under the keys that `match(key)` is true of."""
-        return sum(kept.bytes for key, kept in list(self._kept.items()) if match(key))
-
-    def drop_where(self, match: Callable[[Any], bool]) -> None:
-        """Forget every key that `match(key)` is true of."""
-        for key in [k for k in self._kept if match(k)]:
-            self.drop(key)
-
-    def shrink(self, limit: int) -> None:
-        """Let the least recently used go until at most `limit` bytes are held."""
-        while self.bytes > limit:
-            self.drop(next(iter(self._kept)))
-            self.evicted += 1
-
-    def __len__(self) -> int:
-        return len(self._kept)
+        self.extent.first, self.extent.end = self.extent.first + moved, end
 
 
 def layers_of(network: PreTrainedModel) -> int:

@@ -1,0 +1,270 @@
+"""The runner behind which transformers' networks are: on a CPU or an accelerator, with adapters in an AdapterBank.
+
+In: a `Model` and, for adapters, a bank on its network. Out: a `Runner` (runners/protocol.py). Rows that go on from step
+to step have their adapters gathered once, by the package's kernel where that was built; weights are packed
+where that is faster; a step of few tokens computes with as many threads as it is fastest with.
+
+It does not know requests or when a row ends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...compute.attention import replaceable
+from ...compute.experts import answering
+from ...compute.kernels import built
+from ...compute.packed import pack
+from ...compute.threads import Threads, alone, give_back_workers
+from ...errors import InputError
+from ...lora import AdapterBank, Held, LoraConfig, Packed, Run
+from ...models import Model
+from ...models.forward import head, pad_right
+from ..protocol import LOGITS, Cache, Config, Reading, SavedRow, Watch
+from .kv_cache import BatchCache, SavedTensors, layers_of, token_bytes
+from .mixed_step import Part, flat_logits
+from .watching import chosen_experts, states_of
+
+Ids = Sequence[Sequence[int]]
+
+
+class TorchRunner:
+    """A model with its bank; `bank` None computes the base alone.
+
+    The bank stays whoever made it's: `close` leaves it. With `deterministic` a row's adapter is not gathered from step
+    to step, and no prompts are read in the forwards of other rows.
+    """
+
+    def __init__(
+        self, model: Model, bank: AdapterBank | None = None, *, packed_bytes: int = 0, deterministic: bool = False
+    ) -> None:
+        self.model, self.bank, self._deterministic = model, bank, deterministic
+        self.layers = int(model.network.config.get_text_config().num_hidden_layers)
+        self.width = int(model.network.config.get_text_config().hidden_size)
+        self._gathered = bank.held() if bank is not None and not deterministic else None
+        self._threads, self._undo = Threads(), ExitStack()
+        if packed_bytes:
+            self._undo.callback(pack(model.network, packed_bytes))
+
+    @classmethod
+    def open(cls, model: Model, config: Config) -> TorchRunner:
+        """A runner with a bank of its own, as the settings say. `ModelError` where the network has nothing to adapt,
+        or keeps something else than keys and values."""
+        layers_of(model.network)
+        bank = None
+        if config.slots:
+            shape = LoraConfig(rank=config.rank, alpha=2.0 * config.rank)
+            bank = AdapterBank(model.network, _slots_within(model, config, shape), shape)
+        runner = cls(model, bank, packed_bytes=config.packed_bytes, deterministic=config.deterministic)
+        if bank is not None:
+            runner._undo.callback(bank.detach)
+        return runner
+
+    @cached_property
+    def _cached_layers(self) -> int:
+        return layers_of(self.model.network)
+
+    @cached_property
+    def token_bytes(self) -> int:
+        """Bytes that one token's keys and values take, over all layers; estimated from the configuration."""
+        return token_bytes(self.model.network)
+
+    # ---- adapters
+
+    @property
+    def slots(self) -> int:
+        """Adapters that it holds at once."""
+        return self.bank.slots if self.bank is not None else 0
+
+    def check(self, tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
+        """`ModelError` where an adapter cannot be loaded."""
+        with alone():
+            self._adapters.check(tensors, config)
+
+    def load(self, slot: int, tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
+        """Put an adapter into a slot; on an accelerator on a stream of its own, so that nobody waits for it."""
+        with alone(), _own_stream(self.model.device):
+            self._adapters.load(slot, tensors, config)
+            if self._gathered is not None:
+                self._gathered.pack(slot)
+
+    def clear(self, slot: int) -> None:
+        """A slot equals the base again."""
+        self._adapters.reset(slot, 0)
+        if self._gathered is not None:
+            self._gathered.pack(slot)
+
+    @property
+    def _adapters(self) -> AdapterBank:
+        if self.bank is None:
+            raise InputError("this runner computes the base alone: it was opened without slots for adapters")
+        return self.bank
+
+    # ---- rows with a cache
+
+    @torch.inference_mode()
+    def cache(
+        self, slots: Sequence[int], saved: Sequence[tuple[SavedRow | None, int]] = (), tokens: int = 0
+    ) -> BatchCache:
+        """Keys and values of rows that end in one column."""
+        own = [(source if isinstance(source, SavedTensors) else None, count) for source, count in saved]
+        return BatchCache(self._cached_layers, slots, own, tokens)
+
+    @torch.inference_mode()
+    def prefill(
+        self, cache: Cache, ids: Ids, *, logits: bool = True, allowed_BV: Tensor | None = None
+    ) -> Tensor | None:
+        """Read the next ids of every row, in one forward padded on the left."""
+        gathered = self._gathered if self._gathered is not None and self._gathered.any_batch else None
+        own = _own(cache)
+        with self._adapted(own.slots, gathered):
+            return self._forward(own, ids, logits, allowed_BV)
+
+    @torch.inference_mode()
+    def decode(self, cache: Cache, tokens: Sequence[int], *, allowed_BV: Tensor | None = None) -> Tensor:
+        """One more token of every row."""
+        own = _own(cache)
+        with self._adapted(own.slots, self._gathered):
+            logits_BV = self._forward(own, [[token] for token in tokens], True, allowed_BV)
+        assert logits_BV is not None, "asked for"
+        return logits_BV
+
+    @property
+    def mixes(self) -> bool:
+        """Whether prompts can be read in the forwards of rows that are answered."""
+        return not self._deterministic and replaceable(self.model.network)
+
+    @torch.inference_mode()
+    def mixed(
+        self, cache: Cache, tokens: Sequence[int], other: Cache, ids: Ids, *, logits: bool = True
+    ) -> tuple[Tensor, Tensor | None]:
+        """One more token of every row of one cache, and the next ids of another's, in one forward."""
+        first, second = _own(cache), _own(other)
+        columns, rows = second.place([len(row) for row in ids]), first.rows
+        first.place([1] * rows)
+        self._threads.prepare(rows + columns * second.rows)
+        parts = [Part(first, [[token] for token in tokens], 0), Part(second, self._padded(ids, columns), rows)]
+        wanted = [*range(rows), *(rows + columns * (row + 1) - 1 for row in range(second.rows if logits else 0))]
+        with self._adapted(first.slots, self._gathered, [(slot, columns) for slot in second.slots]):
+            logits_BV = flat_logits(self.model.network, parts, wanted).float()
+        first.extend(1)
+        second.extend(columns)
+        return logits_BV[:rows], logits_BV[rows:] if logits else None
+
+    def _forward(self, cache: BatchCache, ids: Ids, logits: bool, allowed_BV: Tensor | None) -> Tensor | None:
+        columns, device, network = cache.place([len(row) for row in ids]), self.model.device, self.model.network
+        self._threads.prepare(columns * len(ids))
+        settings = {
+            "input_ids": torch.tensor(self._padded(ids, columns), device=device),
+            "attention_mask": cache.mask(columns, device),
+            "position_ids": cache.positions(columns, device),
+            "past_key_values": cache,
+            "use_cache": True,
+        }
+        if not logits:
+            network.base_model(**settings)
+            cache.extend(columns)
+            return None
+        logits_BV: Tensor = network(**settings, logits_to_keep=1).logits[:, -1].float()
+        cache.extend(columns)
+        return logits_BV if allowed_BV is None else logits_BV.masked_fill(~allowed_BV, -torch.inf)
+
+    def _padded(self, ids: Ids, columns: int) -> list[list[int]]:
+        return [[*[self.model.pad_id] * (columns - len(row)), *row] for row in ids]
+
+    def _adapted(
+        self, slots: Sequence[int], gathered: Held | Packed | None, runs: Sequence[Run] = ()
+    ) -> AbstractContextManager[None]:
+        """Each row with its own adapter; with `runs`, a token of each row and then runs of other rows' tokens."""
+        if self.bank is None:
+            return nullcontext()
+        return self.bank.rows(slots) if gathered is None else self.bank.holding(gathered, slots, runs)
+
+    # ---- rows without a cache
+
+    @torch.inference_mode()
+    def read(self, rows: Ids, slots: Sequence[int], watch: Watch = LOGITS) -> Iterator[Reading]:
+        """Whole rows in one forward, padded on the right; logits of one row are there at a time."""
+        network, to_logits = self.model.network, head(self.model)
+        ids_BT, mask_BT = pad_right(rows, self.model)
+        every = any(layer not in (-1, self.layers - 1) for layer in watch.layers)
+        with ExitStack() as inside:
+            chosen = inside.enter_context(chosen_experts(network)) if watch.experts else []
+            inside.enter_context(self._reading(slots))
+            states = states_of(network, ids_BT, mask_BT, every)
+        experts = [chosen_NK.view(*ids_BT.shape, -1) for chosen_NK in chosen]
+        watched = [states[layer] if every else states[-1] for layer in watch.layers]
+        for row, ids in enumerate(rows):
+            last_TH = states[-1][row, : len(ids)]
+            yield Reading(
+                tuple(states_BTH[row, : len(ids)] for states_BTH in watched),
+                tuple(experts_BTK[row, : len(ids)] for experts_BTK in experts),
+                _Head(to_logits, last_TH),
+            )
+
+    def _reading(self, slots: Sequence[int]) -> AbstractContextManager[None]:
+        """Rows of one slot share a product on a CPU; a broken adapter would spoil the rows of others there."""
+        if self.bank is None:
+            return nullcontext()
+        alike = len(set(slots)) == 1 and self.model.device.type == "cpu"
+        return self.bank.rows(slots, wide=alike and self.model.network.dtype == torch.float32 and built())
+
+    # ---- the machine
+
+    def hand_over(self) -> None:
+        """The calling thread's OpenMP workers end."""
+        give_back_workers()
+
+    def take_over(self, tokens: int) -> None:
+        """Try with how many threads a step of so many tokens is fastest."""
+        self._threads.measure(self.model.network, tokens)
+
+    def bulk(self) -> AbstractContextManager[None]:
+        """Weights are packed, experts too, and the kernels between the products are in use."""
+        return answering(self.model.network)
+
+    def close(self) -> None:
+        """Packed copies go, and a bank that was made by `open` comes off the network."""
+        self._undo.close()
+
+
+class _Head:
+    """Hidden states `[T, width]` of one row, ready to become logits."""
+
+    def __init__(self, to_logits: Callable[[Tensor], Tensor], states_TH: Tensor) -> None:
+        self._to_logits, self._states_TH = to_logits, states_TH
+
+    @torch.inference_mode()
+    def __call__(self, tokens: slice) -> Tensor:
+        return self._to_logits(self._states_TH[tokens]).float()
+
+
+def _own(cache: Cache) -> BatchCache:
+    assert isinstance(cache, BatchCache), "a cache is used with the runner that made it"
+    return cache
+
+
+def _slots_within(model: Model, config: Config, shape: LoraConfig) -> int:
+    """As many slots as are wanted, or as fit in `adapter_bytes`; at least one."""
+    bank = AdapterBank(model.network, 1, shape)
+    each = sum(p.nbytes for p in bank.parameters())
+    bank.detach()
+    return max(1, min(config.slots, config.adapter_bytes // max(each, 1)))
+
+
+@contextmanager
+def _own_stream(device: torch.device) -> Iterator[None]:
+    """Copies in here do not queue behind the kernels of the running batch, nor these behind the copies."""
+    if device.type != "cuda":
+        yield
+        return
+    stream = torch.cuda.Stream(device)
+    with torch.cuda.stream(stream):
+        yield
+    stream.synchronize()

@@ -1,0 +1,80 @@
+"""Prompts read in the forwards of rows that are answered: the logits of forwards of their own, wherever that fits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+from torch import Tensor
+
+from stillhouse.lora import AdapterBank, LoraConfig
+from stillhouse.models import Model
+from stillhouse.runners import BASE, Cache, TorchRunner
+from tests.architectures import ALL
+
+FIT = ["gemma3", "llama", "qwen3", "qwen3_moe"]
+SHAPE = LoraConfig(rank=4, alpha=8.0)
+
+
+def prompt(number: int, length: int) -> list[int]:
+    return [5 + (number * 7 + i) % 200 for i in range(length)]
+
+
+@pytest.fixture
+def runner(name: str, random_model: Callable[..., Model]) -> Iterator[TorchRunner]:
+    """With three adapters that change what the base says."""
+    bank = AdapterBank(random_model(name).network, 3, SHAPE)
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for parameter in bank.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.05)
+    yield TorchRunner(random_model(name), bank)
+    bank.detach()
+
+
+def answered(runner: TorchRunner) -> Cache:
+    """Three rows with their prompts read; one is the base's."""
+    made = runner.cache([0, BASE, 2])
+    runner.prefill(made, [prompt(number, length) for number, length in enumerate((9, 30, 4))])
+    return made
+
+
+def pieces(prompts: list[list[int]], *columns: int) -> Iterator[list[list[int]]]:
+    """Prompts that end together, so many columns at a time."""
+    at = -max(map(len, prompts))
+    for width in columns:
+        yield [p[max(len(p) + at, 0) : max(len(p) + at + width, 0)] for p in prompts]
+        at += width
+
+
+def close(found: Tensor | None, expected: Tensor | None) -> None:
+    torch.testing.assert_close(found, expected, atol=2e-5, rtol=2e-4)
+
+
+def test_which_architectures_fit(random_model: Callable[..., Model]) -> None:
+    assert {name for name in ALL if TorchRunner(random_model(name)).mixes} >= set(FIT)
+
+
+@pytest.mark.parametrize("name", FIT)
+def test_the_logits_are_those_of_forwards_of_their_own(runner: TorchRunner) -> None:
+    """Padded prompts of two adapters in three pieces, the last of one column; gemma3's window is shorter than that."""
+    prompts, columns = [prompt(7, 21), prompt(8, 13)], (12, 8, 1)
+    apart, beside = answered(runner), answered(runner)
+    alone, read = runner.cache([1, 2]), runner.cache([1, 2])
+    whole_BV = runner.prefill(alone, prompts)
+    first_BV = None
+    for piece in pieces(prompts, *columns):
+        expected_BV = runner.decode(apart, [11, 12, 13])
+        last = len(piece[0]) == 1
+        logits_BV, first_BV = runner.mixed(beside, [11, 12, 13], read, piece, logits=last)
+        close(logits_BV, expected_BV)
+        assert (first_BV is None) == (not last)
+    close(first_BV, whole_BV)
+    beside.join(read)
+    apart.join(alone)
+    close(runner.decode(beside, [7] * 5), runner.decode(apart, [7] * 5))
+    lengths = [[cache.length(row) for row in range(5)] for cache in (beside, apart)]
+    assert lengths == [[13, 34, 8, 22, 14]] * 2
+    assert list(beside.slots) == [0, BASE, 2, 1, 2]
+    assert runner.model.network.config.get_text_config()._attn_implementation == "sdpa"
