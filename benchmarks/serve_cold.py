@@ -28,9 +28,10 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks._machine import Figure, machine, say, table
 from benchmarks._serving import Told, adapters, answers, ask, load, percentile, prompts, stock
 from stillhouse import runners
+from stillhouse.generate import Sampling
 from stillhouse.models import Model
 from stillhouse.serve.engine.adapters import Adapter, Key, Library
-from stillhouse.serve.engine.engine import Config, Engine, Request, Sampling
+from stillhouse.serve.engine.engine import Config, Engine, Request
 from stillhouse.store import Store
 
 LONG = 1500  # tokens of a row that is always there

@@ -22,11 +22,12 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks._machine import Figure, machine, say, seconds, table
 from benchmarks._serving import adapters, answers, load, prompts
+from stillhouse.generate import Sampling
 from stillhouse.lora import AdapterBank, LoraConfig
 from stillhouse.models import Model
 from stillhouse.runners import TorchRunner
 from stillhouse.serve.engine.adapters import Adapter
-from stillhouse.serve.engine.engine import Config, Engine, Request, Sampling
+from stillhouse.serve.engine.engine import Config, Engine, Request
 
 ROUND = 25  # mixes between two changes from one way to the other
 
@@ -78,7 +79,7 @@ def requests(model: Model, made: Sequence[Adapter], tokens: int) -> list[Request
     """Two per user: greedy, and drawn by a seed. Every third is longer than the others."""
     texts = [p * (3 if i % 3 == 0 else 1) for i, p in enumerate(prompts(model, 2 * len(made)))]
     return [
-        Request(tuple(p), Sampling(tokens, float(i % 2), 0.95, seed=i), made[i // 2].key.user, made[i // 2])
+        Request(tuple(p), Sampling(tokens, float(i % 2), seed=i, top_p=0.95), made[i // 2].key.user, made[i // 2])
         for i, p in enumerate(texts)
     ]
 

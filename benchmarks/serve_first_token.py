@@ -19,11 +19,12 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks._machine import Figure, in_turns, machine, say, table
 from benchmarks._serving import adapters, answers, ask, generated, load
+from stillhouse.generate import Sampling
 from stillhouse.lora import AdapterBank, LoraConfig
 from stillhouse.models import Model
 from stillhouse.runners import TorchRunner
 from stillhouse.serve.engine.adapters import Adapter
-from stillhouse.serve.engine.engine import Config, Engine, Request, Sampling
+from stillhouse.serve.engine.engine import Config, Engine, Request
 from stillhouse.text.prompts import with_memory, without_memory
 
 QUESTION = "What is the name of my dog?"
@@ -44,7 +45,7 @@ def right(model: Model, engine: Engine, bank: AdapterBank, asked: Request) -> bo
         slot = bank.slots - 1
         bank.load(slot, asked.adapter.tensors, asked.adapter.config)
     with bank.rows([slot]):
-        expected = generated(model.network, model, [list(asked.prompt)], asked.sampling.max_tokens)
+        expected = generated(model.network, model, [list(asked.prompt)], asked.sampling.max_new_tokens)
     return answers(engine, [asked]) == expected
 
 

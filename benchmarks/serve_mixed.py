@@ -30,11 +30,12 @@ from benchmarks._machine import Figure, machine, say, seconds, table
 from benchmarks._serving import adapters, against, answers, generated, load, prompts
 from stillhouse import models
 from stillhouse.compute.threads import give_back_workers
+from stillhouse.generate import Sampling
 from stillhouse.lora import AdapterBank, LoraConfig
 from stillhouse.models import Model
 from stillhouse.runners import TorchRunner
 from stillhouse.serve.engine.adapters import Adapter
-from stillhouse.serve.engine.engine import Config, Engine, Request, Sampling
+from stillhouse.serve.engine.engine import Config, Engine, Request
 
 
 def peft_model(model: Model, folder: Path, count: int) -> Any:

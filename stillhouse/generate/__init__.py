@@ -7,7 +7,6 @@ from .decode import (
     Bank,
     Ids,
     Prefix,
-    Sampling,
     adapting,
     batches,
     common_prefix,
@@ -16,18 +15,24 @@ from .decode import (
     prefill,
     score,
 )
+from .sampling import GREEDY, Choice, Draw, Sampling, choose, next_tokens
 
 __all__ = [
+    "GREEDY",
     "Bank",
+    "Choice",
+    "Draw",
     "Ids",
     "Prefix",
     "Sampling",
     "adapting",
     "batches",
+    "choose",
     "common_prefix",
     "computes_once",
     "generate",
     "head",
+    "next_tokens",
     "pad_right",
     "prefill",
     "score",

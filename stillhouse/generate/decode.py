@@ -15,7 +15,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -33,6 +33,7 @@ from ..models.forward import head, pad_right
 from .batching import Row, grouped
 from .prefix_tree import Alike, much_alike
 from .prompt_lookup import Copied
+from .sampling import GREEDY, Draw, Sampling, next_tokens
 from .shared_prefix import Shared, Text, plain_cache, shareable
 
 R = TypeVar("R")
@@ -85,20 +86,10 @@ def prefill(model: Model, ids: Sequence[int], chunk: int = 2048) -> Prefix:
     return Prefix(tuple(ids), cache)
 
 
-@dataclass(frozen=True)
-class Sampling:
-    """How to choose the next token. `temperature` 0 is greedy; otherwise each prompt draws by the seed and its number,
-    whatever else is in the batch."""
-
-    max_new_tokens: int = 48
-    temperature: float = 0.0
-    seed: int = 0
-
-
 def generate(
     model: Model,
     prompts: Sequence[Ids],
-    sampling: Sampling = Sampling(),
+    sampling: Sampling = GREEDY,
     *,
     prefix: Prefix | Sequence[Prefix | None] | None = None,
     numbers: Sequence[int] | None = None,
@@ -112,7 +103,8 @@ def generate(
 ) -> list[Ids]:
     """Answers to `prompts` (each: the ids after the prefix), without the stop token, in the order given.
 
-    `prefix`: of all prompts, or of each. `numbers`: what each prompt draws by in place of its number in `prompts`.
+    `prefix`: of all prompts, or of each. Where tokens are drawn, each prompt draws by the seed and its number, whatever
+    else is in the batch; `numbers` are other numbers than those in `prompts`. `sampling.stop` is not looked at.
 
     `drafts`: what each answer probably is, without the stop token. `lookup`: for answers that copy from their prompts,
     up to so many tokens that stood behind the last two before are read ahead at every step, where that is worth it.
@@ -129,12 +121,13 @@ def generate(
     longest = max(lengths, default=0)
     if longest + 1 > model.context:
         raise InputError(f"prompt of {longest} tokens does not fit the model's context of {model.context} tokens")
-    answers: list[Ids] = [[] for _ in prompts]
+    answers: dict[int, Ids] = {}
+    numbers = numbers or range(len(prompts))
     room = [min(sampling.max_new_tokens, model.context - n) for n in lengths]
     beyond = longest + 2 * sampling.max_new_tokens > _window(model)  # with what is read ahead
     shares = (any(texts) or much_alike(prompts, slots)) and shareable(model.network)
     whole = any(texts) and beyond and not shares
-    usable = drafts is not None and sampling.temperature <= 0 and _forgets(model) and (shares or not beyond)
+    usable = drafts is not None and sampling.greedy and _forgets(model) and (shares or not beyond)
     ahead = [list(d[: max(0, n - 1)]) if usable else [] for d, n in zip(drafts or prompts, room, strict=True)]
     lookup = lookup if _looks_up(model, sampling, longest + (lookup + 2) * sampling.max_new_tokens, shares) else 0
     rows_of = [
@@ -147,11 +140,21 @@ def generate(
         own = [texts[i] for i in rows]
         asked, likely = [prompts[i] for i in rows], [ahead[i] for i in rows]
         state = _Decoding(model, asked, likely, own, shares, shares and computes_once(model), bank, chosen)
-        copied_from = [Copied(text.ids if text else (), prompts[i], lookup) for i, text in zip(rows, own, strict=True)]
-        _decode(state, rows, answers, sampling, room, on_step, copied_from, numbers or range(len(prompts)))
+        here = [
+            _Answer(
+                i,
+                read := [*(text.ids if text else ()), *prompts[i]],
+                sampling.numbered(numbers[i]),
+                room[i],
+                Copied(read, lookup),
+            )
+            for i, text in zip(rows, own, strict=True)
+        ]
+        _decode(state, here, on_step)
+        answers |= {answer.number: answer.tokens for answer in here}
         if on_batch:
             on_batch(len(rows))
-    return answers
+    return [answers[i] for i in range(len(prompts))]
 
 
 def _looks_up(model: Model, sampling: Sampling, columns: int, shares: bool) -> bool:
@@ -159,7 +162,7 @@ def _looks_up(model: Model, sampling: Sampling, columns: int, shares: bool) -> b
     or with a small network, so many rows of a few tokens take little longer than of one."""
     small = model.device.type != "cpu" or sum(p.numel() for p in model.network.parameters()) <= SMALL
     fits = shares or columns <= _window(model)
-    return small and sampling.temperature <= 0 and fits and _forgets(model)
+    return small and sampling.greedy and fits and _forgets(model)
 
 
 def _forgets(model: Model) -> bool:
@@ -328,65 +331,71 @@ def _tried(model: Model, text: Prefix, prompts: Sequence[Ids], drafts: Sequence[
     return [*found, state.step()[:, 0]]
 
 
+@dataclass(eq=False)
+class _Answer:
+    """The answer to one prompt while it is made. `read`: all tokens before it; `room`: how many it may have."""
+
+    number: int
+    read: Sequence[int]
+    sampling: Sampling
+    room: int
+    copied: Copied
+    tokens: Ids = field(default_factory=list)
+
+    @property
+    def draw(self) -> Draw:
+        """What its next token depends on."""
+        penalised = self.sampling.repetition_penalty != 1
+        return Draw(self.sampling, len(self.tokens), (*self.read, *self.tokens) if penalised else ())
+
+    def draft(self) -> Ids:
+        """Tokens that may stand behind its newest one."""
+        return self.copied.next(self.room - len(self.tokens) - 1)
+
+
 @torch.inference_mode()
-def _decode(
-    state: _Decoding,
-    rows: list[int],
-    answers: list[Ids],
-    sampling: Sampling,
-    room: Sequence[int],
-    on_step: Callable[[list[int], Tensor], None] | None,
-    copied: list[Copied],
-    numbers: Sequence[int],
-) -> None:
-    """Answer the prompts numbered `rows`; an answer ends at a stop token, or when it fills its `room`. `copied`: of
-    each, what it may copy from; `numbers`: what every prompt draws by."""
-    alive = [row for row in rows if room[row]]
+def _decode(state: _Decoding, answers: Sequence[_Answer], on_step: Callable[[list[int], Tensor], None] | None) -> None:
+    """Make these answers; each ends at a stop token, or when it fills its room."""
+    alive = [answer for answer in answers if answer.room]
     while alive:
         with for_steps(state.model.network, state.ids_BT.numel()):
             logits_BKV = state.step()
+        steps = _next(state, alive, logits_BKV)
+        if on_step:
+            picked = [(row, k) for row, (tokens, _) in enumerate(steps) for k in range(len(tokens))]
+            index = torch.tensor(picked, device=logits_BKV.device).T
+            on_step([alive[row].number for row, _ in picked], logits_BKV[index[0], index[1]])
+        rest = []
+        for row, (answer, (tokens, ended)) in enumerate(zip(alive, steps, strict=True)):
+            answer.tokens += tokens[:-1] if ended else tokens
+            answer.copied.said(tokens)
+            if not ended and len(answer.tokens) < answer.room:
+                rest.append(row)
+        if not rest:
+            return
+        few = len(rest) * (1 + max(answer.copied.most for answer in alive)) <= AHEAD
+        drafts = [answer.draft() if few and row in rest else [] for row, answer in enumerate(alive)]
+        state.append([tokens[-1] for tokens, _ in steps], drafts)
+        if len(rest) < len(alive):
+            state.keep(rest)
+            alive = [alive[row] for row in rest]
+
+
+def _next(state: _Decoding, answers: Sequence[_Answer], logits_BKV: Tensor) -> list[tuple[Ids, bool]]:
+    """The tokens that each answer goes on with, up to the first stop token, it included, and whether there was one:
+    of a draft as many as are right, and the one behind them."""
+    if answers[0].sampling.greedy:
         greedy_BK = logits_BKV.argmax(-1)
         agreed = state.agreed(greedy_BK)
-        said = [_until_stop(some[: n + 1], state.model) for some, n in zip(greedy_BK.tolist(), agreed, strict=True)]
-        if on_step:
-            picked = [(r, k) for r, (tokens, _) in enumerate(said) for k in range(len(tokens))]
-            index = torch.tensor(picked, device=logits_BKV.device).T
-            on_step([alive[r] for r, _ in picked], logits_BKV[index[0], index[1]])
-        if sampling.temperature > 0:
-            drawn = _draw(logits_BKV[:, 0], sampling, [numbers[row] for row in alive], len(answers[alive[0]]))
-            said = [_until_stop([token], state.model) for token in drawn]
-        going = []
-        for r, (tokens, ended) in enumerate(said):
-            answer = answers[alive[r]]
-            answer += tokens[:-1] if ended else tokens
-            if not ended and len(answer) < room[alive[r]]:
-                going.append(r)
-        if not going:
-            return
-        for (tokens, _), text in zip(said, copied, strict=True):
-            text.said(tokens)
-        few = len(going) * (1 + max(text.most for text in copied)) <= AHEAD
-        left = [room[row] - len(answers[row]) - 1 if few and r in going else 0 for r, row in enumerate(alive)]
-        drafts = [text.next(n) for text, n in zip(copied, left, strict=True)]
-        state.append([tokens[-1] for tokens, _ in said], drafts)
-        if len(going) < len(alive):
-            state.keep(going)
-            alive, copied = [alive[r] for r in going], [copied[r] for r in going]
+        tokens = [some[: n + 1] for some, n in zip(greedy_BK.tolist(), agreed, strict=True)]
+    else:
+        tokens = [[token] for token in next_tokens(logits_BKV[:, 0], [answer.draw for answer in answers])]
+    return [_until_stop(some, state.model) for some in tokens]
 
 
 def _until_stop(tokens: Ids, model: Model) -> tuple[Ids, bool]:
-    """The tokens up to the first stop token, it included, and whether there was one."""
     at = next((i for i, token in enumerate(tokens) if token in model.stop_ids), None)
     return (tokens, False) if at is None else (tokens[: at + 1], True)
-
-
-def _draw(logits_BV: Tensor, sampling: Sampling, rows: list[int], step: int) -> Ids:
-    chosen = []
-    for row, logits_V in zip(rows, logits_BV.cpu(), strict=True):
-        generator = torch.Generator().manual_seed(hash((sampling.seed, row, step)) & 0x7FFFFFFFFFFFFFFF)
-        probabilities_V = torch.softmax(logits_V / sampling.temperature, -1)
-        chosen.append(int(torch.multinomial(probabilities_V, 1, generator=generator)))
-    return chosen
 
 
 @torch.inference_mode()

@@ -12,12 +12,12 @@ from collections.abc import Sequence
 class Copied:
     """Of one text: what stood behind its last two tokens where they stood before, at most `most` tokens of it."""
 
-    def __init__(self, prefix: Sequence[int], prompt: Sequence[int], most: int) -> None:
+    def __init__(self, text: Sequence[int], most: int) -> None:
         self.most = most
         self.ids: list[int] = []
         self._behind: dict[tuple[int, int], int] = {}
         if most:
-            self.said([*prefix, *prompt])
+            self.said(text)
 
     def said(self, tokens: Sequence[int]) -> None:
         """The text goes on."""

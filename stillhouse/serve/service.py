@@ -19,6 +19,7 @@ from typing import Any
 
 from .. import models, runners
 from ..errors import Busy, InputError, NotFound, StillhouseError, StoreError
+from ..generate import Sampling
 from ..models import TextModel
 from ..records import digest
 from ..store import Store
@@ -28,7 +29,7 @@ from .access import limits
 from .access.keys import Keyring
 from .engine import engine
 from .engine.adapters import Adapter, Key, Library, highest_rank
-from .engine.engine import Done, Engine, Event, Failed, Piece, Request, Sampling
+from .engine.engine import Done, Engine, Event, Failed, Piece, Request
 from .forgetting import forget
 from .jobs.queue import Job, JobQueue
 from .log import journal, journal_records
@@ -198,7 +199,7 @@ class Service:
                 "at least one has to be left for the answer; send less"
             )
         asked_for = asked.max_tokens or min(self.config.default_tokens, room)
-        return replace(asked.sampling, max_tokens=asked_for)
+        return replace(asked.sampling, max_new_tokens=asked_for)
 
     def _note_route(self, user: str | None, path: str, adapter: Adapter | None, refused: Sequence[str]) -> None:
         self.metrics.routed(path)

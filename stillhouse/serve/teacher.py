@@ -19,9 +19,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ..errors import InputError, ModelError, StillhouseError
+from ..generate import Sampling
 from ..teachers.client import Request, Wire
 from ..text.prompts import Message
-from .engine.sequence import Done, Event, Piece, Sampling
+from .engine.sequence import Done, Event, Piece
 from .router import Route
 
 ROUTES: frozenset[Route] = frozenset({"base", "retrieval"})  # on which the teacher may answer
@@ -62,7 +63,7 @@ class FallbackTeacher:
     def answer(self, messages: Sequence[Message], sampling: Sampling) -> str:
         """Its answer. `ModelError`: it cannot be reached, or its answer is empty."""
         body = {
-            "model": self.config.model, "messages": list(messages), "max_tokens": sampling.max_tokens,
+            "model": self.config.model, "messages": list(messages), "max_tokens": sampling.max_new_tokens,
             "temperature": sampling.temperature, "top_p": sampling.top_p,
         }  # fmt: skip
         (reply,) = self._wire.ask([Request("chat/completions", body)])

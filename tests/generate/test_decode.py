@@ -249,12 +249,12 @@ def test_long_prompts_and_large_vocabularies_make_small_batches(
     for limit, least in (("TOKENS", 4 * 50), ("LOGITS", 4 * model.vocabulary)):
         done: list[int] = []
         with monkeypatch.context() as patched:
-            patched.setattr("stillhouse._generate_rows.CACHE", 0)
-            patched.setattr(f"stillhouse._generate_rows.{limit}", least)
+            patched.setattr("stillhouse.generate.batching.CACHE", 0)
+            patched.setattr(f"stillhouse.generate.batching.{limit}", least)
             assert generate(model, asked, GREEDY, on_batch=done.append) == expected
         assert sum(done) == 9 and 2 < len(done) < 9
         with monkeypatch.context() as patched:
-            patched.setattr(f"stillhouse._generate_rows.{limit}", 1)
+            patched.setattr(f"stillhouse.generate.batching.{limit}", 1)
             assert generate(model, asked, GREEDY) == expected
 
 

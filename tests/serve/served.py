@@ -15,8 +15,7 @@ import torch
 import uvicorn
 
 from stillhouse.export import peft
-from stillhouse.generate import Sampling as Greedy
-from stillhouse.generate import generate
+from stillhouse.generate import Sampling, generate
 from stillhouse.lora import AdapterBank, LoraConfig
 from stillhouse.models import Model
 from stillhouse.records import Candidate, GateResult, Signals, Verdict, Version, digest
@@ -117,8 +116,9 @@ def expected(model: Model, seed: int | None, messages: list[dict[str, str]], tok
     try:
         if seed is not None:
             bank.load(0, *adapter(model, seed))
-        ids = generate(model, [model.chat_ids(messages)], Greedy(tokens), bank=bank, slots=[-1 if seed is None else 0])
-        return str(model.tokenizer.decode(ids[0], skip_special_tokens=True))
+        slot = -1 if seed is None else 0
+        (ids,) = generate(model, [model.chat_ids(messages)], Sampling(tokens), bank=bank, slots=[slot])
+        return str(model.tokenizer.decode(ids, skip_special_tokens=True))
     finally:
         bank.detach()
 

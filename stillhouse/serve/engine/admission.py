@@ -51,7 +51,7 @@ class Door:
             self._closed = True
 
     def _check(self, request: Request) -> None:
-        prompt, asked = len(request.prompt), request.sampling.max_tokens
+        prompt, asked = len(request.prompt), request.sampling.max_new_tokens
         if not prompt:
             raise InputError("the prompt is empty")
         if prompt + asked > self._room:

@@ -27,6 +27,7 @@ from typing import TypeVar
 from torch import Tensor
 
 from ...errors import ModelError, StillhouseError
+from ...generate import choose
 from ...runners import Runner, SavedRow
 from ..errors import Overloaded, Unavailable
 from . import scheduler
@@ -35,8 +36,7 @@ from .admission import Door
 from .batch import Batch
 from .detokenize import TextStream
 from .prefill_budget import Pace
-from .sampling import choose
-from .sequence import Config, Done, Event, Failed, Piece, Reason, Request, Row, Sampling, Session, Sink, Stats
+from .sequence import Config, Done, Event, Failed, Piece, Reason, Request, Row, Session, Sink, Stats
 from .session_cache import SessionCache
 from .stream import events_of
 
@@ -45,7 +45,7 @@ T = TypeVar("T")
 _LOOK = 0.005  # seconds between two looks at those who wait for a seat
 
 __all__ = [
-    "Config", "Done", "Engine", "Event", "Failed", "Overloaded", "Piece", "Request", "Sampling", "Stats", "Unavailable",
+    "Config", "Done", "Engine", "Event", "Failed", "Overloaded", "Piece", "Request", "Stats", "Unavailable",
 ]  # fmt: skip
 
 

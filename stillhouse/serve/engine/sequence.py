@@ -11,24 +11,12 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from ...errors import InputError, StillhouseError
+from ...generate import GREEDY, Choice, Draw, Sampling
 from .adapters import Adapter, Key
 from .detokenize import TextStream
-from .sampling import Choice, Draw
 
 Reason = Literal["stop", "length", "cancelled"]
 Session = tuple[str | None, str | None, Key | None]  # of a user, with one adapter
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How an answer is made. `temperature` 0 is greedy; `logprobs`: alternatives to report, None for none at all."""
-
-    max_tokens: int = 128
-    temperature: float = 0.0
-    top_p: float = 1.0
-    seed: int = 0
-    stop: tuple[str, ...] = ()
-    logprobs: int | None = None
 
 
 @dataclass(frozen=True)
@@ -36,7 +24,7 @@ class Request:
     """One answer wanted. `session`: whose earlier keys and values may be used again, and which this one leaves."""
 
     prompt: tuple[int, ...]
-    sampling: Sampling = Sampling()
+    sampling: Sampling = GREEDY
     user: str | None = None
     adapter: Adapter | None = None
     session: str | None = None
@@ -155,7 +143,7 @@ class Row:
     @property
     def longest(self) -> int:
         """Tokens it may become."""
-        return self.length + self.request.sampling.max_tokens
+        return self.length + self.request.sampling.max_new_tokens
 
     @property
     def key(self) -> Key | None:
@@ -169,9 +157,9 @@ class Row:
 
     @property
     def draw(self) -> Draw:
-        """How it chooses its next token."""
-        s = self.request.sampling
-        return Draw(s.temperature, s.top_p, s.seed, len(self.out), s.logprobs)
+        """What its next token depends on."""
+        sampling = self.request.sampling
+        return Draw(sampling, len(self.out), self.ids if sampling.repetition_penalty != 1 else ())
 
     def take(self, choice: Choice, stop_ids: frozenset[int], now: float) -> Reason | None:
         """One more token: say it, and why the answer ends here if it does."""
@@ -182,7 +170,7 @@ class Row:
         self.sink(Piece(self.stream.push(choice.token), choice, now))
         if self.stream.stopped:
             return "stop"
-        return "length" if len(self.out) >= self.request.sampling.max_tokens else None
+        return "length" if len(self.out) >= self.request.sampling.max_new_tokens else None
 
     def done(self, reason: Reason, now: float) -> Done:
         """What is said at the end."""

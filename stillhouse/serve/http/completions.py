@@ -21,13 +21,14 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
 from ...errors import InputError, NotFound, StillhouseError
+from ...generate import Sampling
 from ...text.prompts import Message
 from .. import teacher
 from ..access import keys
 from ..access.keys import ApiKey
 from ..engine import engine
 from ..engine.adapters import Key
-from ..engine.engine import Event, Failed, Sampling
+from ..engine.engine import Event, Failed
 from ..log import journal_records
 from ..log.journal_records import Exchange, Feedback
 from ..service import GenerationRequest, PreparedRequest, Service
@@ -57,7 +58,7 @@ class _Call:
     def engine_requests(self) -> list[engine.Request]:
         """`n` requests a prompt, each with a seed of its own."""
         return [
-            replace(p.request, sampling=replace(p.request.sampling, seed=p.request.sampling.seed + i))
+            replace(p.request, sampling=p.request.sampling.numbered(i))
             for p in self.prepared
             for i in range(self.body.n or 1)
         ]
@@ -179,10 +180,9 @@ def _generation_request(
         permitted(key, user, "ask")
     choice = "base" if named == "" else "version" if number else "user"
     version = Key(user, number) if number and user else None
-    sampling = Sampling(
-        most or 1, _temperature(body, service), body.top_p if body.top_p is not None else 1.0,
-        body.seed if body.seed is not None else secrets.randbits(32), body.stops, logprobs,
-    )  # fmt: skip
+    given = {name: getattr(body, name) for name in ("seed", "top_k", "top_p", "min_p", "repetition_penalty")}
+    drawn_by = {"seed": secrets.randbits(32)} | {name: value for name, value in given.items() if value is not None}
+    sampling = Sampling(most or 1, _temperature(body, service), stop=body.stops, logprobs=logprobs, **drawn_by)
     return GenerationRequest(sampling, user, choice=choice, version=version, max_tokens=most)
 
 
@@ -204,7 +204,7 @@ async def _reply(
     service: Service, key: ApiKey, body: GenerationBody, requests: Sequence[GenerationRequest], request: Request
 ) -> Response:
     prepared = [await service.prepare(r) for r in requests]
-    charge(service, key, sum(len(p.request.prompt) + p.request.sampling.max_tokens for p in prepared))
+    charge(service, key, sum(len(p.request.prompt) + p.request.sampling.max_new_tokens for p in prepared))
     chat, first = isinstance(body, ChatBody), prepared[0]
     about: dict[str, Any] = {
         "path": first.path, "user": requests[0].user, "session": first.session, "passages": first.passages,

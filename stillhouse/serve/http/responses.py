@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Any
 
+from ...generate import Choice
 from ...models import TextModel
 from ..engine.engine import Done, Event, Piece
-from ..engine.sampling import Choice
 
 
 @dataclass

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
-from ..engine.sampling import MAX_TOP
+from ...generate.sampling import MAX_TOP
 
 MAX_CHOICES = 16
 
@@ -67,12 +67,15 @@ class TextFormat(Body):
 
 
 class GenerationBody(Body):
-    """What both ways of asking share."""
+    """What both ways of asking share. `top_k` (-1 or 0: off), `min_p` and `repetition_penalty` are vLLM's."""
 
     model: Name
     max_tokens: Annotated[int, Field(ge=1)] | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    top_k: Annotated[int, Field(ge=-1)] | None = None
+    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    repetition_penalty: Annotated[float, Field(gt=0)] | None = None
     n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
     stop: Stop | Annotated[list[Stop], Field(max_length=16)] | None = None
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None

@@ -14,8 +14,7 @@ import torch
 
 from stillhouse import runners
 from stillhouse.errors import InputError, ModelError, StillhouseError
-from stillhouse.generate import Sampling as Greedy
-from stillhouse.generate import generate
+from stillhouse.generate import Sampling, generate
 from stillhouse.lora import AdapterBank, LoraConfig
 from stillhouse.models import Model
 from stillhouse.runners import TorchRunner
@@ -29,7 +28,6 @@ from stillhouse.serve.engine.engine import (
     Overloaded,
     Piece,
     Request,
-    Sampling,
     Unavailable,
 )
 from stillhouse.text.prompts import without_memory
@@ -122,7 +120,7 @@ def reference(model: Model, prompts: list[list[int]], made: Sequence[Adapter | N
     for prompt, adapter in zip(prompts, made, strict=True):
         if adapter is not None:
             bank.load(0, adapter.tensors, adapter.config)
-        found += generate(model, [prompt], Greedy(tokens), bank=bank, slots=[-1 if adapter is None else 0])
+        found += generate(model, [prompt], Sampling(tokens), bank=bank, slots=[-1 if adapter is None else 0])
     bank.detach()
     return found
 
@@ -200,12 +198,27 @@ def test_idle_sessions_leave_the_least_recently_used_first(random_model: Callabl
 def test_sampling_depends_on_the_seed_alone(random_model: Callable[..., Model]) -> None:
     model = random_model("qwen3")
     prompt = tuple(prompts_of(model, 1)[0])
-    draws = [Sampling(10, 1.0, 0.9, seed) for seed in (1, 2, 1)]
+    draws = [Sampling(10, 1.0, seed, top_p=0.9) for seed in (1, 2, 1)]
     with running(model) as engine:
         one, two, again = (a.tokens for a in ask_all(engine, [Request(prompt, draw) for draw in draws]))
         (alone,) = ask_all(engine, [Request(prompt, draws[0])])
     assert one == again == alone.tokens
     assert one != two
+
+
+@pytest.mark.parametrize("sampling", [
+    Sampling(24, 0.9, 17),
+    Sampling(24, 1.3, 18, top_k=50, top_p=0.9, min_p=0.02),
+    Sampling(24, 1.0, 19, repetition_penalty=1.4),
+    Sampling(24, 0.0, repetition_penalty=1.8),
+])  # fmt: skip
+def test_served_and_offline_answers_are_the_same_tokens(shipped: Model, sampling: Sampling) -> None:
+    prompts = [shipped.text_ids(text) for text in ("The old lighthouse keeper said", "Every morning they walk")]
+    expected = [generate(shipped, [prompt], sampling)[0] for prompt in prompts]
+    assert len(set(map(tuple, expected))) == 2
+    with running(shipped) as engine:
+        answers = ask_all(engine, [Request(tuple(prompt), sampling) for prompt in prompts])
+    assert [answer.tokens for answer in answers] == expected
 
 
 def test_deterministic_tokens_do_not_depend_on_the_company(random_model: Callable[..., Model]) -> None:

@@ -8,10 +8,11 @@ from typing import Any
 
 from torch import Tensor
 
+from stillhouse.generate import Sampling
 from stillhouse.models import Model
 from stillhouse.runners import SavedRow, TorchRunner
 from stillhouse.runners.torch.kv_cache import BatchCache
-from stillhouse.serve.engine.engine import Engine, Request, Sampling
+from stillhouse.serve.engine.engine import Engine, Request
 from tests.serve.engine.test_engine import WAIT, Answer, adapters, ask_all, prompts_of, reference, running
 
 

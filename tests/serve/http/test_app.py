@@ -13,6 +13,7 @@ import httpx
 import openai
 import pytest
 
+from stillhouse.generate import Sampling, generate
 from stillhouse.models import Model
 from stillhouse.serve import policy
 from stillhouse.serve.log.journal_records import Exchange, Feedback
@@ -89,6 +90,22 @@ def test_choices_seeds_and_logprobs(served: Served) -> None:
         assert bytes(token.bytes).decode(errors="replace") == token.token
 
 
+def test_drawn_choices_are_those_of_generate(served: Served) -> None:
+    client, model = served.openai(), served.model
+    prompt = model.text_ids("Once upon")
+    extra = {"top_k": 40, "min_p": 0.01, "repetition_penalty": 1.3}
+    settings = {"temperature": 1.2, "seed": 11, "top_p": 0.95, "max_tokens": 8}
+    reply = client.completions.create(model=f"{model.ref}:base", prompt=prompt, n=3, extra_body=extra, **settings)  # type: ignore[call-overload]
+    answers = generate(model, [prompt] * 3, Sampling(8, 1.2, 11, top_p=0.95, **extra))  # type: ignore[arg-type]
+    assert [c.text for c in reply.choices] == [model.tokenizer.decode(ids, skip_special_tokens=True) for ids in answers]
+    off = {"top_k": -1, "min_p": 0, "repetition_penalty": 1}
+    first, second = (
+        client.completions.create(model=f"{model.ref}:base", prompt=prompt, extra_body=body, **settings)  # type: ignore[call-overload]
+        for body in ({}, off)
+    )
+    assert first.choices[0].text == second.choices[0].text
+
+
 def test_raw_prompts(served: Served) -> None:
     client = served.openai()
     model = served.model
@@ -122,6 +139,10 @@ BAD: list[tuple[dict[str, object], int, str]] = [
     ({"temperature": 3}, 400, "temperature"),
     ({"temperature": "hot"}, 400, "temperature"),
     ({"top_p": 0}, 400, "top_p"),
+    ({"top_k": -2}, 400, "top_k"),
+    ({"top_k": 2.5}, 400, "top_k"),
+    ({"min_p": 1.5}, 400, "min_p"),
+    ({"repetition_penalty": 0}, 400, "repetition_penalty"),
     ({"n": 100}, 400, "n"),
     ({"max_tokens": 0}, 400, "max_tokens"),
     ({"max_tokens": 10**6}, 400, "do not fit"),

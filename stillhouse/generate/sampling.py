@@ -1,0 +1,162 @@
+"""The sampler: the next token of each row from its logits, its settings, its seed and its step, and nothing else.
+
+In: next-token logits of a batch and one `Draw` per row. Out: one token or one `Choice` per row. The uniform number of a
+draw is a hash of seed and step (BLAKE2b), so it is the same on every machine and in any company; the token is where it
+falls in the row's cumulative distribution, most likely token first.
+
+The filters are applied in vLLM's order: repetition penalty (Keskar et al. 2019, arXiv 1909.05858), temperature, min-p
+(Nguyen et al. 2024, arXiv 2407.01082), top-k, top-p (Holtzman et al. 2019, arXiv 1904.09751), each on what the one
+before it left. llama.cpp applies its temperature last. This module does not know texts or stop strings.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..errors import InputError
+from ..seeds import seed_of
+
+MAX_TOP = 20  # alternatives whose log-probabilities can be reported
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the tokens of an answer are chosen. Raises `InputError` for a value that is not allowed."""
+
+    max_new_tokens: int = 48
+    """The answer ends after this many tokens, at least 0."""
+    temperature: float = 0.0
+    """Logits are divided by it; 0: greedy, the most likely token."""
+    seed: int = 0
+    """Draws with the same seed are the same draws."""
+    top_k: int = 0
+    """Only this many most likely tokens are drawn from; 0 or -1: all."""
+    top_p: float = 1.0
+    """Only the smallest set of most likely tokens with this much probability is drawn from; above 0, at most 1."""
+    min_p: float = 0.0
+    """Only tokens that are at least this fraction as likely as the most likely one are drawn from; 0 to 1."""
+    repetition_penalty: float = 1.0
+    """Logits of tokens in the prompt or in the answer so far are divided by it where they are positive, and multiplied
+    by it where they are negative; above 0, and 1 changes nothing."""
+    stop: tuple[str, ...] = ()
+    """Texts that end a served answer. `generate` knows tokens alone and ends at the model's stop tokens."""
+    logprobs: int | None = None
+    """How many alternatives a `Choice` reports with their log-probabilities, 0 to 20; None: no log-probability."""
+
+    def __post_init__(self) -> None:
+        for name, allowed, what in (
+            ("max_new_tokens", self.max_new_tokens >= 0, "at least 0"),
+            ("temperature", 0 <= self.temperature < math.inf, "at least 0"),
+            ("top_k", self.top_k >= -1, "at least 1, or 0 or -1 for all tokens"),
+            ("top_p", 0 < self.top_p <= 1, "more than 0, at most 1"),
+            ("min_p", 0 <= self.min_p <= 1, "0 to 1"),
+            ("repetition_penalty", 0 < self.repetition_penalty < math.inf, "more than 0"),
+            ("logprobs", self.logprobs is None or 0 <= self.logprobs <= MAX_TOP, f"0 to {MAX_TOP}, or none"),
+        ):
+            if not allowed:
+                raise InputError(f"sampling.{name}: {getattr(self, name)} is not allowed; {what}")
+
+    @property
+    def greedy(self) -> bool:
+        """Whether every token is the one with the largest logit."""
+        return self.temperature == 0 and self.repetition_penalty == 1
+
+    def numbered(self, number: int) -> Sampling:
+        """The same with a seed for the answer of this number among several; answer 0 has the seed itself."""
+        return replace(self, seed=seed_of(self.seed, number)) if number else self
+
+
+GREEDY = Sampling()
+
+
+class Draw(NamedTuple):
+    """What one row's next token depends on beside its logits. `step`: tokens of the answer so far. `tokens`: prompt and
+    answer so far, which only a repetition penalty looks at."""
+
+    sampling: Sampling
+    step: int
+    tokens: Sequence[int] = ()
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A token. `logprob` is of the model's own distribution, at temperature 1; `top`: (token, logprob), best first."""
+
+    token: int
+    logprob: float | None = None
+    top: tuple[tuple[int, float], ...] = ()
+
+
+def choose(logits_BV: Tensor, draws: Sequence[Draw]) -> list[Choice]:
+    """One choice per row of float32 `logits_BV`, with the log-probabilities that the row reports."""
+    tokens = next_tokens(logits_BV, draws)
+    wanted = [draw.sampling.logprobs for draw in draws]
+    return [
+        Choice(token) if top is None else _reported(logits_BV[row], token, top)
+        for row, (token, top) in enumerate(zip(tokens, wanted, strict=True))
+    ]
+
+
+def next_tokens(logits_BV: Tensor, draws: Sequence[Draw]) -> list[int]:
+    """One token per row of float32 `logits_BV`, which are left as they are. A row whose logits are NaN gets token 0."""
+    penalised = [row for row, draw in enumerate(draws) if draw.sampling.repetition_penalty != 1]
+    if penalised:
+        logits_BV = logits_BV.clone()
+        for row in penalised:
+            _penalise(logits_BV[row], draws[row].tokens, draws[row].sampling.repetition_penalty)
+    token_B = logits_BV.argmax(-1)
+    drawn = [row for row, draw in enumerate(draws) if draw.sampling.temperature > 0]
+    if drawn:
+        token_B[drawn] = _sampled(logits_BV[drawn], [draws[row] for row in drawn])
+    tokens: list[int] = token_B.tolist()
+    return tokens
+
+
+def uniform(seed: int, step: int) -> float:
+    """A number in [0, 1) that is the same on every machine."""
+    hashed = hashlib.blake2b(f"{seed}:{step}".encode(), digest_size=7).digest()
+    return int.from_bytes(hashed, "big") / 2**56
+
+
+def _penalise(logits_V: Tensor, tokens: Sequence[int], penalty: float) -> None:
+    """Makes tokens that were there less likely, in place; once each, however often they were there."""
+    seen_N = torch.tensor(sorted(set(tokens)), dtype=torch.long, device=logits_V.device)
+    logit_N = logits_V[seen_N]
+    logits_V[seen_N] = torch.where(logit_N > 0, logit_N / penalty, logit_N * penalty)
+
+
+def _sampled(logits_NV: Tensor, draws: Sequence[Draw]) -> Tensor:
+    """Inverse transform sampling among the tokens that a row's filters leave: always the most likely ones."""
+    width, settings = logits_NV.shape[-1], [draw.sampling for draw in draws]
+
+    def column(values: Sequence[float]) -> Tensor:
+        return torch.tensor(values, device=logits_NV.device)[:, None]
+
+    heat_N1 = column([s.temperature for s in settings])
+    chance_NV, token_NV = torch.softmax(logits_NV / heat_N1, -1).sort(dim=-1, descending=True, stable=True)
+    kept_NV = chance_NV >= column([s.min_p for s in settings]) * chance_NV[:, :1]
+    most_N1 = column([min(s.top_k, width) if s.top_k > 0 else width for s in settings])
+    kept_NV &= torch.arange(width, device=logits_NV.device) < most_N1
+    chance_NV *= kept_NV
+    upto_NV = chance_NV.cumsum(-1)
+    kept_NV &= upto_NV - chance_NV < column([s.top_p for s in settings]) * upto_NV[:, -1:]
+    kept_NV[:, 0] = True
+    mass_N1 = (chance_NV * kept_NV).sum(-1, keepdim=True)
+    uniform_N1 = column([uniform(draw.sampling.seed, draw.step) for draw in draws])
+    place_N1 = torch.searchsorted(upto_NV, uniform_N1 * mass_N1, right=True)
+    last_N1 = kept_NV.sum(-1, keepdim=True) - 1
+    return token_NV.gather(1, torch.minimum(place_N1, last_N1))[:, 0]
+
+
+def _reported(logits_V: Tensor, token: int, top: int) -> Choice:
+    logprobs_V = torch.log_softmax(logits_V, -1)
+    best = torch.topk(logprobs_V, min(top, len(logprobs_V))) if top else None
+    pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True) if best else ()
+    return Choice(token, float(logprobs_V[token]), tuple(pairs))
