@@ -25,7 +25,7 @@ from torch import Tensor
 
 from ..capture.prompts import Captured
 from ..errors import InputError
-from ..generate.decode import _Decoding as Decoding
+from ..generate import Decoder
 from ..losses import Objective, SparseTargets
 from ..models import Model
 from ..records import digest
@@ -152,11 +152,11 @@ class WrittenBatch:
 def write(student: Model, teacher: Teacher, asked: Sequence[Asked], wanted: OnPolicy, seed: int) -> list[Spoken]:
     """The student's answers, the token that ends them included. No row leaves the batch before the last has ended:
     the student's adapters belong to rows."""
-    voices = [Decoding(student, [list(a.spoken.student_prompt) for a in asked])]
+    voices = [Decoder(student, [list(a.spoken.student_prompt) for a in asked])]
     weights = [1.0]
     if wanted.takeover and isinstance(teacher, Local):
         prompts = [list(a.spoken.teacher_prompt) for a in asked]
-        voices += [Decoding(m, prompts) for m in teacher.mixture.models]
+        voices += [Decoder(m, prompts) for m in teacher.mixture.models]
         weights += teacher.mixture.weights
     rooms = [_room(student, teacher, a, wanted) for a in asked]
     answers: list[list[int]] = [[] for _ in asked]

@@ -3,24 +3,17 @@
 from __future__ import annotations
 
 from ..models.forward import head, pad_right
-from .decode import (
-    Bank,
-    Ids,
-    Prefix,
-    adapting,
-    batches,
-    common_prefix,
-    computes_once,
-    generate,
-    prefill,
-    score,
-)
+from .decode import generate
+from .decoder import Decoder, computes_once
+from .forward import Bank, Ids, adapting, batches, score
+from .prefix import Prefix, common_prefix, prefill
 from .sampling import GREEDY, Choice, Draw, Sampling, choose, next_tokens
 
 __all__ = [
     "GREEDY",
     "Bank",
     "Choice",
+    "Decoder",
     "Draw",
     "Ids",
     "Prefix",

@@ -1,0 +1,171 @@
+"""The decoder: rows of one batch, a forward at a time.
+
+In: prompts, with the texts before them, drafts of what may come, and a slot of an AdapterBank for each. Out: next-token
+logits after every `step`; the caller chooses tokens and hands them back by `append`. It does not know how tokens are
+chosen or when an answer ends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from ..models import Model
+from ..models.forward import head
+from .forward import Bank, Ids, adapting
+from .prefix import Prefix, prefill
+from .prefix_tree import Alike
+from .shared_prefix import Shared, Text
+
+
+class Decoder:
+    """The rows of one batch while they are being answered; finished rows leave it. A row's own tokens are the columns
+    of its cache where `own_BS` is 1, at `position_BS`. `shares`: rows look at one copy of their text; with `once` what
+    rows behind one text begin with is computed once too."""
+
+    def __init__(
+        self,
+        model: Model,
+        prompts: Sequence[Ids],
+        drafts: Sequence[Ids] = (),
+        texts: Sequence[Prefix | None] = (),
+        shares: bool = False,
+        once: bool = False,
+        bank: Bank | None = None,
+        slots: list[int] | None = None,
+    ):
+        self.model, self.bank, self.slots = model, bank, slots
+        texts, self.drafts = texts or [None] * len(prompts), drafts or [[]] * len(prompts)
+        width, self.ahead = max(map(len, prompts)), max(map(len, self.drafts))
+        pad = model.tokenizer.pad_token_id or 0
+        rows, sides = [], []
+        for prompt, draft in zip(prompts, self.drafts, strict=True):
+            left, right = width - len(prompt), self.ahead - len(draft)
+            rows.append([pad] * left + list(prompt) + list(draft) + [pad] * right)
+            sides.append([0] * left + [1] * (len(prompt) + len(draft)) + [0] * right)
+        self.ids_BT = torch.tensor(rows, device=model.device)
+        self.own_BS = torch.tensor(sides, device=model.device)
+        self.before_B1 = torch.tensor([[len(text.ids) if text else 0] for text in texts], device=model.device)
+        self.position_BS = (self.own_BS.cumsum(1) - 1).clamp(min=0) + self.before_B1
+        self.shared: Shared | None = None
+        self._begun: Alike | None = None
+        if shares:
+            known = {id(text): Text(text.cache, len(text.ids)) for text in texts if text}
+            self.cache, self.shared = DynamicCache(), Shared(model.network, [known.get(id(text)) for text in texts])
+            if once:
+                own = [[*prompt, *draft] for prompt, draft in zip(prompts, self.drafts, strict=True)]
+                kinds = list(zip(map(id, texts), slots or [0] * len(own), strict=True))
+                starts = [width - len(prompt) for prompt in prompts]
+                self._begun = Alike(own, kinds, starts, width + self.ahead, model.device)
+        else:  # one for all
+            text = texts[0]
+            self.cache = text.expand(len(prompts)) if text else DynamicCache(config=model.network.config)
+
+    def step(self) -> Tensor:
+        """Next-token logits_BKV in float32: after the prompt, and after each token of the longest draft."""
+        if self.shared and self._begun:
+            alike, self._begun = self._begun, None
+            return self._first(self.shared, alike)
+        position_BT = self.position_BS[:, -self.ids_BT.shape[1] :]
+        looking: AbstractContextManager[None] = nullcontext()
+        mask_BS = None
+        if self.shared:
+            looking = self.shared.looking(position_BT, self.position_BS, self.own_BS)
+        else:
+            before_BP = self.own_BS.new_ones(len(self.own_BS), int(self.before_B1[0]))
+            mask_BS = torch.cat([before_BP, self.own_BS], dim=1)
+        with looking, adapting(self.bank, self.slots, self.model):
+            out = self.model.network(
+                input_ids=self.ids_BT,
+                attention_mask=mask_BS,
+                position_ids=position_BT,
+                past_key_values=self.cache,
+                use_cache=True,
+                logits_to_keep=self.ahead + 1,
+            )
+        logits_BKV: Tensor = out.logits.float()
+        return logits_BKV
+
+    def _first(self, shared: Shared, alike: Alike) -> Tensor:
+        """The same from a forward of beginnings, each once."""
+        slots = [self.slots[row] for row in alike.row_of] if self.slots is not None else None
+        given_U1, position_U1 = (alike.once(s_BT)[:, None] for s_BT in (self.ids_BT, self.position_BS))
+        with (
+            shared.looking(self.position_BS, self.position_BS, self.own_BS, (alike, self.cache)),
+            adapting(self.bank, slots, self.model),
+        ):
+            hidden_U1H = self.model.network.base_model(
+                input_ids=given_U1, position_ids=position_U1, use_cache=False
+            ).last_hidden_state
+        place_R, at_BK = alike.place_BT[:, -self.ahead - 1 :].unique(return_inverse=True)
+        logits_RV: Tensor = head(self.model)(hidden_U1H[place_R, 0])
+        return logits_RV.float()[at_BK]
+
+    def accept(self, greedy_BK: Tensor) -> list[int]:
+        """How many tokens of each row's draft are what greedy decoding says; the rest are forgotten."""
+        if not self.ahead:
+            return [0] * len(greedy_BK)
+        found = []
+        for draft, greedy in zip(self.drafts, greedy_BK.tolist(), strict=True):
+            same = (i for i, (mine, said) in enumerate(zip(draft, greedy, strict=False)) if mine != said)
+            found.append(next(same, len(draft)))
+        wrong_BK = (
+            torch.arange(self.ahead, device=greedy_BK.device) >= torch.tensor(found).to(greedy_BK.device)[:, None]
+        )
+        self.own_BS[:, -self.ahead :].masked_fill_(wrong_BK, 0)
+        return found
+
+    def append(self, tokens: Sequence[int], drafts: Sequence[Ids] | None = None) -> None:
+        """The token that every row goes on with, and what may come after it."""
+        drafts = drafts or [[]] * len(tokens)
+        self.drafts, self.ahead = drafts, max(map(len, drafts))
+        pad = self.model.tokenizer.pad_token_id or 0
+        spare = [self.ahead - len(draft) for draft in drafts]
+        rows = [[token, *draft, *[pad] * n] for token, draft, n in zip(tokens, drafts, spare, strict=True)]
+        self.ids_BT = torch.tensor(rows, device=self.model.device)
+        new_BT = torch.tensor([[1] * (1 + self.ahead - n) + [0] * n for n in spare], device=self.model.device)
+        position_BT = self.own_BS.sum(1, keepdim=True) + new_BT.cumsum(1) - 1 + self.before_B1
+        self.position_BS = torch.cat([self.position_BS, position_BT], dim=1)
+        self.own_BS = torch.cat([self.own_BS, new_BT], dim=1)
+
+    def keep(self, rows: list[int]) -> None:
+        index = torch.tensor(rows, device=self.model.device)
+        self.ids_BT, self.own_BS, self.position_BS, self.before_B1 = (
+            s[index] for s in (self.ids_BT, self.own_BS, self.position_BS, self.before_B1)
+        )
+        if self.shared:
+            self.shared.keep(rows)
+        self.cache.batch_select_indices(index)
+        self.drafts = [self.drafts[r] for r in rows]
+        self.slots = [self.slots[r] for r in rows] if self.slots is not None else None
+
+
+def computes_once(model: Model) -> bool:
+    """Whether what rows begin with can be computed once for them, with everything else left as it is: a trial shows it,
+    for networks look at a row's tokens by other means than attention, or make something else of their last state."""
+    return model.once("generate.computes_once", lambda: _agrees(model))
+
+
+@torch.inference_mode()
+def _agrees(model: Model) -> bool:
+    some = [(7 * n + 5) % model.vocabulary for n in range(12)]
+    try:
+        text = prefill(model, some[:4])
+        first, second = (_tried(model, text, [some[4:8], some[4:6]], [[], some[8:10]], once) for once in (True, False))
+    except Exception:  # noqa: BLE001 - whatever a stranger's forward raises
+        return False
+    apart = ((a - b).norm(dim=-1) / b.norm(dim=-1) for a, b in zip(first, second, strict=True))
+    close = 1e-3 if model.network.dtype == torch.float32 else 5e-2
+    return all(bool((part <= close).all()) for part in apart)
+
+
+def _tried(model: Model, text: Prefix, prompts: Sequence[Ids], drafts: Sequence[Ids], once: bool) -> list[Tensor]:
+    """Logits of a first step and of one after it."""
+    state = Decoder(model, prompts, drafts, [text] * len(prompts), shares=True, once=once)
+    found = [state.step()[:, 0]]
+    state.append([prompt[0] for prompt in prompts])
+    return [*found, state.step()[:, 0]]

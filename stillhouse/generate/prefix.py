@@ -1,0 +1,57 @@
+"""Text that prompts begin with, read once.
+
+In: token ids. Out: a `Prefix`: their keys and values, which batches share. It does not know what stands behind it.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
+
+from ..errors import ModelError
+from ..models import Model
+from .forward import Ids
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """Keys and values of `ids` for a batch of one. Never written to: batches get expanded views of it."""
+
+    ids: tuple[int, ...]
+    cache: DynamicCache
+
+    def expand(self, rows: int) -> DynamicCache:
+        """The same keys and values for `rows` rows, without copying them."""
+        cache = copy.copy(self.cache)
+        cache.layers = [copy.copy(layer) for layer in self.cache.layers]
+        for layer in cache.layers:
+            if not isinstance(layer, DynamicLayer) or layer.keys is None or layer.values is None:
+                raise ModelError(f"a cache layer of {type(layer).__name__} cannot be shared between prompts")
+            layer.keys = layer.keys.expand(rows, -1, -1, -1)
+            layer.values = layer.values.expand(rows, -1, -1, -1)
+        return cache
+
+
+def common_prefix(prompts: Sequence[Ids]) -> int:
+    """How many leading ids all prompts share, leaving each prompt at least one id of its own."""
+    shortest = min(len(p) for p in prompts) - 1
+    first = prompts[0]
+    for i in range(shortest):
+        if any(p[i] != first[i] for p in prompts):
+            return i
+    return max(shortest, 0)
+
+
+@torch.inference_mode()
+def prefill(model: Model, ids: Sequence[int], chunk: int = 2048) -> Prefix:
+    """Run `ids` through the model once and keep their keys and values."""
+    cache = DynamicCache(config=model.network.config)
+    for start in range(0, len(ids), chunk):
+        part_BT = torch.tensor([ids[start : start + chunk]], device=model.device)
+        model.network.base_model(input_ids=part_BT, past_key_values=cache, use_cache=True)
+    return Prefix(tuple(ids), cache)
