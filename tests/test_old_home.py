@@ -1,7 +1,7 @@
 """What the program wrote before its package was cut anew is read unchanged, and nothing is made a second time.
 
-`data/old_home.tar.gz` was made by `data/old_home.sh` with the code of commit 3656c1f. In it: `home` (alice approved, bob
-refused, carol's job queued; keys, a journal, events), `calibrated` (thresholds with their trials), `distilled` (one
+`data/old_home.tar.gz` was made by `data/old_home.sh` with the code of commit 3656c1f. In it: `home` (alice approved,
+bob refused, carol's job queued; keys, a journal, events), `calibrated` (thresholds with their trials), `distilled` (one
 student of `recipe.toml`). Where a digest changes on purpose (the prompts, the model that ships), CHANGELOG.md says so,
 old results are no longer found, and this home is made again.
 """
