@@ -102,7 +102,9 @@ def test_nothing_is_calibrated_again(commands: Commands, old: Path) -> None:
     home = old / "calibrated"
     before = results(home)
     settings = [part for key, value in CALIBRATION.items() for part in ("--set", f"{key}={value}")]
-    again = ("calibrate", "tiny", "--home", home, "--good", "2", "--bad", "1", "--together", "3", *settings, "--json")
+    again: tuple[str | Path, ...] = (
+        "calibrate", "tiny", "--home", home, "--good", "2", "--bad", "1", "--together", "3", *settings, "--json",
+    )  # fmt: skip
     done = commands.run(*again)
     assert done.code == 0, done.err
     assert results(home) == before
