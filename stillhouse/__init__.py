@@ -22,10 +22,10 @@ if TYPE_CHECKING:
     from .store import Store
 
 _HOMES = {
-    "Consolidation": ("pipeline", "Consolidation"),
-    "Settings": ("pipeline", "Settings"),
-    "consolidate": ("pipeline", "consolidate"),
-    "consolidate_all": ("pipeline", "consolidate_all"),
+    "Consolidation": ("consolidation", "Consolidation"),
+    "Settings": ("consolidation", "Settings"),
+    "consolidate": ("consolidation", "consolidate"),
+    "consolidate_all": ("consolidation", "consolidate_all"),
     "read_memory": ("inputs", "read_memory"),
     "ask": ("serve.ask", "ask_home"),
     "Reply": ("serve.ask", "Reply"),

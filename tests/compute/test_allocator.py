@@ -11,13 +11,13 @@ from tests.commands import ROOT
 
 FAULTS = """
 import resource
-from stillhouse._models_memory import kept_memory
+from stillhouse.compute.allocator import kept_memory
 
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     for _ in range(20):
-        held = [bytearray(8 << 20) for _ in range(12)]
-        del held
+        blocks = [bytearray(8 << 20) for _ in range(12)]
+        del blocks
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
 def resident():

@@ -164,7 +164,7 @@ def test_bits_need_a_library_that_is_named(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_an_endpoint_needs_a_library_that_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setitem(sys.modules, "stillhouse.capture._wire", None)
+    monkeypatch.setitem(sys.modules, "stillhouse.teachers.client", None)
     with pytest.raises(InputError, match=r"takes httpx: pip install 'stillhouse\[endpoint\]'"):
         open_teacher(TeacherTable(url="http://localhost:1/v1"), tmp_path)
 

@@ -283,4 +283,4 @@ def test_a_threshold_of_zero_has_a_scale() -> None:
 
 
 def test_the_template_ships_with_the_package() -> None:
-    assert files("stillhouse.gate").joinpath("_report.html").is_file()
+    assert files("stillhouse.report").joinpath("page.html").is_file()

@@ -86,7 +86,8 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path: Path) -> None:
     script = """
 import resource, sys
 from pathlib import Path
-from stillhouse.blobs import Blobs, write_atomic
+from stillhouse.storage.blobs import Blobs
+from stillhouse.storage.files import write_atomic
 from stillhouse.errors import DiskFull
 root = Path(sys.argv[1])
 blobs = Blobs(root / "blobs")
