@@ -1,8 +1,8 @@
 """Training documents of the tiny model: text with a loss weight per token.
 
 In: a seeded `random.Random`, a tokenizer. Out: `(ids, weights)`; weight 1 on what the assistant says, 0.1 on what it
-reads, 0.3 on running text. The prompts are the package's own (`stillhouse.text.prompts`), so the model meets in training
-exactly what the package will say to it.
+reads, 0.3 on running text. The prompts are the package's own (`stillhouse.text.prompts`), so the model meets in
+training exactly what the package will say to it.
 """
 
 from __future__ import annotations
