@@ -266,10 +266,9 @@ class _Run:
     def _signals(self, user: str, text: str, found: capture_memory.CapturedMemory, config: dict[str, Any]) -> Signals:
         prompts, blobs = str(PROMPTS_VERSION), self.store.blobs
         about = {"base": self.model.fingerprint, "vocabulary": str(self.model.vocabulary), "prompts": prompts}
-        memory = blobs.put(text.encode())
         return Signals(
             user=user,
-            memory=memory,
+            memory=blobs.put(text.encode()),
             base=self.model.fingerprint,
             shard=blobs.put(shards.write(found.artifacts, about)),
             study=blobs.put(canonical(found.study)),

@@ -2,7 +2,7 @@
 
 In: a `Suite` in the context. Out: the student's share of right answers minus the base's. A question with choices is
 answered by the choice of the highest likelihood (summed over its tokens, the `acc` of lm-evaluation-harness), any other
-by a greedy answer that has to be the same after `chat.normalise`, or say it.
+by a greedy answer that has to be the same after `normalise`, or say it.
 
 It does not apply without a suite, and refuses one whose questions were trained on.
 """

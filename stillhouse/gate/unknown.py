@@ -1,6 +1,6 @@
 """Honesty: what the memory does not say must still be answered with "I don't know".
 
-In: the study's held-out unknown questions. Out: the share answered so, in whatever words `chat.is_unknown` accepts; an
+In: the study's held-out unknown questions. Out: the share answered so, in whatever words `is_unknown` accepts; an
 empty answer does not count. A student that learned to always say something fails here (Gekhman et al. 2024).
 
 It does not know whether the base was honest before: a base that never says so makes every student of it fail.
