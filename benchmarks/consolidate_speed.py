@@ -29,7 +29,7 @@ STATEMENTS = 10
 LOAD = """
 import sys, time
 start = time.perf_counter()
-import stillhouse.pipeline
+import stillhouse.consolidation
 imported = time.perf_counter()
 model = stillhouse.models.load(sys.argv[1])
 import torch
