@@ -49,7 +49,7 @@ lint: $(READY)  ## formatting and lint rules
 types: $(READY)  ## strict types
 	@$(BIN)/mypy
 
-sizes: $(READY)  ## lines per file, lines per function, bytes of the shipped model
+sizes: $(READY)  ## lines per file, lines per function, statements per package, bytes of the shipped model
 	@$(BIN)/python -m dev.sizes
 
 check: lint types sizes test  ## everything that has to hold before a commit

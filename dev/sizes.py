@@ -1,17 +1,21 @@
 """How big things are: `python -m dev.sizes` prints one line per folder and fails where a limit is passed.
 
 In: the Python files of the repository and the model that ships. Out: counts on stdout; exit code 1 and one line per
-breach. `tests/test_architecture.py` keeps the same limits for the package.
+breach. `tests/test_architecture.py` keeps the same limits for the package. Statements per package follow
+(`dev/statements.py`); with `--against PATH`, those of another checkout stand before this one's.
 """
 
 from __future__ import annotations
 
+import argparse
 import ast
 import statistics
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+from dev import statements
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = ("stillhouse", "tiny", "tests", "benchmarks", "examples", "dev")
@@ -73,8 +77,13 @@ def summary(folder: Path) -> str:
     )
 
 
-def main() -> int:
-    """Print the table; 1 when something is too big."""
+def main(arguments: list[str] | None = None) -> int:
+    """Print the tables; 1 when something is too big."""
+    parser = argparse.ArgumentParser(prog="python -m dev.sizes", description="how big things are")
+    parser.add_argument("--against", metavar="PATH", type=Path, help="another checkout, to compare statements with")
+    other = parser.parse_args(arguments).against
+    if other and not files(other / "stillhouse"):
+        parser.error(f"--against {other}: no Python files in {other / 'stillhouse'}; give the root of a checkout")
     print(f"{'folder':<12}{'files':>6}{'lines':>8}{'longest':>9}{'functions':>11}{'median':>8}{'p95':>6}{'max':>6}")
     present = [ROOT / name for name in FOLDERS if files(ROOT / name)]
     for folder in present:
@@ -82,6 +91,7 @@ def main() -> int:
     model = ROOT / "stillhouse" / "assets" / "tiny"
     size = sum(p.stat().st_size for p in model.rglob("*") if p.is_file())
     print(f"{model.relative_to(ROOT)}: {size / 1e6:.1f} MB of {MODEL_BYTES / 1e6:.0f}")
+    print("", *statements.report((other, ROOT) if other else (ROOT,)), sep="\n")
     wrong = [line for folder in present for line in breaches(folder)]
     if size > MODEL_BYTES:
         wrong.append(f"{model.relative_to(ROOT)}: {size} bytes; at most {MODEL_BYTES}")
