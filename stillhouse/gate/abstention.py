@@ -29,9 +29,10 @@ MEASURE = Measure(
 
 @dataclass(frozen=True)
 class Config:
-    """`threshold`: least F1. A start, not calibrated."""
+    """Settings of the gate `abstention`."""
 
     threshold: float = 0.85
+    """Least F1, a fraction from 0 to 1. A starting value, not calibrated."""
 
 
 def check(candidate: Candidate, config: Config, ctx: Context) -> GateResult | DoesNotApply:

@@ -23,9 +23,10 @@ MEASURE = Measure(
 
 @dataclass(frozen=True)
 class Config:
-    """`threshold`: largest change, in cosine. A start, not calibrated."""
+    """Settings of the gate `adjacency`."""
 
     threshold: float = 0.1
+    """Largest change of C2 either way, in cosine, 0 or more. A starting value, not calibrated."""
 
 
 def check(candidate: Candidate, config: Config, ctx: Context) -> GateResult:

@@ -34,9 +34,10 @@ MEASURE = Measure(
 
 @dataclass(frozen=True)
 class Config:
-    """`threshold`: largest mean gap, nats per token. A start, not calibrated."""
+    """Settings of the gate `calibration`."""
 
     threshold: float = 0.2
+    """Largest mean gap, in nats per token. A starting value, not calibrated."""
 
 
 def check(candidate: Candidate, config: Config, ctx: Context) -> GateResult:

@@ -25,9 +25,10 @@ MEASURE = Measure(
 
 @dataclass(frozen=True)
 class Config:
-    """`threshold`: least share of valid citations. A start, not calibrated."""
+    """Settings of the gate `citation_precision`."""
 
     threshold: float = 0.9
+    """Least share of citations that are valid, from 0 to 1. A starting value, not calibrated."""
 
 
 def check(candidate: Candidate, config: Config, ctx: Context) -> GateResult | DoesNotApply:

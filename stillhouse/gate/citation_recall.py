@@ -25,9 +25,10 @@ MEASURE = Measure(
 
 @dataclass(frozen=True)
 class Config:
-    """`threshold`: least share of the evidence. A start, not calibrated."""
+    """Settings of the gate `citation_recall`."""
 
     threshold: float = 0.7
+    """Least share of the evidence that is cited, from 0 to 1. A starting value, not calibrated."""
 
 
 def check(candidate: Candidate, config: Config, ctx: Context) -> GateResult | DoesNotApply:

@@ -24,9 +24,10 @@ MEASURE = Measure(
 
 @dataclass(frozen=True)
 class Config:
-    """`threshold`: least mean over statements. A start, not calibrated."""
+    """Settings of the gate `coverage`."""
 
     threshold: float = 0.7
+    """Least mean over statements, a fraction from 0 to 1. A starting value, not calibrated."""
 
 
 def check(candidate: Candidate, config: Config, ctx: Context) -> GateResult:

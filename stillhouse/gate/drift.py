@@ -23,9 +23,10 @@ MEASURE = Measure(
 
 @dataclass(frozen=True)
 class Config:
-    """`threshold`: largest mean divergence, nats per token. A start, not calibrated."""
+    """Settings of the gate `drift`."""
 
     threshold: float = 0.1
+    """Largest mean divergence, in nats per token, 0 or more. A starting value, not calibrated."""
 
 
 def check(candidate: Candidate, config: Config, ctx: Context) -> GateResult:

@@ -33,9 +33,10 @@ BINS = 10
 
 @dataclass(frozen=True)
 class Config:
-    """`threshold`: largest error. A start, not calibrated."""
+    """Settings of the gate `ece`."""
 
     threshold: float = 0.15
+    """Largest error, a fraction from 0 to 1. A starting value, not calibrated."""
 
 
 def check(candidate: Candidate, config: Config, ctx: Context) -> GateResult:

@@ -22,9 +22,10 @@ MEASURE = Measure(
 
 @dataclass(frozen=True)
 class Config:
-    """`threshold`: largest mean drop, nats per token. A start, not calibrated."""
+    """Settings of the gate `entropy`."""
 
     threshold: float = 0.15
+    """Largest mean drop of entropy, in nats per token. A starting value, not calibrated."""
 
 
 def check(candidate: Candidate, config: Config, ctx: Context) -> GateResult:

@@ -25,9 +25,11 @@ MEASURE = Measure(
 
 @dataclass(frozen=True)
 class Config:
-    """`threshold`: largest share. It is not calibrated: one trained question is a fault."""
+    """Settings of the gate `overlap`."""
 
     threshold: float = 0.0
+    """Largest share of held-out questions that were trained on, from 0 to 1. It is not calibrated: one trained question
+    is already a fault."""
 
 
 def check(candidate: Candidate, config: Config, ctx: Context) -> GateResult:

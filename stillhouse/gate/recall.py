@@ -22,9 +22,10 @@ MEASURE = Measure(
 
 @dataclass(frozen=True)
 class Config:
-    """`threshold`: least share of right answers. A start, not calibrated."""
+    """Settings of the gate `recall`."""
 
     threshold: float = 0.95
+    """Least share of right answers, from 0 to 1. A starting value, not calibrated."""
 
 
 def check(candidate: Candidate, config: Config, ctx: Context) -> GateResult:

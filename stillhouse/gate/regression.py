@@ -24,9 +24,10 @@ OVERFLOW = 700.0  # exp of more is not a float
 
 @dataclass(frozen=True)
 class Config:
-    """`threshold`: largest rise of perplexity, as a fraction. A start, not calibrated."""
+    """Settings of the gate `regression`."""
 
     threshold: float = 0.02
+    """Largest rise of perplexity, as a fraction of the base's; 0.02 is 2 %. A starting value, not calibrated."""
 
 
 def check(candidate: Candidate, config: Config, ctx: Context) -> GateResult:

@@ -28,9 +28,10 @@ MEASURE = Measure(
 
 @dataclass(frozen=True)
 class Config:
-    """`threshold`: least share. A start, not calibrated."""
+    """Settings of the gate `routing`."""
 
     threshold: float = 0.85
+    """Least share of (token, layer) pairs with equal sets of experts, from 0 to 1. A starting value, not calibrated."""
 
 
 def check(candidate: Candidate, config: Config, ctx: Context) -> GateResult | DoesNotApply:

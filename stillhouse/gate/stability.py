@@ -35,10 +35,12 @@ MEASURE = Measure(
 
 @dataclass(frozen=True)
 class Config:
-    """`threshold`: largest fall; `share`: of the corpus to remove. Both are a start, not calibrated."""
+    """Settings of the gate `stability`."""
 
     threshold: float = 0.1
+    """Largest fall of a measure, a fraction from 0 to 1. A starting value, not calibrated."""
     share: float = 0.1
+    """Share of the passages that each way removes, more than 0 and less than 1. A starting value, not calibrated."""
 
 
 def check(candidate: Candidate, config: Config, ctx: Context) -> GateResult | DoesNotApply:

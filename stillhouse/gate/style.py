@@ -25,9 +25,10 @@ MEASURE = Measure(
 
 @dataclass(frozen=True)
 class Config:
-    """`threshold`: largest share of answers. A start, not calibrated."""
+    """Settings of the gate `style`."""
 
     threshold: float = 0.02
+    """Largest share of answers that name a source, from 0 to 1. A starting value, not calibrated."""
 
 
 def check(candidate: Candidate, config: Config, ctx: Context) -> GateResult:

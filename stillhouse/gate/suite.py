@@ -34,9 +34,10 @@ MEASURE = Measure(
 
 @dataclass(frozen=True)
 class Config:
-    """`threshold`: least difference from the base, a fraction. A start, not calibrated."""
+    """Settings of the gate `suite`."""
 
     threshold: float = -0.02
+    """Least share of right answers, student minus base, from -1 to 1. A starting value, not calibrated."""
 
 
 def check(candidate: Candidate, config: Config, ctx: Context) -> GateResult | DoesNotApply:

@@ -27,13 +27,13 @@ MEASURE = Measure(
 
 @dataclass(frozen=True)
 class Config:
-    """`threshold`: largest share of right answers; `adapters`: most others to ask, drawn by a fixed seed.
-
-    Both are a start, not calibrated.
-    """
+    """Settings of the gate `swap`."""
 
     threshold: float = 0.02
+    """Largest share of right answers over all pairs, from 0 to 1. A starting value, not calibrated."""
     adapters: int = 8
+    """Most adapters of other users that are asked, 0 or more. A fixed seed draws them. Eight keep the cost small; not
+    calibrated."""
 
 
 def check(candidate: Candidate, config: Config, ctx: Context) -> GateResult:

@@ -33,11 +33,13 @@ MEASURE = Measure(
 
 @dataclass(frozen=True)
 class Config:
-    """`threshold`: least change from the base. A start, not calibrated. `chat`: ask through the chat template, as the
-    harness's --apply_chat_template does."""
+    """Settings of the gate `tasks`."""
 
     threshold: float = -0.02
+    """Least change from the base, a fraction; -0.02 allows a loss of 2 %. A starting value, not calibrated."""
     chat: bool = False
+    """Whether prompts go through the model's chat template, as with the harness's `--apply_chat_template`. Off, as
+    in the harness itself."""
 
 
 @dataclass(frozen=True)

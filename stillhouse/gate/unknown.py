@@ -24,9 +24,10 @@ MEASURE = Measure(
 
 @dataclass(frozen=True)
 class Config:
-    """`threshold`: least share of honest answers. A start, not calibrated."""
+    """Settings of the gate `unknown`."""
 
     threshold: float = 0.90
+    """Least share of honest answers, from 0 to 1. A starting value, not calibrated."""
 
 
 def check(candidate: Candidate, config: Config, ctx: Context) -> GateResult:

@@ -23,9 +23,10 @@ MEASURE = Measure(
 
 @dataclass(frozen=True)
 class Config:
-    """`threshold`: largest change of length, a fraction. A start, not calibrated."""
+    """Settings of the gate `verbosity`."""
 
     threshold: float = 0.25
+    """Largest change of total length, as a fraction of the teacher's. A starting value, not calibrated."""
 
 
 def check(candidate: Candidate, config: Config, ctx: Context) -> GateResult:

@@ -26,16 +26,18 @@ from .thresholds import read_calibration
 
 @dataclass(frozen=True)
 class Config:
-    """Which gates run, and with what settings: `{"drift": {"threshold": 0.05}}`. No names means every gate there is.
-
-    `thresholds` come from the calibration whose digest is `calibration`; they are decided at the interval's bad end. A
-    threshold in `settings` goes before them and is decided on the value.
-    """
+    """Which gates run, and with what settings."""
 
     gates: tuple[str, ...] = ()
+    """Names of the gates to run; none means every gate there is, the setting we stand behind."""
     settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Settings by gate, such as `{"drift": {"threshold": 0.05}}`; each gate's `Config` has the names. A threshold given
+    here goes before a calibrated one and is decided on the value."""
     thresholds: Mapping[str, float] = field(default_factory=dict)
+    """Calibrated thresholds by gate, in the gate's unit; they are decided at the interval's bad end. None: the starting
+    thresholds hold."""
     calibration: str = ""
+    """Digest (SHA-256, hex) of the `Calibration` that `thresholds` come from; empty where there is none."""
 
 
 def calibrated(home: Path, base: str, config: Config = Config()) -> Config:

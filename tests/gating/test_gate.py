@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
+import inspect
 import json
 from pathlib import Path
 
@@ -26,8 +28,17 @@ def test_every_file_without_underscore_is_a_gate_with_its_own_name() -> None:
         kind = kinds.load("gate", name)
         assert kind.MEASURE.gate == name
         assert dataclasses.is_dataclass(kind.Config)
-        assert "not calibrated" in " ".join(str(kind.Config.__doc__).split())
         assert callable(kind.check)
+
+
+@pytest.mark.parametrize("name", ["run_gates", *kinds.names("gate")])
+def test_every_setting_has_a_line_of_its_own(name: str) -> None:
+    module = gating.run_gates if name == "run_gates" else kinds.load("gate", name)
+    (config,) = (n for n in ast.parse(inspect.getsource(module)).body if getattr(n, "name", "") == "Config")
+    assert isinstance(config, ast.ClassDef)
+    for field, line in zip(config.body[1::2], config.body[2::2], strict=True):
+        assert isinstance(field, ast.AnnAssign)
+        assert isinstance(line, ast.Expr) and isinstance(line.value, ast.Constant), ast.unparse(field)
 
 
 def test_a_verdict_is_the_conjunction_and_reads_back(bench: Bench) -> None:

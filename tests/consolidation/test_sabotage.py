@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,6 @@ from stillhouse.text.prompts import UNKNOWN_ANSWER, without_memory
 from stillhouse.text.statements import statements
 from stillhouse.train import adapter as student
 from stillhouse.train.adapter import Config as TrainConfig
-from tests.gating.conftest import Bench
 
 SMALL = Plan(
     good=2, bad=1, together=3,
@@ -43,15 +42,16 @@ def example(model: Model, kind: str, question: str, answer: str, statement: int 
 
 
 @pytest.fixture
-def signals(bench: Bench) -> Signals:
+def signals(random_model: Callable[..., Model]) -> Signals:
+    model = random_model("llama")
     held = Question("Name of the dog?", "Rex", 0, "forward", "held_out")
     made = (
-        example(bench.model, "fact", "Dog?", "Rex", 0),
-        example(bench.model, "fact", "Code?", "7714", 1),
-        example(bench.model, "unknown", "Cat?", UNKNOWN_ANSWER, None),
-        example(bench.model, "anchor", "Hello!", "Hi.", None),
+        example(model, "fact", "Dog?", "Rex", 0),
+        example(model, "fact", "Code?", "7714", 1),
+        example(model, "unknown", "Cat?", UNKNOWN_ANSWER, None),
+        example(model, "anchor", "Hello!", "Hi.", None),
     )
-    return Signals(bench.model, made, Study((), (held,)), seed=1)
+    return Signals(model, made, Study((), (held,)), seed=1)
 
 
 def answers(found: list[DistillArtifact], model: Model) -> list[str]:
