@@ -19,7 +19,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks._machine import Figure, in_turns, machine, say, spread, table
 from benchmarks._memories import long_text
 from stillhouse import models
-from stillhouse.capture.memory.teacher import MemoryTeacher, Sparsity, TeacherAnswer
+from stillhouse.capture.memory.teacher import MemoryTeacher, TeacherAnswer
+from stillhouse.signals.sparsify import Sparsity
 
 TARGET = 5.0
 

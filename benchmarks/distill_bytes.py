@@ -26,8 +26,8 @@ from stillhouse import models
 from stillhouse.capture.prompts import Config
 from stillhouse.signals import Shard
 from stillhouse.signals.columns import concatenate, from_sparse
+from stillhouse.signals.sparsify import sparsify_logits
 from stillhouse.teachers.examples import Spoken
-from stillhouse.teachers.sparsify import reduce
 from stillhouse.text.corpus import held_out
 
 VOCABULARY = 151_936
@@ -47,7 +47,9 @@ def flat(positions: int, config: Config) -> Shard:
     generator = torch.Generator().manual_seed(1)
     targets = []
     for start in range(0, positions, 200):
-        kept, normaliser_P = reduce(torch.randn(200, VOCABULARY, generator=generator), config, generator)
+        kept, normaliser_P = sparsify_logits(
+            torch.randn(200, VOCABULARY, generator=generator), config.sparsity, generator
+        )
         at_P = np.arange(start + 1, start + 201)
         targets.append(from_sparse(kept, at_P, 4 * at_P - 4, -normaliser_P.numpy()))
     x_ids = torch.randint(VOCABULARY, (positions + 1,), generator=generator).numpy()

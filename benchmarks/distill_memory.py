@@ -27,7 +27,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks._distill import WIDE, qwen
 from benchmarks._machine import Figure, machine, say, table
-from stillhouse.losses import SparseTargets, chunked, sparsify
+from stillhouse.losses import SparseTargets, chunked
+from stillhouse.signals.sparsify import sparsify
 
 K, DRAWS = 8, 4
 

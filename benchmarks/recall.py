@@ -26,7 +26,7 @@ from benchmarks._machine import Figure, machine, say, table
 from benchmarks._memories import users
 from benchmarks._students import Student, student
 from stillhouse import models
-from stillhouse.capture.memory.teacher import MemoryTeacher, Sparsity
+from stillhouse.capture.memory.teacher import MemoryTeacher
 from stillhouse.consolidation import Consolidation, consolidate_all
 from stillhouse.gate.regression import Config as RegressionConfig
 from stillhouse.gate.regression import check as regression
@@ -34,6 +34,7 @@ from stillhouse.gating.answers import right
 from stillhouse.gating.stats import bootstrap, wilson
 from stillhouse.generate import Sampling
 from stillhouse.records import Candidate
+from stillhouse.signals.sparsify import Sparsity
 from stillhouse.store import Store
 from stillhouse.text import corpus
 from stillhouse.text.answers import normalise

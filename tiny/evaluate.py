@@ -17,9 +17,10 @@ import torch
 
 from stillhouse import models
 from stillhouse.capture.memory.questions import candidates
-from stillhouse.capture.memory.teacher import MemoryTeacher, Sparsity
+from stillhouse.capture.memory.teacher import MemoryTeacher
 from stillhouse.generate import Sampling
 from stillhouse.records import Statement
+from stillhouse.signals.sparsify import Sparsity
 from stillhouse.text.answers import same_answer
 from stillhouse.text.language import is_unknown
 from stillhouse.text.prompts import UNKNOWN_ANSWER, writing_request

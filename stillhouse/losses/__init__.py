@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from .divergence import (
-    BLOCK,
     Objective,
     SparseTargets,
     Tail,
@@ -13,13 +12,11 @@ from .divergence import (
     distillation_loss,
     sparse_divergence,
     sparse_forward_kl,
-    sparsify,
 )
 from .head import through_head
 from .terms import Divergence
 
 __all__ = [
-    "BLOCK",
     "Divergence",
     "Objective",
     "SparseTargets",
@@ -30,6 +27,5 @@ __all__ = [
     "distillation_loss",
     "sparse_divergence",
     "sparse_forward_kl",
-    "sparsify",
     "through_head",
 ]

@@ -26,10 +26,9 @@ from .terms import Divergence, pointwise, tempered
 
 __all__ = [
     "Divergence", "Objective", "SparseTargets", "Tail", "chunked", "chunked_forward_kl", "dense_forward_kl",
-    "distillation_loss", "sparse_divergence", "sparse_forward_kl", "sparsify", "through_head",
+    "distillation_loss", "sparse_divergence", "sparse_forward_kl", "through_head",
 ]  # fmt: skip
 
-BLOCK = 1 << 18  # entries of a distribution that are cut down at once on a CPU
 CONTROL = 0.3  # of a tail's mass; measured: 0.5 gains nothing
 Tail = Literal["steadied", "sampled", "ghost", "renormalise", "drop"]
 
@@ -194,50 +193,6 @@ def chunked_forward_kl(
 def dense_forward_kl(logits_PV: Tensor, teacher_logprobs_PV: Tensor) -> Tensor:
     """KL(teacher || student) in nats per position, `[P]`, over the whole vocabulary. The teacher gets no gradient."""
     return dense_kl(logits_PV, teacher_logprobs_PV)
-
-
-def sparsify(
-    logprobs_PV: Tensor,
-    k: int,
-    draws: int,
-    generator: torch.Generator | None = None,
-    chances_PD: Tensor | None = None,
-) -> SparseTargets:
-    """A dense distribution as `SparseTargets`: exact top `k` (at most V), tail mass, `draws` from the tail.
-
-    Draws are with replacement and in proportion to the teacher's probability, so each weighs tail / draws. They come
-    from `generator`, or where `chances_PD`, numbers from 0 up to 1, fall on the tail. logprobs_PV: normalised, -inf
-    allowed.
-    """
-    if k < 1 or draws < 0:
-        raise InputError(f"k = {k}, draws = {draws}: k must be at least 1, draws at least 0")
-    if chances_PD is None:
-        chances_PD = torch.rand(len(logprobs_PV), draws, generator=generator, device=logprobs_PV.device)
-    block = max(1, len(logprobs_PV))
-    if (
-        logprobs_PV.device.type == "cpu"
-    ):  # fresh memory for large buffers costs a CPU more than what is computed in them
-        block = max(1, BLOCK // max(1, logprobs_PV.shape[-1]))
-    parts = zip(logprobs_PV.split(block), chances_PD.split(block), strict=True)
-    blocks = [_sparsified(precise(part), k, chances) for part, chances in parts]
-    return blocks[0] if len(blocks) == 1 else SparseTargets(*map(torch.cat, zip(*blocks, strict=True)))
-
-
-def _sparsified(logprobs_PV: Tensor, k: int, chances_PD: Tensor) -> SparseTargets:
-    top_PK, ids_PK = logprobs_PV.topk(min(k, logprobs_PV.shape[-1]), dim=-1)
-    left_PK, draws = top_PK.isneginf(), chances_PD.shape[-1]
-    rest_PV = logprobs_PV.exp().scatter_(-1, ids_PK, 0)
-    tail_P = rest_PV.sum(-1)
-    drawable_P1 = (tail_P > 0)[:, None]
-    ids_PD = ids_PK.new_zeros(len(ids_PK), draws)
-    if draws:
-        below_PV = (rest_PV / tail_P[:, None].where(drawable_P1, 1)).cumsum(-1)
-        fallen_PD = (1 - chances_PD).to(below_PV) * below_PV[:, -1:]  # never 0: what has no chance is not drawn
-        ids_PD = torch.searchsorted(below_PV, fallen_PD) * drawable_P1
-    draw_logprobs_PD = logprobs_PV.gather(-1, ids_PD).where(drawable_P1, 0)
-    weights_PD = (tail_P / max(draws, 1))[:, None].expand(-1, draws)
-    ids_PK = ids_PK.masked_fill(left_PK, 0)
-    return SparseTargets(ids_PK, top_PK.float(), tail_P.float(), ids_PD, draw_logprobs_PD.float(), weights_PD.float())
 
 
 def _control(targets: SparseTargets, student_PK: Tensor, student_PD: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ from ..generate import head, pad_right
 from ..losses import SparseTargets
 from ..models import Model
 from ..signals.columns import Ints, Targets, concatenate, from_sparse
-from ..teachers.sparsify import BLOCK, reduce
+from ..signals.sparsify import LOGITS_BLOCK, rows_at_once, sparsify_logits
 from .examples import Spoken
 from .positions import marked
 from .settings import Config
@@ -110,7 +110,7 @@ def _reduced(
 ) -> tuple[SparseTargets, NDArray[np.float32]]:
     """What is kept of these positions, and the log-probability of the token that stands there. Takes the logits."""
     at_P = logits_PV.gather(-1, labels_P[:, None])[:, 0]
-    sparse, normaliser_P = reduce(logits_PV, config, generator)
+    sparse, normaliser_P = sparsify_logits(logits_PV, config.sparsity, generator)
     if not bool(normaliser_P.isfinite().all()):
         model = mixture.models[0]
         raise ModelError(
@@ -121,8 +121,7 @@ def _reduced(
 
 def _normalised(logits_PV: Tensor) -> Tensor:
     """Log-softmax in place. On a CPU in blocks that stay in its cache, for a second buffer costs more than the sums."""
-    rows = max(1, BLOCK // logits_PV.shape[1]) if logits_PV.device.type == "cpu" else max(1, len(logits_PV))
-    for block_pV in logits_PV.split(rows):
+    for block_pV in logits_PV.split(rows_at_once(logits_PV, LOGITS_BLOCK)):
         block_pV -= block_pV.logsumexp(-1, keepdim=True)
     return logits_PV
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from ..errors import InputError
+from ..signals.sparsify import Sparsity
 
 Dialect = Literal["auto", "openai", "vllm", "sglang", "llama.cpp"]  # how an endpoint is spoken to
 
@@ -76,6 +77,11 @@ class Config:
             raise InputError(
                 f"capture.samples: {self.samples} greedy answers are all the same; set capture.temperature"
             )
+
+    @property
+    def sparsity(self) -> Sparsity:
+        """How a distribution is cut down."""
+        return Sparsity(self.top_k, self.draws, self.share, self.keep)
 
 
 _RANGES = (

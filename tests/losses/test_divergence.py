@@ -12,7 +12,6 @@ from torch import Tensor
 
 from stillhouse.errors import InputError
 from stillhouse.losses import (
-    BLOCK,
     Divergence,
     Objective,
     SparseTargets,
@@ -23,10 +22,10 @@ from stillhouse.losses import (
     distillation_loss,
     sparse_divergence,
     sparse_forward_kl,
-    sparsify,
     through_head,
 )
 from stillhouse.losses.head import logprobs_at
+from stillhouse.signals.sparsify import sparsify
 
 TAILS: tuple[Tail, ...] = get_args(Tail)
 DIVERGENCES: tuple[Divergence, ...] = get_args(Divergence)
@@ -374,12 +373,3 @@ def test_log_probabilities_of_a_few_ids_and_their_gradient_are_log_softmaxs() ->
         for at_PJ, normal_P in ((found_PJ, normaliser_P), (expected_PJ, normalisers_P))
     ]
     torch.testing.assert_close(*gradients, rtol=1e-12, atol=1e-12)
-
-
-def test_a_distribution_cut_down_in_blocks_is_the_same() -> None:
-    logprobs_PV = torch.randn(9, BLOCK // 4).log_softmax(-1)
-    whole, alone = (torch.Generator().manual_seed(3) for _ in range(2))
-    together = sparsify(logprobs_PV, 5, 3, whole)
-    apart = [sparsify(row_1V, 5, 3, alone) for row_1V in logprobs_PV.split(1)]
-    for found, rows in zip(together, zip(*apart, strict=True), strict=True):
-        assert torch.equal(found, torch.cat(rows))

@@ -20,9 +20,9 @@ from hypothesis import strategies as st
 from stillhouse import signals
 from stillhouse.capture.prompts import Config
 from stillhouse.errors import StoreError
-from stillhouse.losses import SparseTargets, sparse_forward_kl, sparsify
+from stillhouse.losses import SparseTargets, sparse_forward_kl
 from stillhouse.signals import QUANTUM, SCHEMA, DistillArtifact, Kind, PositionTarget, position_targets, sparse_targets
-from stillhouse.teachers.sparsify import reduce
+from stillhouse.signals.sparsify import sparsify, sparsify_logits
 
 LOGPROB = st.floats(-80.0, 0.0, allow_subnormal=False)
 ID = st.integers(0, 2**31 - 1)
@@ -163,7 +163,7 @@ def test_few_bytes_a_position_at_a_large_vocabulary(slope: float, most: float) -
     which no real vocabulary does."""
     generator, positions, vocabulary = torch.Generator().manual_seed(0), 300, 151_936
     ranked_V = -slope * torch.arange(1, vocabulary + 1).log()
-    sparse, _ = reduce(ranked_V.repeat(positions, 1), Config(), generator)
+    sparse, _ = sparsify_logits(ranked_V.repeat(positions, 1), Config().sparsity, generator)
     name_V = torch.randperm(vocabulary, generator=generator)
     turn_P1 = torch.randint(vocabulary, (positions, 1), generator=generator)
     sparse = sparse._replace(

@@ -23,7 +23,7 @@ from .batching import Dialogue
 from .chunks import MemoryChunk
 from .questions import candidates, cloze, hardest, lost_words, mask, near_misses, repair, unmask
 from .settings import Config
-from .teacher import AnswerRequest, MemoryTeacher, Sparsity, TeacherAnswer, WriteRequest
+from .teacher import AnswerRequest, MemoryTeacher, TeacherAnswer, WriteRequest
 
 AS_ORDERS = 1 / 3  # share of the questions that a memory does not answer
 CERTAIN = 3  # wordings written with one answer, from which that answer is believed though the teacher does not give it
@@ -37,7 +37,7 @@ Pairs = list[tuple[Question, TeacherAnswer]]
 
 def chunk_dialogue(model: Model, chunk: MemoryChunk, config: Config, number: int, on_step: OnStep) -> Dialogue[Pairs]:
     """Everything that is asked about one chunk. `number`: its place in the memory, for the seeds."""
-    teacher = MemoryTeacher(model, chunk.text, Sparsity(config.top_k, config.draws), seed=config.seed + number)
+    teacher = MemoryTeacher(model, chunk.text, config.sparsity, seed=config.seed + number)
     count = len(chunk.statements)
     known = yield from ask_known(teacher, chunk, config)
     on_step(count // 2)  # the other half of the time goes into what the memory does not say

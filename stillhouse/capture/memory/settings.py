@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ...errors import InputError
+from ...signals.sparsify import Sparsity
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,11 @@ class Config:
         for name in ("top_k", "draws"):
             if getattr(self, name) > 255:  # counted in one byte on disk
                 raise InputError(f"capture.{name}: {getattr(self, name)} is too large; at most 255 is allowed")
+
+    @property
+    def sparsity(self) -> Sparsity:
+        """How a distribution is cut down."""
+        return Sparsity(self.top_k, self.draws)
 
 
 _LEAST = {

@@ -15,21 +15,18 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from ...compute.experts import answering
 from ...errors import InputError
 from ...generate import score
 from ...generate.batching import columns
-from ...losses import sparsify
 from ...models import Model
 from ...records import Question, Statement, Study
 from ...signals import DistillArtifact, Kind, position_targets
+from ...signals.sparsify import Sparsity, sparsify
 from ...text import corpus
 from ...text.answers import normalise
 from ...text.statements import statements
@@ -37,7 +34,7 @@ from .batching import run_dialogues
 from .chunks import chunks
 from .dialogue import OnStep, Pairs, chunk_dialogue
 from .settings import DEFAULTS, Config
-from .teacher import MemoryTeacher, Sparsity, example
+from .teacher import MemoryTeacher, example
 
 ON_CPU, ON_ACCELERATOR = 8, 32  # chunks whose keys and values are there at a time, where they fit
 
@@ -120,12 +117,8 @@ def _captured(model: Model, memory: str, stated: Sequence[Statement], pairs: Pai
         if question.use == "train":
             kind: Kind = "fact" if question.statement is not None else "unknown"
             artifacts.append(example(model, answer, kind, question.statement))
-    artifacts += _anchors(model, _sparsity(config), config)
+    artifacts += anchors(model, config)
     return CapturedMemory(Study(tuple(stated), tuple(questions)), tuple(artifacts), len(model.text_ids(memory)))
-
-
-def _sparsity(config: Config) -> Sparsity:
-    return Sparsity(config.top_k, config.draws)
 
 
 def _without_repeats(pairs: Pairs) -> Pairs:
@@ -142,21 +135,17 @@ def _without_repeats(pairs: Pairs) -> Pairs:
     return first
 
 
-def _anchors(model: Model, sparsity: Sparsity, config: Config) -> list[DistillArtifact]:
-    """The base by itself: its answers to unrelated prompts, and its distribution along running text. The same for every
-    memory, so computed once for a network."""
-    known = _ANCHORS.setdefault(model.network, {})
-    key = (sparsity, config.anchor_prompts, config.anchor_texts, config.anchor_tokens, config.seed)
-    if key not in known:
-        alone = MemoryTeacher(model, None, sparsity, seed=config.seed)
-        answers = alone.answer(corpus.prompts(config.anchor_prompts, config.seed), 16)
-        prompts = [example(model, a, "anchor", None) for a in answers]
-        known.clear()
-        known[key] = prompts + _text_anchors(model, sparsity, config)
-    return known[key]
+def anchors(model: Model, config: Config) -> list[DistillArtifact]:
+    """The base by itself: its answers to unrelated prompts, and its distribution along running text. They are the same
+    for every memory, so a model computes them once for each setting."""
+    settings = (config.sparsity, config.anchor_prompts, config.anchor_texts, config.anchor_tokens, config.seed)
+    return list(model.once(f"capture.memory.anchors {settings}", lambda: _anchors(model, config)))
 
 
-_ANCHORS: WeakKeyDictionary[PreTrainedModel, dict[Any, list[DistillArtifact]]] = WeakKeyDictionary()
+def _anchors(model: Model, config: Config) -> list[DistillArtifact]:
+    alone = MemoryTeacher(model, None, config.sparsity, seed=config.seed)
+    answers = alone.answer(corpus.prompts(config.anchor_prompts, config.seed), 16)
+    return [example(model, a, "anchor", None) for a in answers] + _text_anchors(model, config.sparsity, config)
 
 
 def _text_anchors(model: Model, sparsity: Sparsity, config: Config) -> list[DistillArtifact]:

@@ -22,22 +22,14 @@ from torch import Tensor
 from ...errors import ModelError
 from ...generate import Ids, Prefix, Sampling, common_prefix, generate, prefill
 from ...generate.shared_prefix import plain_cache
-from ...losses import sparsify
 from ...models import Model
 from ...signals import DistillArtifact, Kind, PositionTarget, position_targets
+from ...signals.sparsify import Sparsity, sparsify
 from ...text.prompts import with_memory, without_memory
 
 T = TypeVar("T")
 PROBES = ("A", "7", "?")  # prompts that begin differently
 COPIED = 3  # tokens guessed ahead while a teacher writes: its questions repeat what the memory says
-
-
-@dataclass(frozen=True)
-class Sparsity:
-    """How a distribution is cut down: exact entries and draws from the tail, per position."""
-
-    top_k: int = 16
-    draws: int = 4
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,11 @@ import torch
 
 from stillhouse.capture.memory import CapturedMemory, Config, batching, capture, capture_all, teacher
 from stillhouse.capture.memory.batching import Dialogue, run_dialogues
-from stillhouse.capture.memory.teacher import AnswerRequest, MemoryTeacher, Sparsity, TeacherAnswer, WriteRequest
+from stillhouse.capture.memory.teacher import AnswerRequest, MemoryTeacher, TeacherAnswer, WriteRequest
 from stillhouse.errors import InputError
 from stillhouse.generate import Sampling
-from stillhouse.losses import sparsify
 from stillhouse.models import Model
+from stillhouse.signals.sparsify import Sparsity, sparsify
 
 TEXTS = ["Rex is a dog. He is 7.", "The gate of Ghent is 25.", "Ida lives in Bruges, in a house with a blue door."]
 QUESTIONS = ["Who is Rex?", "Where does Ida live?", "What is the gate of Ghent, as far as you know?"]

@@ -14,12 +14,13 @@ from stillhouse.capture.memory import CapturedMemory, Config, capture, study
 from stillhouse.capture.memory.batching import run_dialogues
 from stillhouse.capture.memory.chunks import MemoryChunk
 from stillhouse.capture.memory.dialogue import ask_known, hold_out
-from stillhouse.capture.memory.teacher import MemoryTeacher, Sparsity, example
+from stillhouse.capture.memory.teacher import MemoryTeacher, example
 from stillhouse.errors import InputError, ModelError
 from stillhouse.generate import Sampling
 from stillhouse.models import Model
 from stillhouse.records import Question, Statement
 from stillhouse.signals import DistillArtifact
+from stillhouse.signals.sparsify import Sparsity
 from stillhouse.text.answers import normalise, same_answer, says
 from stillhouse.text.language import is_unknown
 from stillhouse.text.prompts import MEMORY_SYSTEM, UNKNOWN_ANSWER, with_memory, without_memory
@@ -275,10 +276,8 @@ def test_no_question_is_asked_twice_whatever_the_chunk(shipped: Model) -> None:
 
 
 def test_anchors_are_those_of_the_settings_however_often_they_are_asked_for(shipped: Model) -> None:
-    few, more = Config(anchor_prompts=2), Config(anchor_prompts=3, anchor_texts=2)
-    first = study._anchors(shipped, Sparsity(), few)
-    again = study._anchors(shipped, Sparsity(), few)
-    others = study._anchors(shipped, Sparsity(4, 0), more)
+    few, more = Config(anchor_prompts=2), Config(anchor_prompts=3, anchor_texts=2, top_k=4, draws=0)
+    first, again, others = (study.anchors(shipped, config) for config in (few, few, more))
     assert (len(first), len(others)) == (2, 5)
-    assert first == again == study._anchors(shipped, Sparsity(), few)
+    assert first == again == study.anchors(shipped, few)
     assert all(len(t.ids) <= 4 and not t.draw_ids for a in others for t in a.targets)

@@ -10,10 +10,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from stillhouse.capture.memory.teacher import MemoryTeacher, Sparsity, example
+from stillhouse.capture.memory.teacher import MemoryTeacher, example
 from stillhouse.errors import InputError, ModelError
 from stillhouse.models import Model
 from stillhouse.signals import DistillArtifact, Kind
+from stillhouse.signals.sparsify import Sparsity
 from stillhouse.text.prompts import without_memory
 from stillhouse.train.adapter import Config, Trained, checkpoints, total_steps, train
 
