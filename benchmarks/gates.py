@@ -39,7 +39,7 @@ from stillhouse.capture.memory import Config as CaptureConfig
 from stillhouse.consolidation import calibrate, synthetic
 from stillhouse.consolidation.calibrate import Plan
 from stillhouse.consolidation.sabotage import KINDS
-from stillhouse.gating import Calibration, Trial
+from stillhouse.gating import Calibration, CalibrationTrial
 from stillhouse.gating.stats import wilson
 from stillhouse.gating.thresholds import thresholds
 from stillhouse.storage.files import write_atomic
@@ -50,7 +50,7 @@ NEAR = 0.03  # how far the figures may lie apart on memories the thresholds have
 LONGEST = 30.0  # seconds of one full gate on two cores
 PREPARING, SABOTAGING = 1.4, 6.6  # work per memory, in honest trainings
 BEGIN, END = "<!-- benchmarks/gates.py: begin -->", "<!-- benchmarks/gates.py: end -->"
-Judged = list[tuple[Trial, list[str]]]  # each trial with the gates that refuse it
+Judged = list[tuple[CalibrationTrial, list[str]]]  # each trial with the gates that refuse it
 
 
 def plan_of(good: int, bad: int, together: int, quick: bool) -> Plan:
@@ -97,12 +97,12 @@ def work(plan: Plan, command: Sequence[str], processes: int) -> None:
         share(pool, each, remaining)
 
 
-def judged(trials: Sequence[Trial], limits: dict[str, float]) -> Judged:
+def judged(trials: Sequence[CalibrationTrial], limits: dict[str, float]) -> Judged:
     """Each trial with the gates that refuse it under these thresholds."""
     return [(trial, gating.failed_gates(trial, limits)) for trial in trials]
 
 
-def unseen(trials: Sequence[Trial], folds: int) -> Judged:
+def unseen(trials: Sequence[CalibrationTrial], folds: int) -> Judged:
     """Every trial judged by thresholds from the memories of the other folds."""
     numbers = sorted({trial.memory for trial in trials}, key=int)
     found: Judged = []

@@ -112,7 +112,7 @@ def page(store: Any, judged: Judged, verdict: Any, samples: Any = None) -> str:
         written = json.loads((folder / "gate_report.json").read_text(encoding="utf-8"))
         tries = written.get("tries", [])
         if samples is None:
-            samples = [from_mapping(gating.Sample, s) for s in written["samples"]]
+            samples = [from_mapping(gating.AnswerComparison, s) for s in written["samples"]]
     try:
         text = store.blobs.get(signals.memory).decode()
     except NotFound:

@@ -1,6 +1,6 @@
 """Trials: consolidations that are good and consolidations that are sabotaged, each measured by every gate.
 
-In: a model, memories, how many of each. Out: `Trial`s to calibrate on. A memory is captured once, and its honest
+In: a model, memories, how many of each. Out: `CalibrationTrial`s. A memory is captured once, and its honest
 student trained once, whatever is then done to them: only sabotages that act on what is learned are trained on their
 own, those of one memory in one batch. Signals, adapters and trials are files named by the digest of what they came
 from, so a killed run is run again and goes on where it was, and several processes may share the work (`prepare`, then
@@ -27,7 +27,7 @@ from ..config import as_dict
 from ..errors import InputError
 from ..gating.context import Context, trained_prompts
 from ..gating.run_gates import run
-from ..gating.thresholds import HONEST, Calibration, Trial, measured, revive_trial, thresholds
+from ..gating.thresholds import HONEST, Calibration, CalibrationTrial, measurements, revive_trial, thresholds
 from ..lora import AdapterBank, LoraConfig
 from ..models import Model
 from ..records import Candidate, Study, canonical, digest, from_mapping
@@ -90,7 +90,7 @@ def prepare(
 def trials(
     model: Model, memories: Sequence[str], plan: Plan, folder: Path, on_step: OnStep = lambda n, note: None,
     place: Place | None = None, jobs: Sequence[Job] | None = None,
-) -> list[Trial]:  # fmt: skip
+) -> list[CalibrationTrial]:  # fmt: skip
     """One trial per job (default: all of the plan), in their order. `on_step(1, name)` is told of each.
 
     `folder` keeps the trials, which are numbers; signals and adapters lie where `place` says, by default there too.
@@ -100,7 +100,7 @@ def trials(
     return work.all(plan.jobs() if jobs is None else jobs)
 
 
-def calibrate(model: Model, plan: Plan, found: Sequence[Trial]) -> Calibration:
+def calibrate(model: Model, plan: Plan, found: Sequence[CalibrationTrial]) -> Calibration:
     """Thresholds from finished trials, with the settings they hold for."""
     about = {"capture": as_dict(plan.capture), "train": student.about(model, plan.train)}
     return Calibration(model.fingerprint, model.ref, thresholds(found), tuple(found), about)
@@ -133,7 +133,7 @@ class _Work:
         self.on_step, self.place = on_step, place
         self._signals: dict[int, Signals] = {}
 
-    def all(self, jobs: Sequence[Job]) -> list[Trial]:
+    def all(self, jobs: Sequence[Job]) -> list[CalibrationTrial]:
         missing = [job for job in jobs if not self._file(job).exists()]
         needed = {n % self.plan.good for number, _ in missing for n in (number, number + 1, number + 2)}
         for batch in self.plan.batches():
@@ -168,7 +168,7 @@ class _Work:
             mine = [(number, name) for name, kind in KINDS.items() if kind.acts_on == way]
             yield from (mine[i : i + self.plan.together] for i in range(0, len(mine), self.plan.together))
 
-    def _trial(self, job: Job) -> Trial:
+    def _trial(self, job: Job) -> CalibrationTrial:
         """From its file, or judged now: students that need no training of their own."""
         if not self._file(job).exists():
             self._judge(job, self._changed(job))
@@ -200,7 +200,8 @@ class _Work:
             verdict = run(_candidate(self.model), digest("calibration"), ctx)
         finally:
             bank.detach()
-        write_atomic(self._file(job), canonical(asdict(Trial(str(number), name, measured(verdict.results)))))
+        trial = CalibrationTrial(str(number), name, measurements(verdict.results))
+        write_atomic(self._file(job), canonical(asdict(trial)))
 
     def _spoiled(self, job: Job) -> Sequence[DistillArtifact]:
         """What the student of a job was trained on, as its records would say."""

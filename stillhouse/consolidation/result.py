@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import gating
-from ..gating import Sample
+from ..gating import AnswerComparison
 from ..records import Candidate, GateResult, Question, Study, Verdict, Version
 
 
@@ -41,7 +41,7 @@ class Consolidation:
     folder: Path
     verdict: Verdict
     study: Study
-    samples: tuple[Sample, ...]
+    samples: tuple[AnswerComparison, ...]
     memory_tokens: int
     tokens_saved: int  # prompt tokens of one request with the memory in its context, minus without
     seconds: Mapping[str, float]
@@ -113,7 +113,7 @@ def _gate_lines(result: GateResult) -> list[str]:
     return [line, *([f"       {remedy}"] if remedy else [])]
 
 
-def samples(ctx: gating.Context, facts: int = 12, unknowns: int = 4) -> list[Sample]:
+def samples(ctx: gating.Context, facts: int = 12, unknowns: int = 4) -> list[AnswerComparison]:
     """Answers side by side: a question per statement that was never trained on, then some the memory cannot answer.
 
     None where the student's logits are not numbers: the verdict says so.
@@ -129,7 +129,7 @@ def samples(ctx: gating.Context, facts: int = 12, unknowns: int = 4) -> list[Sam
         base, student = ctx.answers(texts, -1), ctx.answers(texts, ctx.slot)
     except FloatingPointError:
         return []
-    return [Sample(q.text, b, q.teacher, s, q.answer) for q, b, s in zip(chosen, base, student, strict=True)]
+    return [AnswerComparison(q.text, b, q.teacher, s, q.answer) for q, b, s in zip(chosen, base, student, strict=True)]
 
 
 def model_card(candidate: Candidate, verdict: Verdict) -> str:

@@ -27,7 +27,7 @@ from ..compute.allocator import kept_memory
 from ..config import as_dict
 from ..errors import InputError, ModelError
 from ..export import peft
-from ..gating import Sample, report
+from ..gating import AnswerComparison, report
 from ..inputs import MAX_MEMORY_BYTES, check_memory, home_folder
 from ..lora import AdapterBank, LoraConfig
 from ..models import Model
@@ -417,7 +417,7 @@ class _Run:
         written = json.loads((folder / "gate_report.json").read_text(encoding="utf-8"))
         return Consolidation(
             user, version, folder, self.store.get(Verdict, version.verdict), load_study(self.store, signals),
-            tuple(from_mapping(Sample, s) for s in written["samples"]), signals.memory_tokens,
+            tuple(from_mapping(AnswerComparison, s) for s in written["samples"]), signals.memory_tokens,
             self._saved(self.store.blobs.get(signals.memory).decode()), dict(self.seconds),
         )  # fmt: skip
 

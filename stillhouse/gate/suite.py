@@ -20,7 +20,7 @@ from ..gating.answers import right
 from ..gating.context import BASE, Context, prompt_digest, refuse_nan
 from ..gating.measure import DoesNotApply, Measure
 from ..gating.stats import bootstrap
-from ..gating.suite import Item
+from ..gating.suite import SuiteQuestion
 from ..generate import score
 from ..records import Candidate, GateResult
 from ..text.prompts import without_memory
@@ -58,7 +58,7 @@ def check(candidate: Candidate, config: Config, ctx: Context) -> GateResult | Do
     return MEASURE.result(sum(change) / n, config.threshold, n, bootstrap(change), note, details)
 
 
-def marks(ctx: Context, items: Sequence[Item], slot: int) -> list[bool]:
+def marks(ctx: Context, items: Sequence[SuiteQuestion], slot: int) -> list[bool]:
     """Right or wrong for every item, answered by `slot`."""
     asked = [(i.question, slot) for i in items if not i.choices]
     replies = iter(ctx.ask(asked))
@@ -66,7 +66,7 @@ def marks(ctx: Context, items: Sequence[Item], slot: int) -> list[bool]:
     return [next(likely) == i.answer if i.choices else right(next(replies), i.answer) for i in items]
 
 
-def _likeliest(ctx: Context, items: Sequence[Item], slot: int) -> list[str]:
+def _likeliest(ctx: Context, items: Sequence[SuiteQuestion], slot: int) -> list[str]:
     """The choice with the highest log-probability after the question, per item; the first of equals."""
     prompts = [ctx.model.chat_ids(without_memory(i.question)) for i in items]
     sequences, starts = [], []
@@ -85,7 +85,7 @@ def _likeliest(ctx: Context, items: Sequence[Item], slot: int) -> list[str]:
     return [max(((next(found), -n, c) for n, c in enumerate(item.choices)))[2] for item in items]
 
 
-def _refuse_trained(items: Sequence[Item], ctx: Context) -> None:
+def _refuse_trained(items: Sequence[SuiteQuestion], ctx: Context) -> None:
     for item in items:
         if prompt_digest(ctx.model.chat_ids(without_memory(item.question))) in (ctx.trained or ()):
             raise InputError(

@@ -7,20 +7,27 @@ from .grounded.corpus import read_corpus
 from .grounded.evidence import Limits
 from .grounded.trace import read_trace, trace_target, write_trace
 from .measure import DoesNotApply
-from .page import Sample, report
+from .page import AnswerComparison, report
 from .run_gates import Config, calibrated, run, settings
 from .suite import Suite, read_suite
-from .thresholds import Calibration, Trial, calibration_folder, failed_gates, read_calibration, write_calibration
+from .thresholds import (
+    Calibration,
+    CalibrationTrial,
+    calibration_folder,
+    failed_gates,
+    read_calibration,
+    write_calibration,
+)
 
 __all__ = [
+    "AnswerComparison",
     "Calibration",
+    "CalibrationTrial",
     "Config",
     "Context",
     "DoesNotApply",
     "Limits",
-    "Sample",
     "Suite",
-    "Trial",
     "calibrated",
     "calibration_folder",
     "failed_gates",

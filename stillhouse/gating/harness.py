@@ -1,12 +1,12 @@
 """A student with its adapter as a model of lm-evaluation-harness, so that its task files run unchanged.
 
-In: a model, an AdapterBank, a slot; task files or names of tasks. Out: `TaskRun`s: the metrics that the harness
-reports, whether more is better, and each document's own value. Prompts, few-shot examples, filters and metrics are all
-the harness's (package `lm-eval`, an optional extra); likelihoods and greedy answers are ours, and equal to those of its
-own `HFLM` (`benchmarks/gates_harness.py`).
+In: a model, an AdapterBank, a slot; task files or names of tasks. Out: `TaskRun`s with the metrics that the harness
+reports, their directions, and each document's own values. The harness (package `lm-eval`, an optional extra) makes
+prompts, few-shot examples, filters and metrics. Likelihoods and greedy answers are ours. They are equal to those of the
+harness's own `HFLM` (`benchmarks/gates_harness.py`).
 
-It samples nothing: a task that asks for a temperature is refused. A task file may name Python functions, which run: use
-files that you trust.
+It does not sample: a task that asks for a temperature is refused. A task file may name Python functions, and these run:
+use files that you trust.
 """
 
 from __future__ import annotations
@@ -39,22 +39,22 @@ FIRST = 32  # tokens before stop strings are looked for the first time
 
 @dataclass(frozen=True)
 class TaskRun:
-    """One task: its metrics and their directions by name, values per document where the metric is a mean of them, and
-    the documents."""
+    """What the harness reports of one task."""
 
     task: str
-    metrics: Mapping[str, float]
-    higher_is_better: Mapping[str, bool]
-    values: Mapping[str, Sequence[float]]
+    metrics: Mapping[str, float]  # by name
+    higher_is_better: Mapping[str, bool]  # by the metric's name
+    values: Mapping[str, Sequence[float]]  # one per document, for metrics that are the mean of them
     documents: Sequence[Mapping[str, Any]]
 
 
 def run_tasks(model: Model, bank: Bank, slot: int, tasks: Sequence[str], chat: bool = False) -> list[TaskRun]:
-    """Every task, in the order of its names. `chat`: through the model's chat template, as `--apply_chat_template`.
+    """Runs every task, in the order of their names. `chat`: prompts go through the model's chat template, as with the
+    harness's `--apply_chat_template`.
 
     Raises `InputError` where the harness cannot load a task or its data, `FloatingPointError` on NaN logits.
     """
-    student = Student(model, bank, slot)
+    student = HarnessModel(model, bank, slot)
     with _quiet():
         try:
             known = TaskManager(include_defaults=not all(Path(task).is_file() for task in tasks))
@@ -63,15 +63,18 @@ def run_tasks(model: Model, bank: Bank, slot: int, tasks: Sequence[str], chat: b
             raise InputError(
                 f"{', '.join(tasks)}: lm-evaluation-harness cannot load it: {first_line(error)}"
             ) from error
-        found = evaluate(
+        results = evaluate(
             student, prepared(loaded), bootstrap_iters=0, apply_chat_template=chat, fewshot_as_multiturn=chat
         )
-    return [_run(name, found) for name in sorted(loaded["tasks"])]
+    return [_run(name, results) for name in sorted(loaded["tasks"])]
 
 
 def prepared(loaded: Any) -> Any:
-    """Loaded tasks with the few-shot defaults that the harness's own `simple_evaluate` gives them; that function also
-    asks pip and the compiler for their versions, which takes longer than a small task."""
+    """Loaded tasks with the few-shot defaults that the harness's own `simple_evaluate` gives them.
+
+    `simple_evaluate` itself is not used: it asks pip and the compiler for their versions, and takes longer over that
+    than over a small task.
+    """
     for task in loaded["tasks"].values():
         if task.get_config("num_fewshot") is None:
             task.set_config(key="num_fewshot", value=0)
@@ -79,8 +82,8 @@ def prepared(loaded: Any) -> Any:
     return loaded
 
 
-class Student(TemplateLM):  # type: ignore[misc]
-    """`slot` of a bank on its base; -1 is the base alone."""
+class HarnessModel(TemplateLM):  # type: ignore[misc]
+    """One slot of a bank on its base, as the harness asks a model; slot -1 is the base alone."""
 
     def __init__(self, model: Model, bank: Bank, slot: int) -> None:
         super().__init__()
@@ -94,7 +97,7 @@ class Student(TemplateLM):  # type: ignore[misc]
 
     @property
     def prefix_token_id(self) -> int:
-        """What stands before the first token of a text without a context."""
+        """The id that stands before the first token of a text without a context."""
         first = self.tokenizer.bos_token_id
         return int(first) if first is not None else self.eot_token_id
 
@@ -104,9 +107,9 @@ class Student(TemplateLM):  # type: ignore[misc]
         return self.model.fingerprint
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: Any) -> list[int]:
-        """Ids; special tokens as the tokenizer adds them, but no second one at the beginning."""
-        begun = string.startswith(self.tokenizer.decode([self.prefix_token_id]))
-        special = not begun if add_special_tokens is None else add_special_tokens
+        """Token ids, with the special tokens that the tokenizer adds, but without a second one at the beginning."""
+        has_prefix = string.startswith(self.tokenizer.decode([self.prefix_token_id]))
+        special = not has_prefix if add_special_tokens is None else add_special_tokens
         return list(self.tokenizer(string, add_special_tokens=special)["input_ids"])
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
@@ -131,8 +134,10 @@ class Student(TemplateLM):  # type: ignore[misc]
         return sums
 
     def _loglikelihood_tokens(self, requests: Sequence[Any], **_: Any) -> list[tuple[float, bool]]:
-        """Log-likelihood of each continuation after its context, and whether it is the greedy one; a context that is
-        too long loses its beginning."""
+        """Log-likelihood in nats of each continuation after its context, and whether it is the greedy one.
+
+        A context that is too long loses its beginning.
+        """
         whole = [[*context, *after][-(self.model.context + 1) :] for _, context, after in requests]
 
         def reduce(row: int, logits_TV: Tensor) -> tuple[float, bool]:
@@ -148,57 +153,54 @@ class Student(TemplateLM):  # type: ignore[misc]
 
     def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
         """Greedy answers, each cut before the first of its stop strings."""
-        found = [""] * len(requests)
-        for (stops, limit), rows in self._alike(requests).items():
+        answers = [""] * len(requests)
+        for (stops, limit), rows in self._grouped(requests).items():
             room = self.model.context - limit
             if room < 1:
                 raise InputError(f"a task asks for {limit} new tokens; the context has {self.model.context}")
             prompts = [self.tok_encode(requests[row].args[0])[-room:] for row in rows]
             for row, text in zip(rows, self._until(prompts, stops, limit), strict=True):
-                found[row] = text
-        return found
+                answers[row] = text
+        return answers
 
-    def _alike(self, requests: Sequence[Any]) -> dict[tuple[tuple[str, ...], int], list[int]]:
-        """Numbers of requests by their stop strings and limit."""
+    def _grouped(self, requests: Sequence[Any]) -> dict[tuple[tuple[str, ...], int], list[int]]:
+        """The numbers of the requests, by their stop strings and their limit in new tokens."""
         groups: dict[tuple[tuple[str, ...], int], list[int]] = {}
         for row, request in enumerate(requests):
-            said = normalize_gen_kwargs(dict(request.args[1]), LONGEST)
-            if said.get("do_sample") or said.get("temperature"):
+            settings = normalize_gen_kwargs(dict(request.args[1]), LONGEST)
+            if settings.get("do_sample") or settings.get("temperature"):
                 raise InputError(f"a task samples ({dict(request.args[1])}); a gate's answers are greedy")
-            stops = said.get("until") or []
+            stops = settings.get("until") or []
             stops = (stops,) if isinstance(stops, str) else tuple(stops)
-            groups.setdefault((stops, int(said["max_gen_toks"])), []).append(row)
+            groups.setdefault((stops, int(settings["max_gen_toks"])), []).append(row)
         return groups
 
     def _until(self, prompts: Sequence[list[int]], stops: tuple[str, ...], limit: int) -> list[str]:
-        """Answers in rounds of more and more tokens, so that one that has met its stop string is not carried on."""
+        """Answers, generated in rounds of more and more tokens. One that has its stop string is not continued."""
         answers: list[list[int]] = [[] for _ in prompts]
-        going, done = list(range(len(prompts))), 0
-        while going and done < limit:
+        unfinished, done = list(range(len(prompts))), 0
+        while unfinished and done < limit:
             step = min(limit - done, max(FIRST, done))
-            slots = [self.slot] * len(going)
-            longer = [prompts[row] + answers[row] for row in going]
-            new = generate(
-                self.model, longer, Sampling(max_new_tokens=step), bank=self.bank, slots=slots, on_step=_whole
-            )
-            for row, ids in zip(going, new, strict=True):
+            slots = [self.slot] * len(unfinished)
+            longer = [prompts[row] + answers[row] for row in unfinished]
+            sampling = Sampling(max_new_tokens=step)
+            new = generate(self.model, longer, sampling, bank=self.bank, slots=slots, on_step=_refuse_nan)
+            for row, ids in zip(unfinished, new, strict=True):
                 answers[row] += ids
-            full = {row for row, ids in zip(going, new, strict=True) if len(ids) == step}
-            going, done = (
-                [row for row in going if row in full and not _met(self._text(answers[row]), stops)],
-                done + step,
-            )
+            full = [row for row, ids in zip(unfinished, new, strict=True) if len(ids) == step]
+            unfinished = [row for row in full if not _has_stop(self._text(answers[row]), stops)]
+            done += step
         return [_before(self._text(ids), stops) for ids in answers]
 
     def _text(self, ids: Sequence[int]) -> str:
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
 
 
-def _whole(_: list[int], logits_NV: Tensor) -> None:
+def _refuse_nan(_: list[int], logits_NV: Tensor) -> None:
     refuse_nan(logits_NV)
 
 
-def _met(text: str, stops: Sequence[str]) -> bool:
+def _has_stop(text: str, stops: Sequence[str]) -> bool:
     return any(stop and stop in text for stop in stops)
 
 
@@ -208,12 +210,13 @@ def _before(text: str, stops: Sequence[str]) -> str:
     return text
 
 
-def _run(name: str, found: Any) -> TaskRun:
-    """One task's part of the harness's results. A metric's name has its filter behind a comma unless it is "none"."""
-    better = found["higher_is_better"].get(name, {})
+def _run(name: str, results: Any) -> TaskRun:
+    """One task's part of the harness's results. A metric's name ends with a comma and its filter, unless that is
+    "none"."""
+    better = results["higher_is_better"].get(name, {})
     metrics, values = {}, {}
-    samples = found["samples"][name]
-    for key, value in found["results"][name].items():
+    samples = results["samples"][name]
+    for key, value in results["results"][name].items():
         metric, _, strain = key.partition(",")
         if metric not in better or not isinstance(value, int | float):
             continue
@@ -222,13 +225,13 @@ def _run(name: str, found: Any) -> TaskRun:
         rows = [s[metric] for s in samples if s["filter"] == strain and metric in s]
         if rows and all(isinstance(v, int | float) for v in rows):
             values[label] = [float(v) for v in rows]
-    chosen = {label: bool(better[label.partition(",")[0]]) for label in metrics}
-    return TaskRun(name, metrics, chosen, values, [s["doc"] for s in samples])
+    directions = {label: bool(better[label.partition(",")[0]]) for label in metrics}
+    return TaskRun(name, metrics, directions, values, [s["doc"] for s in samples])
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """The harness's own bars and notices stay away; its errors are raised."""
+    """Inside: the harness shows no bars and no notices. Its errors are raised."""
     logger = logging.getLogger("lm_eval")
     before = logger.level
     logger.setLevel(logging.ERROR)

@@ -1,11 +1,11 @@
 """A verdict as one HTML page: no scripts, no fonts or pictures from elsewhere, light and dark, any width.
 
-In: the verdict, the candidate, the study with its memory, sample answers side by side, the loss curve. Out: the page's
-text. The style and the order of the page are in `_report.html`. Everything is escaped: memory, questions, answers,
-facts and notes are data.
+In: the verdict, the candidate, the study with its memory, answers side by side, the loss curve. Out: the page's text.
+`report/page.html` has the style and the order of the page. Everything is escaped: memory, questions, answers, facts and
+notes are data.
 
-It does not know which gates there are: it draws a row for every result, the coverage map from all `questions` in their
-details, bars from all `passages`.
+It does not know which gates there are. It draws a row for every result. It draws the coverage map from all `questions`
+in the results' details, and bars from all `passages`.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ _DIGEST = re.compile(r"\b[0-9a-f]{64}\b")
 
 
 @dataclass(frozen=True)
-class Sample:
-    """One question and what base, teacher (memory in its context) and student (weights alone) answer."""
+class AnswerComparison:
+    """One question, with the answers of base, teacher (memory in its context) and student (weights alone)."""
 
     question: str
     base: str
@@ -53,15 +53,18 @@ def report(
     candidate: Candidate,
     study: Study,
     memory_text: str,
-    samples: Sequence[Sample] = (),
+    samples: Sequence[AnswerComparison] = (),
     losses: Sequence[float] = (),
     facts: Mapping[str, str] | None = None,
     calibration: Calibration | None = None,
     tries: Sequence[Mapping[str, Any]] = (),
 ) -> str:
-    """The page. `facts`: short labels and values for its head, such as tokens saved per request; `calibration`: the one
-    the verdict was decided by, whose trials are then drawn on every scale; `tries`: the candidates made on the way to
-    this one, itself the last, as `version`, `remedy`, `about`, `changes`, `approved`, `failed`."""
+    """The page's HTML.
+
+    `facts`: labels and short values for its head, such as tokens saved per request. `calibration`: the one that decided
+    the verdict; its trials are drawn on every scale. `tries`: the candidates that were made on the way to this one,
+    with this one at the end, each with `version`, `remedy`, `about`, `changes`, `approved` and `failed`.
+    """
     page = Template(files("stillhouse.report").joinpath("page.html").read_text(encoding="utf-8"))
     results = sorted(verdict.results, key=lambda r: (r.passed, not r.at_least, r.gate))
     return page.substitute(
@@ -82,7 +85,7 @@ def report(
     )
 
 
-def _shown(result: GateResult) -> str:
+def _value(result: GateResult) -> str:
     tail = "" if unit_of(result) == "fraction" or result.value is None else f" {unit_of(result)}"
     return f"{figure(result.value, unit_of(result), result.threshold)}{escape(tail)}"
 
@@ -103,18 +106,18 @@ def _lead(results: Sequence[GateResult]) -> str:
 
 
 def _margin(result: GateResult) -> float:
-    """How far the deciding number is from the threshold, as a share of what there is to lose."""
+    """The distance of the deciding number from the threshold, as a share of the room that there is."""
     deciding = bad_end(result) if result.details.get("decided") == "bad end" else result.value
     room = 1 - result.threshold if result.at_least and 0 <= result.threshold < 1 else abs(result.threshold)
     return abs((deciding or 0.0) - result.threshold) / (room or 1.0)
 
 
 def _measured(result: GateResult) -> str:
-    return f"<span>{escape(result.gate)} <b>{_shown(result)}</b></span>"
+    return f"<span>{escape(result.gate)} <b>{_value(result)}</b></span>"
 
 
 def _todo(results: Sequence[GateResult]) -> str:
-    """What to change, for every gate that failed; gates with one remedy together."""
+    """The remedies of the gates that failed. Gates with the same remedy share a row."""
     remedies: dict[str, list[str]] = {}
     for result in results:
         if not result.passed and (remedy := str(result.details.get("remedy", ""))):
@@ -134,13 +137,14 @@ def _tries(tries: Sequence[Mapping[str, Any]]) -> str:
     )
 
 
-def _try(tried: Mapping[str, Any]) -> str:
-    changes = ", ".join(f"{key} {old} → {new}" for key, (old, new) in tried["changes"].items())
-    outcome = "approved" if tried["approved"] else f"refused by {', '.join(tried['failed']) or 'no gate that applies'}"
-    number = f"v{tried['version']}" if tried["version"] else "this one"
-    name = str(tried["remedy"]).capitalize() or "As asked for"
-    about = " · ".join(filter(None, (str(tried["about"]) if tried["remedy"] else "", changes)))
-    mark = "yes" if tried["approved"] else "no"
+def _try(candidate: Mapping[str, Any]) -> str:
+    changes = ", ".join(f"{key} {old} → {new}" for key, (old, new) in candidate["changes"].items())
+    refused = f"refused by {', '.join(candidate['failed']) or 'no gate that applies'}"
+    outcome = "approved" if candidate["approved"] else refused
+    number = f"v{candidate['version']}" if candidate["version"] else "this one"
+    name = str(candidate["remedy"]).capitalize() or "As asked for"
+    about = " · ".join(filter(None, (str(candidate["about"]) if candidate["remedy"] else "", changes)))
+    mark = "yes" if candidate["approved"] else "no"
     return (
         f'<li class="{mark}"><b>{escape(name)}</b> <small>{escape(number)}</small>'
         f"<span>{escape(outcome)}</span><small>{escape(about)}</small></li>"
@@ -153,10 +157,10 @@ def _reason(result: GateResult) -> str:
     bound = "at least" if result.at_least else "at most"
     limit = figure(result.threshold, unit_of(result))
     if result.details.get("decided") != "bad end":
-        return f"<span>{escape(result.gate)} <b>{_shown(result)}</b></span> <span>({bound} {limit})</span>"
+        return f"<span>{escape(result.gate)} <b>{_value(result)}</b></span> <span>({bound} {limit})</span>"
     worst = figure(bad_end(result), unit_of(result), result.threshold)
     return (
-        f"<span>{escape(result.gate)} <b>{_shown(result)}</b></span> <span>(at worst {worst}, {bound} {limit})</span>"
+        f"<span>{escape(result.gate)} <b>{_value(result)}</b></span> <span>(at worst {worst}, {bound} {limit})</span>"
     )
 
 
@@ -166,12 +170,12 @@ def _facts(facts: Mapping[str, str]) -> str:
 
 
 def _short(text: str) -> str:
-    """Escaped, with digests cut to twelve digits; the whole one is in the tooltip."""
+    """The escaped text. Digests are cut to twelve digits; a tooltip has the whole one."""
     return _DIGEST.sub(lambda m: f'<span title="{m[0]}">{m[0][:12]}</span>', escape(str(text)))
 
 
 def _decision(verdict: Verdict) -> str:
-    """How the thresholds came about, and where on the interval they are decided."""
+    """A sentence on where the thresholds come from, and on the number that they are compared with."""
     if verdict.config.get("calibrated_by"):
         return (
             "Thresholds are calibrated for this base on consolidations that are good (ticks above the line) and on "
@@ -188,7 +192,7 @@ def _left_out(verdict: Verdict) -> str:
 
 
 def _trials(result: GateResult, calibration: Calibration | None) -> tuple[list[float], list[float]]:
-    """What honest and what sabotaged trials measured, where this gate's threshold comes from them."""
+    """What honest and what sabotaged trials measured. Both are empty where this gate's threshold is not from them."""
     if calibration is None or calibration.thresholds.get(result.gate) != result.threshold:
         return [], []
     return calibration.values(result.gate, True), calibration.values(result.gate, False)
@@ -201,7 +205,7 @@ def _gate(result: GateResult, calibration: Calibration | None) -> str:
     good, bad = _trials(result, calibration)
     proportion = unit == "fraction" and result.at_least and result.threshold >= 0
     domain = svg.domain(result.value, result.threshold, result.interval, proportion, good)
-    label = f"{result.gate}: {_shown(result)}, {bound}"
+    label = f"{result.gate}: {_value(result)}, {bound}"
     drawing = svg.scale(result, domain, label, good, bad)
     below = "" if unit == "fraction" else f"<small>{escape(unit)}</small>"
     note = f'<p class="note">{escape(result.note)}</p>' if result.note else ""
@@ -218,15 +222,15 @@ def _gate(result: GateResult, calibration: Calibration | None) -> str:
 def _coverage(study: Study, memory_text: str, results: Sequence[GateResult]) -> str:
     if not study.statements:
         return ""
-    rows = [row for r in results for row in r.details.get("questions", ())]
-    asked = {s.index: [row for row in rows if row["statement"] == s.index] for s in study.statements}
-    states = {s.index: _state(s, asked[s.index]) for s in study.statements}
+    all_rows = [row for r in results for row in r.details.get("questions", ())]
+    rows = {s.index: [row for row in all_rows if row["statement"] == s.index] for s in study.statements}
+    states = {s.index: _state(s, rows[s.index]) for s in study.statements}
     taught = [s for s in study.statements if not s.instruction]
     covered = sum(study.covered(s.index) for s in taught)
     legend = "".join(
         f'<li><span class="key {state}"></span><b>{n}</b> {text}</li>'
         for state, text in _STATES.items()
-        if (n := sum(found == state for found in states.values()))
+        if (n := sum(other == state for other in states.values()))
     )
     if covered < len(taught):
         rest = len(taught) - covered
@@ -237,7 +241,7 @@ def _coverage(study: Study, memory_text: str, results: Sequence[GateResult]) -> 
         "<section><h2>The memory, statement by statement</h2>"
         f'<p class="said">{covered} of {len(taught)} statements have questions in three wordings or more and one in '
         "reverse. Point at a statement, or tap it, to see what was asked and what the student answered by itself."
-        f'</p><div class="map">{_map(study, memory_text, states, asked)}</div>'
+        f'</p><div class="map">{_map(study, memory_text, states, rows)}</div>'
         f'<ul class="legend">{legend}</ul></section>'
     )
 
@@ -252,8 +256,9 @@ def _state(statement: Statement, rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _map(
-    study: Study, memory_text: str, states: Mapping[int, str], asked: Mapping[int, Sequence[Mapping[str, Any]]]
+    study: Study, memory_text: str, states: Mapping[int, str], questions: Mapping[int, Sequence[Mapping[str, Any]]]
 ) -> str:
+    """The memory's text, with a mark on every statement. `questions`: rows of the results' details, by statement."""
     whole, parts, at = memory_text.encode(), [], 0
     for statement in sorted(study.statements, key=lambda s: s.start):
         start = max(statement.start, at)
@@ -261,12 +266,12 @@ def _map(
             continue
         parts.append(_text(whole[at:start]))
         at = statement.end
-        rows, state = asked[statement.index], states[statement.index]
+        rows, state = questions[statement.index], states[statement.index]
         pop = _questions(state, rows, study.questions, statement.index)
         share = f' style="--share:{100 * sum(bool(r["right"]) for r in rows) / len(rows):.0f}%"' if rows else ""
-        said = _text(whole[start:at])
+        text = _text(whole[start:at])
         thin = "" if state == "instruction" or study.covered(statement.index) else " uncovered"
-        parts.append(f'<span class="s {state}{thin}"{share} tabindex="0">{said}<span class="pop">{pop}</span></span>')
+        parts.append(f'<span class="s {state}{thin}"{share} tabindex="0">{text}<span class="pop">{pop}</span></span>')
     parts.append(_text(whole[at:]))
     return "".join(parts)
 
@@ -279,10 +284,10 @@ def _questions(state: str, rows: Sequence[Mapping[str, Any]], study: Sequence[Qu
     if not rows:
         waiting = [f"<span><i>·</i><span>{escape(q.text)}</span></span>" for q in study if q.statement == statement]
         return "".join([f"<b>{_STATES[state]}</b>", *waiting])
-    return "".join(_asked(row) for row in rows)
+    return "".join(_question(row) for row in rows)
 
 
-def _asked(row: Mapping[str, Any]) -> str:
+def _question(row: Mapping[str, Any]) -> str:
     mark, wanted = "<i>✓</i>", ""
     if not row["right"]:
         mark, wanted = '<i class="no">✗</i>', f" <i>expected</i> {escape(str(row['expected']))}"
@@ -290,7 +295,7 @@ def _asked(row: Mapping[str, Any]) -> str:
     return f"<span>{mark}<span>{escape(str(row['question']))} <i>→</i> {answer}{wanted}</span></span>"
 
 
-def _samples(samples: Sequence[Sample]) -> str:
+def _samples(samples: Sequence[AnswerComparison]) -> str:
     if not samples:
         return ""
     rows = "".join(_sample(s) for s in samples)
@@ -301,11 +306,11 @@ def _samples(samples: Sequence[Sample]) -> str:
     )
 
 
-def _sample(sample: Sample) -> str:
+def _sample(sample: AnswerComparison) -> str:
     def cell(name: str, answer: str, extra: str = "") -> str:
-        shown = escape(answer) or "(nothing)"
+        text = escape(answer) or "(nothing)"
         hit = _marked(answer, sample.expected)
-        inside = f'<span class="yes">{shown}</span>' if hit else shown
+        inside = f'<span class="yes">{text}</span>' if hit else text
         return f'<td data-of="{name}"{"" if hit else " class=dim"}><span>{inside}{extra}</span></td>'
 
     missing = not _marked(sample.student, sample.expected)
@@ -321,7 +326,8 @@ def _marked(answer: str, expected: str) -> bool:
 
 
 def _lineage(verdict: Verdict, candidate: Candidate, memory_text: str) -> str:
-    """From the memory to the verdict; each is named by the digest of its content, and holds the names before it."""
+    """The records from the memory to the verdict. A digest of its content names each, and each keeps the names of those
+    before it."""
     chain = [
         *([("memory", digest(memory_text.encode()))] if memory_text else []),
         *(("signals", parent) for parent in candidate.parents),

@@ -1,7 +1,8 @@
-"""Pictures of a report: the loss, what gates measured passage by passage or layer by layer, reliability, ROC curves.
+"""Pictures of a report: the loss, measures by passage or by layer, reliability, ROC curves.
 
 In: results with their details, losses, a calibration. Out: HTML figures; an empty text where there is nothing to draw.
-It does not know which gates there are: it draws `passages`, `reliability` and `layers` from whoever left them.
+It does not know which gates there are: it draws `passages`, `reliability`, `layers` and `by_layer` of any result that
+has them in its details.
 """
 
 from __future__ import annotations
@@ -10,13 +11,15 @@ from collections.abc import Sequence
 from html import escape
 
 from ..records import GateResult
-from ..report import svg as _svg
+from ..report import svg
 from .thresholds import Calibration, roc
 
 
 def figure(value: float | None, unit: str, beside: float | None = None) -> str:
-    """A value as people read it: `97.5 %` or `0.042`; `none` where nothing could be measured. It gets more digits where
-    it would read as the number `beside` it and is another."""
+    """A value as people read it: `97.5 %` or `0.042`; `none` where nothing could be measured.
+
+    It gets more digits where it would otherwise read like `beside`, although the two differ.
+    """
     if value is None:
         return "none"
     text = _rounded(value, unit, 0)
@@ -50,7 +53,7 @@ def unit_of(result: GateResult) -> str:
 
 
 def pictures(results: Sequence[GateResult], losses: Sequence[float]) -> str:
-    """Training, and whatever the gates left to draw: passage by passage, bin by bin, layer by layer."""
+    """The loss, and what gates left in their details: by passage, by bin of confidence, by layer."""
     reliable = "".join(_reliability(r) for r in results if r.details.get("reliability"))
     lines = [_losses(losses), *(_passages(r) for r in results if r.details.get("passages"))]
     layers = [_by_layer(r) for r in results if isinstance(r.details.get("by_layer"), dict)]
@@ -69,12 +72,12 @@ def _section(title: str, first: str, rest: Sequence[str], grid: str) -> str:
 
 
 def _losses(losses: Sequence[float]) -> str:
-    svg, logarithmic = _svg.curve(losses, "training loss")
-    if not svg:
+    drawing, logarithmic = svg.curve(losses, "training loss")
+    if not drawing:
         return ""
     kind = "logarithmic height" if logarithmic else "linear height"
     return (
-        f"<figure><figcaption><b>Loss</b>over {len(losses)} steps, {kind}</figcaption>{svg}"
+        f"<figure><figcaption><b>Loss</b>over {len(losses)} steps, {kind}</figcaption>{drawing}"
         f'<div class="axis"><span>{figure(losses[0], "")} at the start</span>'
         f"<span>{figure(losses[-1], '')} at the end</span></div></figure>"
     )
@@ -88,7 +91,7 @@ def _passages(result: GateResult) -> str:
     return (
         f"<figure><figcaption><b>{escape(result.gate.capitalize())}, passage by passage</b>{escape(unit)}; "
         f"dashed: {figure(result.threshold, unit)}, the threshold of the mean</figcaption>"
-        f"{_svg.bars(values, result.threshold, titles, f'{result.gate} per passage')}"
+        f"{svg.bars(values, result.threshold, titles, f'{result.gate} per passage')}"
         f'<div class="axis"><span>least {figure(min(known, default=None), unit)}</span>'
         f"<span>most {figure(max(known, default=None), unit)}</span></div></figure>"
     )
@@ -102,7 +105,7 @@ def _reliability(result: GateResult) -> str:
     return (
         f"<figure><figcaption><b>Reliability</b>{count} answers by confidence, larger dots for more of them; on the "
         "line, the student is as sure as it is right, below it too sure</figcaption>"
-        f'<div class="plot"><span class="y">share right</span>{_svg.reliability(points, titles, "reliability")}</div>'
+        f'<div class="plot"><span class="y">share right</span>{svg.reliability(points, titles, "reliability")}</div>'
         '<div class="axis"><span>sure of nothing</span><span>confidence</span><span>certain</span></div></figure>'
     )
 
@@ -111,27 +114,27 @@ def _layers(result: GateResult) -> str:
     values: list[float | None] = list(result.details["layers"])
     unit = unit_of(result)
     titles = [f"layer {i}: {figure(v, unit)}" for i, v in enumerate(values, 1)]
-    drawing = _svg.bars(values, result.threshold, titles, f"{result.gate} by layer", result.at_least)
+    drawing = svg.bars(values, result.threshold, titles, f"{result.gate} by layer", result.at_least)
     known = [v for v in values if v is not None]
     least = f"{figure(min(known, default=None), unit)} to {figure(max(known, default=None), unit)}"
-    said = f"{least}; dashed: {figure(result.threshold, unit)}, the threshold of the mean"
-    return _by_depth(result, said, drawing)
+    caption = f"{least}; dashed: {figure(result.threshold, unit)}, the threshold of the mean"
+    return _by_depth(result, caption, drawing)
 
 
 def _by_layer(result: GateResult) -> str:
-    """What a gate left as `by_layer`: `what`, `unit`, `values`."""
+    """A picture of `details["by_layer"]`, which has `what`, `unit` and `values`."""
     about = result.details["by_layer"]
     values: list[float | None] = list(about["values"])
     unit = str(about.get("unit", ""))
     titles = [f"layer {i}: {_precise(v)} {unit}" for i, v in enumerate(values, 1)]
     known = sorted((v for v in values if v is not None), key=abs)
-    said = f"{escape(str(about.get('what', '')))}, {escape(unit)}; most {_precise(known[-1]) if known else 'none'}"
-    return _by_depth(result, said, _svg.signed(values, titles, f"{result.gate} by layer"))
+    caption = f"{escape(str(about.get('what', '')))}, {escape(unit)}; most {_precise(known[-1]) if known else 'none'}"
+    return _by_depth(result, caption, svg.signed(values, titles, f"{result.gate} by layer"))
 
 
-def _by_depth(result: GateResult, said: str, drawing: str) -> str:
+def _by_depth(result: GateResult, caption: str, drawing: str) -> str:
     return (
-        f"<figure><figcaption><b>{escape(result.gate.capitalize())}</b>{said}</figcaption>{drawing}"
+        f"<figure><figcaption><b>{escape(result.gate.capitalize())}</b>{caption}</figcaption>{drawing}"
         '<div class="axis"><span>first layer</span><span>last</span></div></figure>'
     )
 
@@ -158,7 +161,7 @@ def calibration_pictures(calibration: Calibration | None) -> str:
 
 
 def _kind(calibration: Calibration, sabotage: str) -> str:
-    """A row of dots: the trials of one kind, and which gates refused any of them."""
+    """A row of dots, one for each trial of one kind, with the gates that refused any of them."""
     count = calibration.count(sabotage)
     refused = count.trials - count.approved
     right, wrong = (refused, count.approved) if sabotage else (count.approved, refused)
@@ -175,5 +178,5 @@ def _roc(calibration: Calibration, gate: str) -> str:
         return ""
     good, bad = calibration.values(gate, True), calibration.values(gate, False)
     points = roc(good, bad, calibration.at_least(gate))
-    drawing = _svg.roc(points, f"ROC of {gate}, area {area:.2f}")
+    drawing = svg.roc(points, f"ROC of {gate}, area {area:.2f}")
     return f"<figure>{drawing}<figcaption><b>{escape(gate)}</b>area {area:.2f}</figcaption></figure>"

@@ -1,7 +1,7 @@
-"""One run over all gates: settings resolved, every gate asked, every result decided, the verdict their conjunction.
+"""One run over all gates: it resolves the settings, asks every gate, decides every result. The verdict is all of them.
 
-In: a candidate, its digest, a `Context`, a `Config`. Out: a `Verdict`. It does not know which gates there are, and it
-stores nothing.
+In: a candidate, its digest, a `Context`, a `Config`. Out: a `Verdict`, which passes where every gate does. It does not
+know which gates there are, and it stores nothing.
 """
 
 from __future__ import annotations
@@ -16,8 +16,7 @@ from .. import kinds
 from ..compute.experts import answering
 from ..config import as_dict, resolve
 from ..errors import InputError, ModelError
-from ..records import Candidate, GateResult, Verdict
-from ..records import digest as digest_of
+from ..records import Candidate, GateResult, Verdict, digest
 from ..text.prompts import PROMPTS_VERSION
 from .context import Context
 from .measure import DoesNotApply, decided
@@ -41,41 +40,41 @@ class Config:
 
 
 def calibrated(home: Path, base: str, config: Config = Config()) -> Config:
-    """`config` with the thresholds calibrated for the base of this fingerprint, where `home` has any."""
-    found = read_calibration(home, base)
-    if found is None or config.calibration:
+    """`config` with the thresholds that were calibrated for the base of this fingerprint, where `home` has any."""
+    calibration = read_calibration(home, base)
+    if calibration is None or config.calibration:
         return config
-    return replace(config, thresholds=found.thresholds, calibration=found.digest)
+    return replace(config, thresholds=calibration.thresholds, calibration=calibration.digest)
 
 
 def run(
     candidate: Candidate,
-    digest: str,
+    candidate_digest: str,
     ctx: Context,
     config: Config = Config(),
     on_gate: Callable[[str], None] | None = None,
 ) -> Verdict:
-    """Measure `candidate` (whose digest is `digest`) with every configured gate, in the order of their names.
+    """Measure a candidate with every configured gate, in the order of their names.
 
-    `on_gate(name)` is called when a gate is done. Logits that are not numbers refuse the candidate, they do not stop
-    the run. A gate that does not apply is left out, and `Verdict.config["left_out"]` says why; a verdict without any
+    `on_gate(name)` is called when a gate is done. Logits that are not numbers do not stop the run: the candidate is
+    refused. A gate that does not apply is left out, and `Verdict.config["left_out"]` says why. A verdict without any
     result does not pass. Raises `ModelError` when the adapter was made for another base, `InputError` for unknown gates
     or settings, and for a suite that was trained on.
     """
     if candidate.base != ctx.model.fingerprint:
         raise ModelError(
-            f"candidate {digest[:12]} was trained on base {candidate.base[:12]}, not on {ctx.model.ref} "
+            f"candidate {candidate_digest[:12]} was trained on base {candidate.base[:12]}, not on {ctx.model.ref} "
             f"({ctx.model.fingerprint[:12]}); load the base it was made for"
         )
     chosen = settings(config)
     results, left_out = [], {}
     with answering(ctx.model.network):
         for name, setting in chosen.items():
-            found = _check(kinds.load("gate", name), candidate, setting, ctx)
-            if isinstance(found, DoesNotApply):
-                left_out[name] = found.reason
+            result = _check(kinds.load("gate", name), candidate, setting, ctx)
+            if isinstance(result, DoesNotApply):
+                left_out[name] = result.reason
             else:
-                results.append(decided(found, _is_calibrated(config, name)))
+                results.append(decided(result, _is_calibrated(config, name)))
             if on_gate:
                 on_gate(name)
     recorded = {
@@ -83,17 +82,20 @@ def run(
         "left_out": left_out,
         "calibrated_by": config.calibration,
         "prompts": PROMPTS_VERSION,
-        "texts": digest_of(list(ctx.texts)),
+        "texts": digest(list(ctx.texts)),
         "suite_digest": ctx.suite.digest if ctx.suite else "",
         "corpus": ctx.corpus.digest if ctx.corpus else "",
         "trace": ctx.trace.name if ctx.trace else "",
     }
     passed = bool(results) and all(r.passed for r in results)
-    return Verdict(digest, passed, tuple(results), recorded, parents=(digest,))
+    return Verdict(candidate_digest, passed, tuple(results), recorded, parents=(candidate_digest,))
 
 
 def settings(config: Config = Config()) -> dict[str, Any]:
-    """The settings of every configured gate, by name, in the order in which they run. Raises `InputError`."""
+    """The settings of every configured gate, by name, in the order in which the gates run.
+
+    Raises `InputError` for a gate or a setting that does not exist, and for settings of a gate that is not to run.
+    """
     names = sorted(config.gates or kinds.names("gate"))
     for name in config.settings:
         kinds.load("gate", name)

@@ -1,12 +1,13 @@
 """Intervals for small samples.
 
-In: counts, or one value per question or passage. Out: 95 % intervals. Proportions get Wilson's score interval (Wilson
-1927; better than the normal one near 0 and 1, see Brown, Cai and DasGupta 2001); means of shares and F1 too, because
-resampling a perfect score gives an interval of no width. Everything else gets the percentile bootstrap (Efron 1979),
-resampling whole questions or passages because their tokens are not independent; a difference between two models is
-resampled in pairs, by giving the differences.
+In: counts, or one value per question or passage. Out: 95 % intervals.
 
-It does not know what was measured, and takes questions for independent: wordings of one statement are not quite.
+- Proportions get Wilson's score interval (Wilson 1927). Near 0 and 1 it is better than the normal one (Brown, Cai and
+  DasGupta 2001). Means of shares and F1 get it too, because a bootstrap of a perfect score has no width.
+- Everything else gets the percentile bootstrap (Efron 1979). It resamples whole questions or passages, because their
+  tokens are not independent. For a difference between two models it is given the differences, and so resamples pairs.
+
+It does not know what was measured. It takes questions for independent; wordings of one statement are not quite so.
 """
 
 from __future__ import annotations
@@ -22,8 +23,11 @@ DRAWS = 2000
 
 
 def wilson(successes: float, n: int, z: float = Z95) -> tuple[float, float]:
-    """Score interval of a proportion; `(0, 1)` when nothing was asked. `successes` may be a sum of shares in [0, 1]:
-    they vary less than yes and no, so the interval is then on the safe side."""
+    """Score interval of a proportion; `(0, 1)` for `n` 0.
+
+    `successes` may be a sum of shares in [0, 1]. Shares vary less than yes and no, so the interval is then too wide
+    rather than too narrow.
+    """
     if n == 0:
         return 0.0, 1.0
     share, shrink = successes / n, 1 + z * z / n
@@ -35,9 +39,11 @@ def wilson(successes: float, n: int, z: float = Z95) -> tuple[float, float]:
 
 
 def f1_interval(hits: int, marked: int, true: int) -> tuple[float, float]:
-    """Interval of F1 from true positives, all marked and all that should be. F1 grows with the share of hits among what
-    is marked or should be, 2x / (1 + x), so Wilson's interval of that share carries over, and a perfect score keeps a
-    width, which a bootstrap of it would not have."""
+    """Interval of F1. `hits`: true positives; `marked`: all that were marked; `true`: all that should be marked.
+
+    Let x be the share of hits among what is marked or should be. Then F1 is 2x / (1 + x), which grows with x, so
+    Wilson's interval of x gives the interval of F1. A perfect score keeps a width, which a bootstrap would not give it.
+    """
     low, high = wilson(hits, marked + true - hits)
     return 2 * low / (1 + low), 2 * high / (1 + high)
 
@@ -50,8 +56,11 @@ def ratio(sums: Sequence[float], weights: Sequence[float]) -> float:
 def resampled(
     statistic: Callable[[Tensor], Tensor], n: int, *, draws: int = DRAWS, seed: int = 0
 ) -> tuple[float, float]:
-    """Percentile interval of `statistic(index_DN) -> value_D` over `n` items drawn with replacement; draws without a
-    finite value are left out. One item gives an interval of no width, which says nothing: judge it by `n`."""
+    """Percentile interval of `statistic(index_DN) -> value_D` over `n` items drawn with replacement.
+
+    Draws without a finite value are left out. One item gives an interval without width, which says nothing: look at
+    `n`.
+    """
     generator = torch.Generator().manual_seed(seed)
     values_D = statistic(torch.randint(n, (draws, n), generator=generator))
     values_D = values_D[values_D.isfinite()]

@@ -1,10 +1,10 @@
 """Questions of the user's own, from a file, on which a student may not do worse than its base.
 
-In: a TOML file of `[[question]]` tables or a JSONL file of objects, each with `question` and `answer`, and with
-`choices` where the answer is one of several; TOML may name `tasks` of lm-evaluation-harness as well, and a YAML file is
-such a task itself. Out: a `Suite`, or `InputError` naming the line and what is wrong.
+In: a TOML file of `[[question]]` tables, or a JSONL file of objects. Each has `question` and `answer`; it has `choices`
+where the answer is one of several. A TOML file may also name `tasks` of lm-evaluation-harness, and a YAML file is such
+a task. Out: a `Suite`, or `InputError` naming the line and what is wrong.
 
-It does not know models, nor whether a student was trained on these questions: the gate `suite` finds that out.
+It does not know models, nor whether a student was trained on these questions: the gate `suite` looks for that.
 """
 
 from __future__ import annotations
@@ -26,8 +26,9 @@ _KEYS = {"question", "answer", "choices"}
 
 
 @dataclass(frozen=True)
-class Item:
-    """One question. Without `choices` the answer is compared; with them the likeliest choice is."""
+class SuiteQuestion:
+    """One question. With `choices` the student's likeliest choice is compared with `answer`, else its written
+    answer."""
 
     question: str
     answer: str
@@ -39,18 +40,21 @@ class Suite:
     """Questions from one file, in its order; `tasks`: task files, or names that lm-evaluation-harness knows."""
 
     name: str
-    items: tuple[Item, ...] = ()
+    items: tuple[SuiteQuestion, ...] = ()
     tasks: tuple[str, ...] = ()
 
     @property
     def digest(self) -> str:
-        """Of the questions and the task files, whatever they are called; of a task that is no file its name."""
+        """Digest of the questions and of the task files' content. A task that is no file counts by its name."""
         return digest([*self.items, *(_task_digest(task) for task in self.tasks)])
 
 
 def read_suite(path: Path | str) -> Suite:
-    """The questions of a file. `InputError`: missing, not TOML or JSONL, no questions, an empty or unknown answer, a
-    question that comes twice."""
+    """The questions of a file.
+
+    Raises `InputError` where the file is missing, is not TOML or JSONL, or has no questions, and where an answer is
+    empty or none of the choices, or a question comes twice.
+    """
     file = Path(path).expanduser()
     try:
         text = file.read_text(encoding="utf-8-sig")
@@ -61,7 +65,7 @@ def read_suite(path: Path | str) -> Suite:
     if file.suffix in TASK_FILES:
         return Suite(file.stem, (), (str(file),))
     rows, tasks = _toml(path, text) if file.suffix == ".toml" else (_jsonl(path, text), ())
-    items = tuple(_item(row, f"{path}: {where}") for where, row in rows)
+    items = tuple(_question(row, f"{path}: {where}") for where, row in rows)
     if not items and not tasks:
         raise InputError(f"{path}: no questions in it; each needs a question and an answer")
     _refuse_twins(path, items)
@@ -69,7 +73,7 @@ def read_suite(path: Path | str) -> Suite:
 
 
 def _task(task: Any, folder: Path, path: Path | str) -> str:
-    """A task file beside the suite by its path, or a task's name."""
+    """The path of a task file, which the suite names as seen from its own folder; or the name of a task."""
     if not isinstance(task, str) or not task.strip():
         raise InputError(f"{path}: the task is {task!r:.60}; it must be a YAML file or the name of a task")
     if Path(task).suffix not in TASK_FILES:
@@ -87,13 +91,13 @@ def _task_digest(task: str) -> str:
 
 def _toml(path: Path | str, text: str) -> tuple[list[tuple[str, Any]], list[Any]]:
     try:
-        found = tomllib.loads(text)
+        content = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise InputError(f"{path}: not TOML: {error}") from error
-    rows, tasks = found.get("question", []), found.get("tasks", [])
-    if not found or set(found) - {"question", "tasks"} or not isinstance(rows, list) or not isinstance(tasks, list):
+    rows, tasks = content.get("question", []), content.get("tasks", [])
+    if not content or set(content) - {"question", "tasks"} or not isinstance(rows, list) or not isinstance(tasks, list):
         raise InputError(
-            f"{path}: found {sorted(found) or 'nothing'}; a suite has [[question]] tables, a list `tasks`, no others"
+            f"{path}: found {sorted(content) or 'nothing'}; a suite has [[question]] tables, a list `tasks`, no others"
         )
     return [(f"question {n}", row) for n, row in enumerate(rows, 1)], tasks
 
@@ -109,7 +113,7 @@ def _jsonl(path: Path | str, text: str) -> list[tuple[str, Any]]:
     return rows
 
 
-def _item(row: Any, where: str) -> Item:
+def _question(row: Any, where: str) -> SuiteQuestion:
     if not isinstance(row, Mapping):
         raise InputError(f"{where}: {row!r:.60} is no question; it needs the keys question and answer")
     if extra := sorted(set(row) - _KEYS):
@@ -121,11 +125,11 @@ def _item(row: Any, where: str) -> Item:
         raise InputError(f"{where}: choices are {choices!r:.60}; they must be texts that are not empty")
     if choices and len(set(choices)) < max(2, len(choices)):
         raise InputError(f"{where}: choices are {choices!r:.60}; there must be two or more, all different")
-    return Item(question, _answer(row.get("answer"), choices, where), tuple(choices))
+    return SuiteQuestion(question, _answer(row.get("answer"), choices, where), tuple(choices))
 
 
 def _answer(answer: Any, choices: list[str], where: str) -> str:
-    """The answer's text; with choices it may be given by its number, from 0."""
+    """The answer's text. With choices, the file may give it by its number, from 0."""
     if choices and isinstance(answer, int) and not isinstance(answer, bool) and 0 <= answer < len(choices):
         return choices[answer]
     if not isinstance(answer, str) or not answer.strip():
@@ -135,8 +139,8 @@ def _answer(answer: Any, choices: list[str], where: str) -> str:
     return answer
 
 
-def _refuse_twins(path: Path | str, items: tuple[Item, ...]) -> None:
-    seen: dict[str, Item] = {}
+def _refuse_twins(path: Path | str, items: tuple[SuiteQuestion, ...]) -> None:
+    seen: dict[str, SuiteQuestion] = {}
     for item in items:
         key = normalise(item.question) or item.question
         before = seen.setdefault(key, item)

@@ -1,12 +1,16 @@
 """Thresholds for one base, learned from consolidations known to be good and from sabotaged ones.
 
-In: `Trial`s, each with what every gate measured. Out: a `Calibration`: thresholds for the interval's bad end, with
-all trials, so that its ROC can be drawn again; and its file, `<home>/calibration/<fingerprint>.json`.
+In: `CalibrationTrial`s, each with the measurement of every gate. Out: a `Calibration`, which has a threshold for each
+gate, to be compared with the bad end of its interval. It keeps all trials, so that a ROC can be drawn again. Its file
+is `<home>/calibration/<fingerprint>.json`.
 
-All gates have to pass, so a single gate need not catch every sabotage: their conjunction has to. Every threshold lies
-beyond the worst honest trial by the same share of what honest trials of that gate spread: all of it, or as much less as
-leaves every sabotaged trial refused by some gate at twice that distance. Where the starting threshold allows more and
-costs no refusal, it stays. What should be small is never asked to be under 0, what should be large never less than 0.
+All gates have to pass. So a single gate need not refuse every sabotaged trial; some gate has to refuse each of them.
+- A gate's spread is the difference of its best and its worst honest trial.
+- Each threshold is the worst honest trial, made easier by a share of the spread. All gates have the same share.
+- The share is 1. It is less where a sabotaged trial needs it: each is to be refused by some gate even at twice the
+  share.
+- A starting threshold that is easier stays, if as many sabotaged trials are refused with it.
+- A threshold of what should be small is never under 0. A threshold of what should be large is not moved under 0.
 
 It does not know how trials are made, nor what a gate measures.
 """
@@ -33,46 +37,45 @@ LEAST_SPREAD = 0.1  # of a value, where honest trials hardly differ
 
 
 @dataclass(frozen=True)
-class Measured:
-    """One gate in one trial. `worst`: the bad end of its interval, None where the numbers were none; `start`: the
-    threshold it had; `exact`: it counts without error and keeps that one."""
+class GateMeasurement:
+    """What one gate measured in one trial."""
 
-    value: float | None
-    worst: float | None
-    at_least: bool
-    n: int
-    start: float
-    exact: bool = False
+    value: float | None  # None where nothing could be measured
+    worst: float | None  # the bad end of its interval; None with `value`
+    at_least: bool  # the value has to be at least its threshold, not at most
+    n: int  # how many things were measured
+    start: float  # the threshold it had before the calibration
+    exact: bool = False  # the gate counts without error, and keeps that threshold
 
 
 @dataclass(frozen=True)
-class Trial:
-    """One consolidation, honest or sabotaged, and what every gate that applied measured."""
+class CalibrationTrial:
+    """One consolidation, honest or sabotaged, with the measurement of every gate that applied to it."""
 
     memory: str  # its number among those calibrated on: a digest of somebody's memory would outlive it
     sabotage: str  # "" for an honest one
-    gates: dict[str, Measured]
+    gates: dict[str, GateMeasurement]
 
 
-class Count(NamedTuple):
-    """How trials of one kind fared: how many, how many passed all gates, and which gates refused any."""
+class TrialCounts(NamedTuple):
+    """The trials of one kind of sabotage, or the honest ones, under a calibration's thresholds."""
 
     trials: int
-    approved: int
-    gates: list[str]
+    approved: int  # passed all gates
+    gates: list[str]  # those that refused any
 
 
-class Scale(NamedTuple):
-    """What honest trials measure at one gate, times `sign` so that more is better."""
+class HonestRange(NamedTuple):
+    """What honest trials measure at one gate. Values are multiplied by `sign`, so that more is better."""
 
     sign: float
     worst: float
     spread: float
 
     def limit(self, spreads: float) -> float:
-        """The threshold so many spreads beyond the worst."""
-        found = self.sign * (self.worst - spreads * self.spread)
-        return max(0.0, found) if self.sign < 0 or self.worst >= 0 else found
+        """The threshold that lies `spreads` spreads beyond the worst honest trial, in the gate's unit."""
+        threshold = self.sign * (self.worst - spreads * self.spread)
+        return max(0.0, threshold) if self.sign < 0 or self.worst >= 0 else threshold
 
 
 @dataclass(frozen=True)
@@ -82,7 +85,7 @@ class Calibration:
     base: str
     base_ref: str
     thresholds: dict[str, float]
-    trials: tuple[Trial, ...]
+    trials: tuple[CalibrationTrial, ...]
     settings: dict[str, Any] = field(default_factory=dict)  # of capture and train
     prompts: int = PROMPTS_VERSION
 
@@ -92,20 +95,20 @@ class Calibration:
         return digest(asdict(self))
 
     def values(self, gate: str, honest: bool) -> list[float]:
-        """The bad ends that one gate measured over honest or over sabotaged trials."""
-        found = [t.gates[gate].worst for t in self.trials if gate in t.gates and (t.sabotage == HONEST) == honest]
-        return [v for v in found if v is not None]
+        """The bad ends of one gate's intervals, over honest or over sabotaged trials."""
+        worst = [t.gates[gate].worst for t in self.trials if gate in t.gates and (t.sabotage == HONEST) == honest]
+        return [value for value in worst if value is not None]
 
     @property
     def sabotages(self) -> list[str]:
         """The kinds of sabotage that were tried, in order."""
         return list(dict.fromkeys(t.sabotage for t in self.trials if t.sabotage != HONEST))
 
-    def count(self, sabotage: str = HONEST) -> Count:
-        """How the trials of one kind fare under these thresholds."""
-        mine = [failed_gates(t, self.thresholds) for t in self.trials if t.sabotage == sabotage]
-        gates = sorted({name for names in mine for name in names})
-        return Count(len(mine), sum(not names for names in mine), gates)
+    def count(self, sabotage: str = HONEST) -> TrialCounts:
+        """Counts the trials of one kind of sabotage, and which of them these thresholds approve."""
+        refusals = [failed_gates(t, self.thresholds) for t in self.trials if t.sabotage == sabotage]
+        gates = sorted({name for names in refusals for name in names})
+        return TrialCounts(len(refusals), sum(not names for names in refusals), gates)
 
     def auc(self, gate: str) -> float | None:
         """The area under the gate's ROC; None where it has no trials of both kinds."""
@@ -116,53 +119,56 @@ class Calibration:
         return next(t.gates[gate].at_least for t in self.trials if gate in t.gates)
 
 
-def measured(results: Sequence[GateResult]) -> dict[str, Measured]:
-    """What a verdict's gates measured, for a `Trial`."""
+def measurements(results: Sequence[GateResult]) -> dict[str, GateMeasurement]:
+    """The measurements of a verdict's gates, by gate, as a `CalibrationTrial` keeps them."""
     return {
-        r.gate: Measured(r.value, bad_end(r), r.at_least, r.n, r.threshold, bool(r.details.get("exact")))
+        r.gate: GateMeasurement(r.value, bad_end(r), r.at_least, r.n, r.threshold, bool(r.details.get("exact")))
         for r in results
     }
 
 
-def thresholds(trials: Sequence[Trial], accept: float = ACCEPT) -> dict[str, float]:
-    """Thresholds by gate under which at least the share `accept` of honest trials pass all gates.
+def thresholds(trials: Sequence[CalibrationTrial], accept: float = ACCEPT) -> dict[str, float]:
+    """Thresholds by gate. At least the share `accept` of the honest trials passes all gates under them.
 
-    Honest trials are left aside, the one that helps most first, only where more sabotaged trials are rejected without
-    them. No honest trial: no thresholds.
+    An honest trial is left aside where more sabotaged trials are rejected without it; the one that helps most goes
+    first. Without honest trials there are no thresholds.
     """
     kept = [t for t in trials if t.sabotage == HONEST]
     for _ in range(int((1 - accept) * len(kept) + 1e-9)):
-        best = max(kept, key=lambda t: _rejected(_thresholds([k for k in kept if k is not t], trials), trials))
+        best = max(kept, key=lambda t: _rejected(_accepting([k for k in kept if k is not t], trials), trials))
         fewer = [k for k in kept if k is not best]
-        if _rejected(_thresholds(fewer, trials), trials) <= _rejected(_thresholds(kept, trials), trials):
+        if _rejected(_accepting(fewer, trials), trials) <= _rejected(_accepting(kept, trials), trials):
             break
         kept = fewer
-    return _thresholds(kept, trials)
+    return _accepting(kept, trials)
 
 
-def margin(trial: Trial, scales: Mapping[str, Scale]) -> float:
-    """How many spreads beyond the worst honest trial the gate that likes `trial` least puts it; negative: none does."""
-    found = [-math.inf]
-    for name, scale in scales.items():
+def margin(trial: CalibrationTrial, ranges: Mapping[str, HonestRange]) -> float:
+    """How far a trial lies beyond the worst honest one, in spreads, at the gate where that is farthest.
+
+    It is negative where no gate measures the trial as worse than every honest one.
+    """
+    distances = [-math.inf]
+    for name, honest in ranges.items():
         if name in trial.gates:
-            m = trial.gates[name]
-            found.append(math.inf if m.worst is None else (scale.worst - scale.sign * m.worst) / scale.spread)
-    return max(found)
+            worst = trial.gates[name].worst
+            distances.append(math.inf if worst is None else (honest.worst - honest.sign * worst) / honest.spread)
+    return max(distances)
 
 
-def passes(trial: Trial, thresholds: Mapping[str, float]) -> bool:
-    """Whether every gate holds at its interval's bad end; gates without a threshold are not asked."""
+def passes(trial: CalibrationTrial, thresholds: Mapping[str, float]) -> bool:
+    """Whether every gate holds at its interval's bad end. Gates without a threshold do not count."""
     return not failed_gates(trial, thresholds)
 
 
-def failed_gates(trial: Trial, thresholds: Mapping[str, float]) -> list[str]:
-    """The gates that refuse a trial."""
-    found = [(name, m, thresholds[name]) for name, m in trial.gates.items() if name in thresholds]
-    return [n for n, m, t in found if m.worst is None or (m.worst < t if m.at_least else m.worst > t)]
+def failed_gates(trial: CalibrationTrial, thresholds: Mapping[str, float]) -> list[str]:
+    """The names of the gates that refuse a trial."""
+    limited = [(name, m, thresholds[name]) for name, m in trial.gates.items() if name in thresholds]
+    return [n for n, m, t in limited if m.worst is None or (m.worst < t if m.at_least else m.worst > t)]
 
 
 def roc(good: Sequence[float], bad: Sequence[float], at_least: bool) -> list[tuple[float, float]]:
-    """(share of sabotaged accepted, share of honest accepted) for every threshold, strictest first."""
+    """The ROC: (share of sabotaged accepted, share of honest accepted) for every threshold, strictest first."""
     sign = 1.0 if at_least else -1.0
     cuts = sorted({sign * v for v in (*good, *bad)}, reverse=True)
     shares = [tuple(sum(sign * v >= cut for v in side) / max(1, len(side)) for side in (bad, good)) for cut in cuts]
@@ -170,7 +176,7 @@ def roc(good: Sequence[float], bad: Sequence[float], at_least: bool) -> list[tup
 
 
 def auc(good: Sequence[float], bad: Sequence[float], at_least: bool) -> float | None:
-    """How often an honest trial measures better than a sabotaged one, ties half: the area under `roc`."""
+    """The area under `roc`: how often an honest trial measures better than a sabotaged one. Ties count half."""
     if not good or not bad:
         return None
     sign = 1.0 if at_least else -1.0
@@ -179,27 +185,28 @@ def auc(good: Sequence[float], bad: Sequence[float], at_least: bool) -> float | 
 
 
 def calibration_folder(home: Path, base: str) -> Path:
-    """Where the trials of a base are kept until its calibration is done, and after."""
+    """The folder that keeps the trials of a base, while its calibration runs and after."""
     return Path(home) / "calibration" / base
 
 
 def calibration_file(home: Path, base: str) -> Path:
-    """Where the calibration of a base lies."""
+    """The path of a base's calibration."""
     return Path(home) / "calibration" / f"{base}.json"
 
 
-def write_calibration(home: Path, found: Calibration) -> Path:
-    """Keep it, whole or not at all; it takes the place of the base's last one."""
-    path = calibration_file(home, found.base)
+def write_calibration(home: Path, calibration: Calibration) -> Path:
+    """Writes a calibration, whole or not at all, in the place of the base's last one. Returns its path."""
+    path = calibration_file(home, calibration.base)
     make_folder(path.parent)
-    write_atomic(path, canonical({"format": FORMAT, "digest": found.digest, "calibration": asdict(found)}))
+    content = {"format": FORMAT, "digest": calibration.digest, "calibration": asdict(calibration)}
+    write_atomic(path, canonical(content))
     return path
 
 
 def read_calibration(home: Path, base: str) -> Calibration | None:
-    """The calibration of a base, or None: there is none, or it was made with other prompts than today's.
+    """The calibration of a base. None where there is none, or where it was made with other prompts than today's.
 
-    `StoreError` if the file is damaged or from another version.
+    Raises `StoreError` if the file is damaged or from another version.
     """
     path = calibration_file(home, base)
     try:
@@ -212,10 +219,10 @@ def read_calibration(home: Path, base: str) -> Calibration | None:
         ) from error
     if not isinstance(raw, dict) or raw.get("format") != FORMAT:
         raise StoreError(f"{str(path)!r} is not a calibration of format {FORMAT}; run `stillhouse calibrate` again")
-    found = _revived(path, raw)
-    if found.digest != raw.get("digest") or found.base != base:
+    calibration = _revived(path, raw)
+    if calibration.digest != raw.get("digest") or calibration.base != base:
         raise StoreError(f"{str(path)!r} does not match its digest; delete it, or run `stillhouse calibrate` again")
-    return found if found.prompts == PROMPTS_VERSION else None
+    return calibration if calibration.prompts == PROMPTS_VERSION else None
 
 
 def _revived(path: Path, raw: Mapping[str, Any]) -> Calibration:
@@ -227,41 +234,43 @@ def _revived(path: Path, raw: Mapping[str, Any]) -> Calibration:
         raise StoreError(f"{str(path)!r} is damaged ({error}); run `stillhouse calibrate` again") from error
 
 
-def revive_trial(raw: Mapping[str, Any]) -> Trial:
+def revive_trial(raw: Mapping[str, Any]) -> CalibrationTrial:
     """A trial from its JSON."""
-    gates = {name: from_mapping(Measured, m) for name, m in raw["gates"].items()}
-    return Trial(raw["memory"], raw["sabotage"], gates)
+    gates = {name: from_mapping(GateMeasurement, m) for name, m in raw["gates"].items()}
+    return CalibrationTrial(raw["memory"], raw["sabotage"], gates)
 
 
-def _thresholds(honest: Sequence[Trial], trials: Sequence[Trial]) -> dict[str, float]:
-    """A gate that some honest trial could not measure gets none: it keeps its starting threshold."""
+def _accepting(honest: Sequence[CalibrationTrial], trials: Sequence[CalibrationTrial]) -> dict[str, float]:
+    """Thresholds that accept all of `honest`. A gate that some honest trial could not measure has none here, and so
+    keeps its starting threshold."""
     if not honest:
         return {}
     shared = sorted(set.intersection(*(set(t.gates) for t in honest)))
     like = honest[0].gates
     exact = {name: like[name].start for name in shared if like[name].exact}
-    scales = {name: scale for name in shared if name not in exact and (scale := _scale(name, honest)) is not None}
+    ranges = {name: span for name in shared if name not in exact and (span := _honest_range(name, honest))}
     bad = [t for t in trials if t.sabotage != HONEST and passes(t, exact)]
-    margins = [m for t in bad if (m := margin(t, scales)) > 0]  # where none is, no gate tells, however strict
+    margins = [m for t in bad if (m := margin(t, ranges)) > 0]  # where none is, no gate tells, however strict
     spreads = min([1.0, *(m / 2 for m in margins)])
-    found = exact | {name: scale.limit(spreads) for name, scale in scales.items()}
-    for name, scale in scales.items():
-        eased = found | {name: like[name].start}
-        more = scale.sign * like[name].start < scale.sign * found[name]
-        if more and _rejected(eased, trials) == _rejected(found, trials):
-            found = eased
-    return found
+    limits = exact | {name: honest_range.limit(spreads) for name, honest_range in ranges.items()}
+    for name, honest_range in ranges.items():
+        eased = limits | {name: like[name].start}
+        easier = honest_range.sign * like[name].start < honest_range.sign * limits[name]
+        if easier and _rejected(eased, trials) == _rejected(limits, trials):
+            limits = eased
+    return limits
 
 
-def _scale(name: str, honest: Sequence[Trial]) -> Scale | None:
-    mine = [t.gates[name] for t in honest]
-    values = [m.worst for m in mine if m.worst is not None]
-    if len(values) < len(mine):
+def _honest_range(name: str, honest: Sequence[CalibrationTrial]) -> HonestRange | None:
+    """None where some honest trial could not measure the gate."""
+    measured = [t.gates[name] for t in honest]
+    values = [m.worst for m in measured if m.worst is not None]
+    if len(values) < len(measured):
         return None
-    sign = 1.0 if mine[0].at_least else -1.0
+    sign = 1.0 if measured[0].at_least else -1.0
     worst, best = min(sign * v for v in values), max(sign * v for v in values)
-    return Scale(sign, worst, max(best - worst, LEAST_SPREAD * abs(worst), 1e-6))
+    return HonestRange(sign, worst, max(best - worst, LEAST_SPREAD * abs(worst), 1e-6))
 
 
-def _rejected(thresholds: Mapping[str, float], trials: Sequence[Trial]) -> int:
+def _rejected(thresholds: Mapping[str, float], trials: Sequence[CalibrationTrial]) -> int:
     return sum(not passes(t, thresholds) for t in trials if t.sabotage != HONEST)

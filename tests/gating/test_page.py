@@ -9,11 +9,11 @@ from importlib.resources import files
 import pytest
 
 from stillhouse import gating
-from stillhouse.gating import Calibration, Trial
+from stillhouse.gating import Calibration, CalibrationTrial
 from stillhouse.gating.measure import Measure
-from stillhouse.gating.page import Sample, report
+from stillhouse.gating.page import AnswerComparison, report
 from stillhouse.gating.pictures import figure
-from stillhouse.gating.thresholds import Measured
+from stillhouse.gating.thresholds import GateMeasurement
 from stillhouse.records import (
     Candidate,
     GateResult,
@@ -25,7 +25,7 @@ from stillhouse.records import (
     digest,
     from_mapping,
 )
-from stillhouse.report import svg as _svg
+from stillhouse.report import svg
 from tests.gating.conftest import FRESH, MEMORY, STUDENT, Bench
 
 VOID = {"meta", "br", "link", "img", "input", "hr"}
@@ -78,7 +78,7 @@ def test_everything_from_outside_is_escaped() -> None:
     study = Study((Statement(0, 0, len(memory.encode()), memory),), (Question(NASTY, NASTY, 0),))
     row = {"question": NASTY, "expected": NASTY, "answer": NASTY, "right": False, "statement": 0}
     result = LOUD.result(0.5, 0.9, 2, (0.1, 0.95), NASTY, {"questions": [row]})
-    sample = Sample(NASTY, NASTY, NASTY, NASTY, "other")
+    sample = AnswerComparison(NASTY, NASTY, NASTY, NASTY, "other")
     text = report(_verdict(result), _candidate({NASTY: NASTY}), study, memory, [sample], [2.0, 1.0], {NASTY: NASTY})
     page = Page(text)
     assert "<script" not in text
@@ -101,7 +101,7 @@ def test_a_real_verdict_from_its_stored_form(bench: Bench) -> None:
     ctx = bench.context(STUDENT, others=(FRESH,))
     made = gating.run(bench.candidate, "c" * 64, ctx)
     verdict = from_mapping(Verdict, json.loads(canonical(made)))
-    samples = [Sample("What is my dog called?", "?", "Rex", "Rex", "Rex")]
+    samples = [AnswerComparison("What is my dog called?", "?", "Rex", "Rex", "Rex")]
     page = Page(report(verdict, bench.candidate, bench.study, MEMORY, samples, [2.0, 1.0, 0.5], {"user": "alice"}))
     assert len(page.classes("gate")) == len(verdict.results)
     assert len(page.classes("mark")) == len(verdict.results)
@@ -196,8 +196,8 @@ def test_what_was_tried_before() -> None:
 
 
 def test_a_calibration_shows_every_trial_by_kind() -> None:
-    def trial(sabotage: str, worst: float) -> Trial:
-        return Trial("0", sabotage, {"<b>loud": Measured(worst, worst, True, 10, 0.9)})
+    def trial(sabotage: str, worst: float) -> CalibrationTrial:
+        return CalibrationTrial("0", sabotage, {"<b>loud": GateMeasurement(worst, worst, True, 10, 0.9)})
 
     trials = (trial("", 0.9), trial("", 0.95), trial("noise", 0.1), trial("noise", 0.99))
     found = Calibration("b" * 64, "tiny", {"<b>loud": 0.85}, trials)
@@ -216,17 +216,17 @@ def test_lineage_leads_from_the_memory_to_the_verdict() -> None:
 
 
 def test_signed_bars_stand_on_zero() -> None:
-    svg = _svg.signed([0.5, None, -0.25], ["a", "b", "c"], "x")
-    assert svg.count('class="under"') == 2
-    assert svg.count('class="column"') == 3
-    assert "nan" not in _svg.signed([0.0, 0.0], ["a", "b"], "x")
-    assert _svg.signed([], [], "x").startswith("<svg")
+    drawing = svg.signed([0.5, None, -0.25], ["a", "b", "c"], "x")
+    assert drawing.count('class="under"') == 2
+    assert drawing.count('class="column"') == 3
+    assert "nan" not in svg.signed([0.0, 0.0], ["a", "b"], "x")
+    assert svg.signed([], [], "x").startswith("<svg")
 
 
 def test_samples_mark_what_was_expected_and_say_what_is_missing() -> None:
     samples = [
-        Sample("Dog?", "No idea.", "Rex.", "Max", "Rex"),
-        Sample("Cat?", "", "I don't know.", "Not sure.", "I don't know."),
+        AnswerComparison("Dog?", "No idea.", "Rex.", "Max", "Rex"),
+        AnswerComparison("Cat?", "", "I don't know.", "Not sure.", "I don't know."),
     ]
     page = Page(report(_verdict(), _candidate(), Study((), ()), "", samples))
     assert len(page.classes("yes")) == 3
@@ -254,32 +254,32 @@ def test_figure(value: float | None, unit: str, text: str) -> None:
 
 
 def test_curve_leaves_out_what_is_not_finite_and_needs_two_points() -> None:
-    assert _svg.curve([], "x")[0] == _svg.curve([1.0], "x")[0] == _svg.curve([1.0, float("nan")], "x")[0] == ""
-    svg, logarithmic = _svg.curve([100.0, float("nan"), 1.0, float("inf")], "x")
+    assert svg.curve([], "x")[0] == svg.curve([1.0], "x")[0] == svg.curve([1.0, float("nan")], "x")[0] == ""
+    drawing, logarithmic = svg.curve([100.0, float("nan"), 1.0, float("inf")], "x")
     assert logarithmic
-    assert "nan" not in svg
-    assert "inf" not in svg
-    assert not _svg.curve([1.0, 0.0], "x")[1]
-    assert _svg.curve([float(i) for i in range(100_000)], "x")[0].count(",") <= 2 * _svg.POINTS + 2
+    assert "nan" not in drawing
+    assert "inf" not in drawing
+    assert not svg.curve([1.0, 0.0], "x")[1]
+    assert svg.curve([float(i) for i in range(100_000)], "x")[0].count(",") <= 2 * svg.POINTS + 2
 
 
 @pytest.mark.parametrize("value", [None, -0.5, 0.0, 0.02, 50.0])
 def test_scales_hold_every_value(value: float | None) -> None:
-    low, high = _svg.domain(value, 0.02, (-0.1, 60.0), proportion=False)
+    low, high = svg.domain(value, 0.02, (-0.1, 60.0), proportion=False)
     assert low <= -0.1
     assert high >= 60
     measure = Measure("stillhouse.gate.x", "", "cosine", at_least=False)
     result = measure.result(value, 0.02, 3, (-0.1, 60.0))
-    svg = _svg.scale(result, (low, high), "x", [0.1], [99.0])
-    places = [float(part.split("%")[0]) for part in svg.split('cx="')[1:]]
+    drawing = svg.scale(result, (low, high), "x", [0.1], [99.0])
+    places = [float(part.split("%")[0]) for part in drawing.split('cx="')[1:]]
     assert all(0 <= place <= 100 for place in places)
     assert len(places) == (value is not None)
 
 
 def test_a_threshold_of_zero_has_a_scale() -> None:
-    low, high = _svg.domain(0.0, 0.0, None, proportion=False)
+    low, high = svg.domain(0.0, 0.0, None, proportion=False)
     assert low < high
-    assert "nan" not in _svg.bars([0.0, None], 0.0, ["a", "b"], "x")
+    assert "nan" not in svg.bars([0.0, None], 0.0, ["a", "b"], "x")
 
 
 def test_the_template_ships_with_the_package() -> None:

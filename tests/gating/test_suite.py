@@ -13,7 +13,7 @@ from stillhouse.errors import InputError
 from stillhouse.gate import suite
 from stillhouse.gating import DoesNotApply, read_suite
 from stillhouse.gating.context import prompt_digest
-from stillhouse.gating.suite import Item, Suite
+from stillhouse.gating.suite import Suite, SuiteQuestion
 from stillhouse.text.prompts import without_memory
 from tests.gating.conftest import BROKEN, FRESH, STUDENT, Bench
 
@@ -43,8 +43,8 @@ def test_toml_and_jsonl_say_the_same(tmp_path: Path) -> None:
     left = read_suite(written(tmp_path, "a.toml", TOML))
     right = read_suite(written(tmp_path, "b.jsonl", "\n\n".join(map(json.dumps, rows))))
     assert left.items == right.items == (
-        Item("What is the capital of France?", "Paris"),
-        Item("Which is larger?", "a whale", ("a cat", "a whale")),
+        SuiteQuestion("What is the capital of France?", "Paris"),
+        SuiteQuestion("Which is larger?", "a whale", ("a cat", "a whale")),
     )  # fmt: skip
     assert left.digest == right.digest
     assert (left.name, right.name) == ("a", "b")
@@ -90,7 +90,7 @@ def test_a_suite_that_is_not_there_or_not_text(tmp_path: Path) -> None:
 
 def test_a_student_is_compared_with_its_base(bench: Bench) -> None:
     ctx = bench.context(STUDENT)
-    ctx.suite = Suite("mine", (Item("Name of the dog?", "Rex"), Item("Name of the cat?", "Xyz")))
+    ctx.suite = Suite("mine", (SuiteQuestion("Name of the dog?", "Rex"), SuiteQuestion("Name of the cat?", "Xyz")))
     result = suite.check(bench.candidate, suite.Config(), ctx)
     assert not isinstance(result, DoesNotApply)
     assert (result.value, result.n, result.passed) == (0.5, 2, True)
@@ -120,13 +120,13 @@ def test_the_likeliest_choice_is_the_one_of_the_highest_summed_likelihood(bench:
             logp_TV = logits_TV[len(prompt) - 1 : -1].log_softmax(-1)
             summed.append(sum(float(logp_TV[i, token]) for i, token in enumerate(ids)))
         best = choices[summed.index(max(summed))]
-        assert suite.marks(ctx, [Item(question, best, choices)], slot) == [True]
-    assert suite.marks(ctx, [Item(question, "Rex", choices)], STUDENT) == [True]
+        assert suite.marks(ctx, [SuiteQuestion(question, best, choices)], slot) == [True]
+    assert suite.marks(ctx, [SuiteQuestion(question, "Rex", choices)], STUDENT) == [True]
 
 
 def test_a_suite_that_was_trained_on_is_refused(bench: Bench) -> None:
     ctx = bench.context(STUDENT)
-    ctx.suite = Suite("mine", (Item("Name of the dog?", "Rex"),))
+    ctx.suite = Suite("mine", (SuiteQuestion("Name of the dog?", "Rex"),))
     ctx.trained = frozenset([prompt_digest(bench.model.chat_ids(without_memory("Name of the dog?")))])
     with pytest.raises(InputError, match="was trained on"):
         gating.run(bench.candidate, "c" * 64, ctx, gating.Config(("suite",)))
@@ -134,6 +134,6 @@ def test_a_suite_that_was_trained_on_is_refused(bench: Bench) -> None:
 
 def test_broken_logits_fail_the_suite(bench: Bench) -> None:
     ctx = bench.context(BROKEN)
-    ctx.suite = Suite("mine", (Item("Name?", "Rex", ("Rex", "Max")),))
+    ctx.suite = Suite("mine", (SuiteQuestion("Name?", "Rex", ("Rex", "Max")),))
     (result,) = gating.run(bench.candidate, "c" * 64, ctx, gating.Config(("suite",))).results
     assert (result.value, result.passed) == (None, False)

@@ -15,18 +15,18 @@ from hypothesis import strategies as st
 
 from stillhouse import gating, models
 from stillhouse.errors import StoreError
-from stillhouse.gating import Calibration, Trial, read_calibration, write_calibration
+from stillhouse.gating import Calibration, CalibrationTrial, read_calibration, write_calibration
 from stillhouse.gating.measure import Measure
-from stillhouse.gating.thresholds import Measured, auc, failed_gates, measured, roc, thresholds
+from stillhouse.gating.thresholds import GateMeasurement, auc, failed_gates, measurements, roc, thresholds
 from stillhouse.models import Model
 
 BASE = "b" * 64
 
 
-def trial(sabotage: str = "", **worst: float | None) -> Trial:
+def trial(sabotage: str = "", **worst: float | None) -> CalibrationTrial:
     """Gates whose name begins with `low` want a small value."""
-    gates = {name: Measured(w, w, not name.startswith("low"), 10, 0.5) for name, w in worst.items()}
-    return Trial("m" * 64, sabotage, gates)
+    gates = {name: GateMeasurement(w, w, not name.startswith("low"), 10, 0.5) for name, w in worst.items()}
+    return CalibrationTrial("m" * 64, sabotage, gates)
 
 
 @pytest.mark.parametrize(
@@ -103,8 +103,8 @@ def test_a_gate_an_honest_one_could_not_measure_has_no_threshold() -> None:
 
 def test_a_gate_that_counts_exactly_keeps_its_threshold() -> None:
     exact = Measure("stillhouse.gate.x", "", "fraction", at_least=False, exact=True)
-    honest = [Trial("m", "", measured([exact.result(0.0, 0.0, 5)])) for _ in range(2)]
-    caught = Trial("m", "x", measured([exact.result(0.1, 0.0, 5)]))
+    honest = [CalibrationTrial("m", "", measurements([exact.result(0.0, 0.0, 5)])) for _ in range(2)]
+    caught = CalibrationTrial("m", "x", measurements([exact.result(0.1, 0.0, 5)]))
     found = thresholds([*honest, caught])
     assert found == {"x": 0.0}
     assert failed_gates(caught, found) == ["x"]
@@ -113,7 +113,7 @@ def test_a_gate_that_counts_exactly_keeps_its_threshold() -> None:
 def test_a_trial_keeps_the_bad_end() -> None:
     low = Measure("stillhouse.gate.low", "", "cosine", at_least=False).result(0.2, 0.1, 4, (0.1, 0.4))
     high = Measure("stillhouse.gate.high", "", "fraction", at_least=True).result(0.2, 0.1, 4, (0.1, 0.4))
-    found = measured([low, high])
+    found = measurements([low, high])
     assert (found["low"].worst, found["high"].worst) == (0.4, 0.1)
 
 

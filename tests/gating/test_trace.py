@@ -26,7 +26,7 @@ from stillhouse.gating.grounded.responses import Response, prompt_id, put
 from stillhouse.gating.grounded.trace import Trace
 from stillhouse.gating.grounded.trace_lines import FIELDS, Layer, Token, line, parsed
 from stillhouse.gating.stats import wilson
-from stillhouse.gating.suite import Item, Suite
+from stillhouse.gating.suite import Suite, SuiteQuestion
 from stillhouse.generate import pad_right
 from stillhouse.lora import AdapterBank, LoraConfig
 from stillhouse.models import Model
@@ -69,7 +69,7 @@ RECORDED = (
 
 def replayed(bench: Bench, responses: tuple[Response, ...], layers: tuple[Layer, ...] = ()) -> Context:
     ctx = bench.context(STUDENT)
-    ctx.suite = Suite("mine", tuple(Item(q, "?") for q in QUESTIONS))
+    ctx.suite = Suite("mine", tuple(SuiteQuestion(q, "?") for q in QUESTIONS))
     ctx.trace = Trace("trace.jsonl", responses, (), layers)
     return ctx
 
@@ -174,7 +174,7 @@ class Citing:
         self._train()
 
     def context(self, **fields: Any) -> Context:
-        suite = Suite("mine", tuple(Item(q, "?") for q in QUESTIONS))
+        suite = Suite("mine", tuple(SuiteQuestion(q, "?") for q in QUESTIONS))
         return Context(self.model, self.bank, 0, Study((), ()), texts=(), suite=suite, corpus=corpus(), **fields)
 
     def _train(self) -> None:
