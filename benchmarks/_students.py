@@ -16,6 +16,7 @@ from stillhouse.generate import Sampling, generate
 from stillhouse.lora import AdapterBank
 from stillhouse.models import Model
 from stillhouse.records import Candidate, Study
+from stillhouse.runners import TorchRunner
 from stillhouse.store import Store
 from stillhouse.text.prompts import without_memory
 
@@ -37,7 +38,7 @@ class Student:
 
     def context(self, texts: Sequence[str]) -> Context:
         """What a gate looks at, with held-out passages of the caller's."""
-        return Context(self.model, self.bank, 0, self.study, texts=tuple(texts))
+        return Context(TorchRunner(self.model, self.bank), 0, self.study, texts=tuple(texts))
 
 
 @contextmanager

@@ -28,6 +28,7 @@ from stillhouse import models
 from stillhouse.export import peft
 from stillhouse.gating.harness import HarnessModel, prepared
 from stillhouse.lora import AdapterBank, LoraConfig
+from stillhouse.runners import TorchRunner
 from stillhouse.text import corpus
 
 CAPITALS = {
@@ -114,7 +115,9 @@ def main() -> int:
             its = HFLM(pretrained=str(model.path), peft=given, dtype=dtype, device="cpu", batch_size=1)
             theirs = simple_evaluate(its, tasks=list(known().load(paths)["tasks"].values()), bootstrap_iters=0)
             say(f"{who}: with ours, as the gate `tasks` runs it")
-            ours = evaluate(HarnessModel(model, bank, slot), prepared(known().load(paths)), bootstrap_iters=0)
+            ours = evaluate(
+                HarnessModel(TorchRunner(model, bank), slot), prepared(known().load(paths)), bootstrap_iters=0
+            )
             figures += compared(ours, theirs, who)
     return table(figures)
 

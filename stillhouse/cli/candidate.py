@@ -82,6 +82,7 @@ def in_context(store: Any, model: Any, judged: Judged, suite: Any = None) -> Ite
     """The gate's context with the candidate in a bank, beside other users' champions on the same base."""
     from .. import consolidation, gating
     from ..lora import AdapterBank
+    from ..runners import TorchRunner
     from ..signals import shards
 
     others = _others(store, judged, consolidation.OTHERS)
@@ -90,7 +91,7 @@ def in_context(store: Any, model: Any, judged: Judged, suite: Any = None) -> Ite
         slots = [consolidation.bank_slot(store, bank, n, c) for n, c in enumerate([judged.candidate, *others])]
         examples, _ = shards.read(store.blobs.get(judged.signals.shard))
         yield gating.Context(
-            model, bank, 0, consolidation.load_study(store, judged.signals),
+            TorchRunner(model, bank), 0, consolidation.load_study(store, judged.signals),
             tuple(s for s in slots[1:] if s is not None),
             trained=gating.trained_prompts(examples), suite=suite,
         )  # fmt: skip

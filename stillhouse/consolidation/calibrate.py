@@ -31,6 +31,7 @@ from ..gating.thresholds import HONEST, Calibration, CalibrationTrial, measureme
 from ..lora import AdapterBank, LoraConfig
 from ..models import Model
 from ..records import Candidate, Study, canonical, digest, from_mapping
+from ..runners import TorchRunner
 from ..signals import DistillArtifact, shards
 from ..storage.files import make_folder, write_atomic
 from ..text.prompts import PROMPTS_VERSION
@@ -196,7 +197,8 @@ class _Work:
             if others:
                 bank.load(1, self._adapter(near), about)
             study = spoil(signals.study) if spoil else signals.study
-            ctx = Context(self.model, bank, 0, study, others, trained=trained_prompts(self._spoiled(job)))
+            runner, trained = TorchRunner(self.model, bank), trained_prompts(self._spoiled(job))
+            ctx = Context(runner, 0, study, others, trained=trained)
             verdict = run(_candidate(self.model), digest("calibration"), ctx)
         finally:
             bank.detach()

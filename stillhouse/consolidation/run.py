@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 
 import safetensors.torch
 
-from .. import gating, kinds, models
+from .. import gating, kinds, models, runners
 from ..capture import memory as capture_memory
 from ..compute.allocator import kept_memory
 from ..config import as_dict
@@ -338,7 +338,7 @@ class _Run:
             slots = [bank_slot(self.store, bank, slot, c) for slot, c in enumerate([candidate, *others])]
             taken = tuple(s for s in slots[1:] if s is not None)
             trained = gating.trained_prompts(shards.read(self.store.blobs.get(signals.shard))[0])
-            ctx = gating.Context(self.model, bank, 0, study, others=taken, trained=trained)
+            ctx = gating.Context(runners.TorchRunner(self.model, bank), 0, study, others=taken, trained=trained)
             verdict = self._once(Verdict, [user], inputs, partial(self._new_verdict, user, candidate, ctx))
             return self._save(text, signals, candidate, verdict, ctx)
         finally:

@@ -54,7 +54,7 @@ def check(candidate: Candidate, config: Config, ctx: Context) -> GateResult:
         return float(gaps(logits_TV[len(prompt) - 1 : -1], answer).sum())
 
     sequences = [p + a for p, a in kept]
-    sums = score(ctx.model, sequences, reduce, bank=ctx.bank, slots=[ctx.slot] * len(kept))
+    sums = score(ctx.runner, sequences, reduce, slots=[ctx.slot] * len(kept))
     tokens = [len(a) for _, a in kept]
     return MEASURE.result(
         ratio(sums, tokens), config.threshold, len(kept), bootstrap(sums, tokens), details={"tokens": sum(tokens)}

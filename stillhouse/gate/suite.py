@@ -81,7 +81,7 @@ def _likeliest(ctx: Context, items: Sequence[SuiteQuestion], slot: int) -> list[
         next_T1 = torch.tensor(sequences[row][starts[row] :], device=logits_TV.device)[:, None]
         return float(logp_TV.gather(1, next_T1).double().sum())
 
-    found = iter(score(ctx.model, sequences, reduce, bank=ctx.bank, slots=[slot] * len(sequences)))
+    found = iter(score(ctx.runner, sequences, reduce, slots=[slot] * len(sequences)))
     return [max(((next(found), -n, c) for n, c in enumerate(item.choices)))[2] for item in items]
 
 

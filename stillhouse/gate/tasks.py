@@ -64,7 +64,7 @@ def check(candidate: Candidate, config: Config, ctx: Context) -> GateResult | Do
         raise InputError(f"{ctx.suite.tasks[0]}: needs lm-evaluation-harness: pip install 'stillhouse[harness]'")
     from ..gating.harness import run_tasks
 
-    base, student = (run_tasks(ctx.model, ctx.bank, slot, ctx.suite.tasks, config.chat) for slot in (BASE, ctx.slot))
+    base, student = (run_tasks(ctx.runner, slot, ctx.suite.tasks, config.chat) for slot in (BASE, ctx.slot))
     _refuse_trained(base, ctx)
     found = list(changes(base, student))
     if not found:

@@ -1,7 +1,7 @@
 """What every gate may look at: the student in its bank slot, its study, other users' adapters, held-out text.
 
-In: a model with an AdapterBank. Out: greedy closed-book answers with their likelihood, and what base and student make
-of each held-out passage; both are computed once, however many gates ask.
+In: a runner with adapters in its slots. Out: greedy closed-book answers with their likelihood, and what base and
+student make of each held-out passage; both are computed once, however many gates ask.
 
 It does not know the memory's text, so no gate can put it before the student.
 """
@@ -12,9 +12,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from ..generate import Bank
-from ..models import Model
+from ..models import TextModel
 from ..records import Question, Study, digest
+from ..runners import BASE as BASE
+from ..runners import Runner
 from ..signals import DistillArtifact
 from ..text import corpus as running_text
 from ..text.prompts import UNKNOWN_ANSWER, without_memory
@@ -29,14 +30,13 @@ from .replies import refuse_nan as refuse_nan
 from .replies import replies
 from .suite import Suite
 
-BASE = -1  # the slot that is no adapter
 SHORTEST_LIMIT = 48  # new tokens an answer may have, even when all expected ones are short
 PASSAGES = 16
 
 
 @dataclass
 class Context:
-    """`slot` is the student's; `others` are slots of other users' champions in the same bank; -1 is the base alone.
+    """`slot` is the student's; `others` are slots of other users' champions in the same runner; `BASE` is the base.
 
     `trained`: digests of the prompts that the student was trained on (`trained_prompts`), None where nobody knows;
     `suite`: questions of the user's own, on which base and student are compared; `corpus`: passages that the student
@@ -44,8 +44,7 @@ class Context:
     judged in place of new ones.
     """
 
-    model: Model
-    bank: Bank
+    runner: Runner
     slot: int
     study: Study
     others: tuple[int, ...] = ()
@@ -58,6 +57,11 @@ class Context:
     _replies: dict[tuple[str, int], Reply] = field(default_factory=dict, init=False, repr=False)
     _shown: dict[tuple[int, ...], Reply] = field(default_factory=dict, init=False, repr=False)
     _passages: dict[int, tuple[Passage, ...]] = field(default_factory=dict, init=False, repr=False)
+
+    @property
+    def model(self) -> TextModel:
+        """The text side of the base."""
+        return self.runner.model
 
     def answers(self, questions: Sequence[str], slot: int) -> list[str]:
         """Greedy answers without the memory, in the order asked. Raises `FloatingPointError` on NaN logits."""
@@ -88,7 +92,7 @@ class Context:
         `FloatingPointError` on NaN logits.
         """
         if slot not in self._passages:
-            self._passages[slot] = passages(self.model, self.bank, self.texts, slot)
+            self._passages[slot] = passages(self.runner, self.texts, slot)
         return self._passages[slot]
 
     @property
@@ -131,7 +135,7 @@ class Context:
         if self.corpus:
             whole += [(response, asked.prompt, reply) for response, asked, reply in self._responded(None)]
         for response, prompt, reply in {r.prompt_id: (r, prompt, reply) for r, prompt, reply in whole}.values():
-            yield from followed(self.model, self.bank, self.slot, response.prompt_id, prompt, reply.ids)
+            yield from followed(self.runner, self.slot, response.prompt_id, prompt, reply.ids)
             yield response
 
     def _responded(self, corpus: Corpus | None) -> list[tuple[Response, Asked, Reply]]:
@@ -144,7 +148,7 @@ class Context:
         new = [p for p in dict.fromkeys(map(tuple, prompts)) if p not in self._shown]
         if new:
             slots = [self.slot] * len(new)
-            found = replies(self.model, self.bank, [list(p) for p in new], slots, self._limit)
+            found = replies(self.runner, [list(p) for p in new], slots, self._limit)
             self._shown.update(zip(new, found, strict=True))
         return [self._shown[tuple(p)] for p in prompts]
 
@@ -154,7 +158,7 @@ class Context:
         likely = [known.get(text, UNKNOWN_ANSWER) if slot == self.slot else UNKNOWN_ANSWER for text, slot in pairs]
         ids_of = {text: self.model.text_ids(text) for text in set(likely)}
         slots, drafts = [slot for _, slot in pairs], [ids_of[text] for text in likely]
-        return replies(self.model, self.bank, prompts, slots, self._limit, drafts)
+        return replies(self.runner, prompts, slots, self._limit, drafts)
 
     @cached_property
     def _limit(self) -> int:

@@ -1,6 +1,6 @@
 """A student with its adapter as a model of lm-evaluation-harness, so that its task files run unchanged.
 
-In: a model, an AdapterBank, a slot; task files or names of tasks. Out: `TaskRun`s with the metrics that the harness
+In: a runner, an adapter slot; task files or names of tasks. Out: `TaskRun`s with the metrics that the harness
 reports, their directions, and each document's own values. The harness (package `lm-eval`, an optional extra) makes
 prompts, few-shot examples, filters and metrics. Likelihoods and greedy answers are ours. They are equal to those of the
 harness's own `HFLM` (`benchmarks/gates_harness.py`).
@@ -29,8 +29,8 @@ from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from torch import Tensor
 
 from ..errors import InputError, first_line
-from ..generate import Bank, Sampling, generate, score
-from ..models import Model
+from ..generate import Sampling, answer, score
+from ..runners import Runner
 from .replies import refuse_nan
 
 LONGEST = 256  # new tokens, where a task does not say: the harness's own default
@@ -48,13 +48,13 @@ class TaskRun:
     documents: Sequence[Mapping[str, Any]]
 
 
-def run_tasks(model: Model, bank: Bank, slot: int, tasks: Sequence[str], chat: bool = False) -> list[TaskRun]:
+def run_tasks(runner: Runner, slot: int, tasks: Sequence[str], chat: bool = False) -> list[TaskRun]:
     """Runs every task, in the order of their names. `chat`: prompts go through the model's chat template, as with the
     harness's `--apply_chat_template`.
 
     Raises `InputError` where the harness cannot load a task or its data, `FloatingPointError` on NaN logits.
     """
-    student = HarnessModel(model, bank, slot)
+    student = HarnessModel(runner, slot)
     with _quiet():
         try:
             known = TaskManager(include_defaults=not all(Path(task).is_file() for task in tasks))
@@ -83,12 +83,12 @@ def prepared(loaded: Any) -> Any:
 
 
 class HarnessModel(TemplateLM):  # type: ignore[misc]
-    """One slot of a bank on its base, as the harness asks a model; slot -1 is the base alone."""
+    """One slot of a runner, as the harness asks a model; `BASE` is the base alone."""
 
-    def __init__(self, model: Model, bank: Bank, slot: int) -> None:
+    def __init__(self, runner: Runner, slot: int) -> None:
         super().__init__()
-        self.model, self.bank, self.slot = model, bank, slot
-        self.tokenizer: Any = model.tokenizer
+        self.runner, self.model, self.slot = runner, runner.model, slot
+        self.tokenizer: Any = runner.model.tokenizer
 
     @property
     def eot_token_id(self) -> int:
@@ -149,7 +149,7 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]
             return float(logp_NV.gather(1, after_N[:, None]).sum()), greedy
 
         slots = [self.slot] * len(whole)
-        return score(self.model, [ids[:-1] for ids in whole], reduce, bank=self.bank, slots=slots)
+        return score(self.runner, [ids[:-1] for ids in whole], reduce, slots=slots)
 
     def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
         """Greedy answers, each cut before the first of its stop strings."""
@@ -184,7 +184,7 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]
             slots = [self.slot] * len(unfinished)
             longer = [prompts[row] + answers[row] for row in unfinished]
             sampling = Sampling(max_new_tokens=step)
-            new = generate(self.model, longer, sampling, bank=self.bank, slots=slots, on_step=_refuse_nan)
+            new = answer(self.runner, longer, sampling, slots=slots, on_step=_refuse_nan)
             for row, ids in zip(unfinished, new, strict=True):
                 answers[row] += ids
             full = [row for row, ids in zip(unfinished, new, strict=True) if len(ids) == step]

@@ -1,6 +1,6 @@
 """What base and student make of held-out text, each from one forward pass over a few passages.
 
-In: passages, a model with an AdapterBank, a slot. Out: per passage likelihoods, entropies, the divergence between the
+In: passages, a runner, an adapter slot. Out: per passage likelihoods, entropies, the divergence between the
 two, the geometry of their hidden states (`gating/geometry.py`), and how often their routers chose the same experts.
 A passage's logits are freed before the next one's; what the base made of it is kept as far as `KEPT` bytes go, for the
 next student of the same base is shown the same text.
@@ -11,18 +11,15 @@ It does not know what is good.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, NamedTuple
-from weakref import WeakKeyDictionary
+from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
-from transformers import PreTrainedModel
+from torch import Tensor
 
-from ..generate import Bank, adapting, batches, head, pad_right
-from ..models import Model
+from ..generate import batches
+from ..runners import BASE, Runner, Watch
 from .geometry import adjacency_specificity, begins, boundary_contrast
 from .replies import refuse_nan
 
@@ -68,9 +65,9 @@ class Passage:
     layers: tuple[Moved, ...] = ()  # every layer, first to last
 
 
-def passages(model: Model, bank: Bank, texts: Sequence[str], slot: int) -> tuple[Passage, ...]:
+def passages(runner: Runner, texts: Sequence[str], slot: int) -> tuple[Passage, ...]:
     """Every text of two tokens or more, cut at the model's context. Raises `FloatingPointError` on NaN logits."""
-    shown: list[_Shown] = []
+    model, shown = runner.model, list[_Shown]()
     for text in texts:
         encoded = model.tokenizer(text, return_offsets_mapping=True)
         ids = encoded["input_ids"][: model.context]
@@ -81,7 +78,7 @@ def passages(model: Model, bank: Bank, texts: Sequence[str], slot: int) -> tuple
     found: dict[_Shown, Passage] = {}
     for rows in batches([len(passage.ids) for passage in once], AT_ONCE):
         some = [once[row] for row in rows]
-        both = zip(_bases(model, bank, some), _reads(model, bank, some, slot), strict=True)
+        both = zip(_bases(runner, some), _reads(runner, some, slot), strict=True)
         found |= {base.shown: _passage(base, student) for base, student in both}
     return tuple(found[passage] for passage in shown)
 
@@ -151,24 +148,22 @@ def _copied(tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
 
 
 @torch.inference_mode()
-def _reads(model: Model, bank: Bank, some: Sequence[_Shown], slot: int) -> Iterator[_Read]:
+def _reads(runner: Runner, some: Sequence[_Shown], slot: int) -> Iterator[_Read]:
     """Logits are there of one passage at a time."""
     if not some:
         return
-    network: Any = model.network.base_model
-    ids_BT, mask_BT = pad_right([list(passage.ids) for passage in some], model)
-    with watched(model.network) as chosen, adapting(bank, [slot] * len(some), model):
-        out = network(input_ids=ids_BT, attention_mask=mask_BT, output_hidden_states=True, use_cache=False)
-    states = (*out.hidden_states[1:-1], out.last_hidden_state)
-    chosen = [chosen_NK.view(*ids_BT.shape, -1) for chosen_NK in chosen]
-    for row, shown in enumerate(some):
-        own, experts = (tuple(s_BTX[row, : len(shown.ids)] for s_BTX in found) for found in (states, chosen))
-        yield _Read(shown, _logprobs(model, own[-1][:-1]), own, experts)
+    watch = Watch(tuple(range(runner.layers)), experts=True)
+    readings = runner.read([shown.ids for shown in some], [slot] * len(some), watch)
+    for shown, reading in zip(some, readings, strict=True):
+        logits_TV = reading.logits(end=-1)
+        refuse_nan(logits_TV)
+        yield _Read(shown, torch.log_softmax(logits_TV, -1), reading.states, reading.experts)
 
 
-def _bases(model: Model, bank: Bank, some: Sequence[_Shown]) -> Iterator[_Read]:
-    known = _BASES.setdefault(model.network, {})
-    read = _reads(model, bank, [shown for shown in some if shown not in known], -1)
+def _bases(runner: Runner, some: Sequence[_Shown]) -> Iterator[_Read]:
+    """What the base makes of passages. It is kept as far as it fits, for the next student of the same base."""
+    known = runner.model.once("gating.bases", dict[_Shown, _Read])
+    read = _reads(runner, [shown for shown in some if shown not in known], BASE)
     for shown in some:
         if shown in known:
             yield known[shown]
@@ -177,9 +172,6 @@ def _bases(model: Model, bank: Bank, some: Sequence[_Shown]) -> Iterator[_Read]:
         if sum(base.bytes for base in known.values()) + found.bytes <= KEPT:
             known[shown] = found = found.copy()
         yield found
-
-
-_BASES: WeakKeyDictionary[PreTrainedModel, dict[_Shown, _Read]] = WeakKeyDictionary()
 
 
 def _moved(base: _Read, student: _Read, layer: int) -> Moved:
@@ -199,39 +191,6 @@ def by_layer(passages: Sequence[Passage], pick: Callable[[Moved], float | None])
     return [sum(values) / len(values) if values else None for values in found]
 
 
-def _logprobs(model: Model, hidden_TH: Tensor) -> Tensor:
-    logits_TV = head(model)(hidden_TH).float()
-    refuse_nan(logits_TV)
-    return torch.log_softmax(logits_TV, -1)
-
-
 def same_sets(left_TK: Tensor, right_TK: Tensor) -> Tensor:
     """same_T, bool: both chose the same experts for the token, in whatever order."""
     return (left_TK.sort(-1).values == right_TK.sort(-1).values).all(-1)
-
-
-@contextmanager
-def watched(network: nn.Module) -> Iterator[list[Tensor]]:
-    """Inside: the list fills with the experts that every layer chose, chosen_NK of flattened tokens, in layer order.
-
-    Experts are modules of stacked weights that are handed the router's choice as their second argument, as
-    transformers' mixture-of-experts classes do; without such modules the list stays empty.
-    """
-    chosen: list[Tensor] = []
-
-    def note(module: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> None:
-        index = given[1] if len(given) > 1 else named.get("top_k_index", named.get("router_indices"))
-        if isinstance(index, Tensor) and not index.is_floating_point():
-            chosen.append(index)
-
-    hooks = [m.register_forward_pre_hook(note, with_kwargs=True) for m in network.modules() if _is_experts(m)]
-    try:
-        yield chosen
-    finally:
-        for hook in hooks:
-            hook.remove()
-
-
-def _is_experts(module: nn.Module) -> bool:
-    stacked = {name: p.dim() for name, p in module.named_parameters(recurse=False)}
-    return stacked.get("down_proj") == 3

@@ -1,6 +1,6 @@
 """Greedy answers with their likelihood.
 
-In: prompts as token ids, the slot of an AdapterBank for each. Out: a `Reply` per prompt.
+In: a runner, prompts as token ids, an adapter slot for each. Out: a `Reply` per prompt.
 
 It does not know what is asked.
 """
@@ -15,8 +15,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ..generate import Bank, Sampling, generate
-from ..models import Model
+from ..generate import Sampling, answer
+from ..models import TextModel
+from ..runners import Runner
 
 StopReason = Literal["stop", "length"]
 
@@ -42,16 +43,15 @@ class Reply:
 
 
 def replies(
-    model: Model,
-    bank: Bank,
+    runner: Runner,
     prompts: Sequence[list[int]],
     slots: Sequence[int],
     limit: int,
     drafts: Sequence[list[int]] | None = None,
 ) -> list[Reply]:
-    """Answers of at most `limit` tokens, in the order given. `drafts` are `generate`'s: they save time and change no
+    """Answers of at most `limit` tokens, in the order given. `drafts` are `answer`'s: they save time and change no
     answer. Raises `FloatingPointError` on NaN logits."""
-    logprob = [0.0] * len(prompts)
+    model, logprob = runner.model, [0.0] * len(prompts)
 
     def on_step(rows: list[int], logits_NV: Tensor) -> None:
         refuse_nan(logits_NV)
@@ -60,7 +60,7 @@ def replies(
             logprob[row] += value
 
     sampling = Sampling(max_new_tokens=limit)
-    found = generate(model, prompts, sampling, bank=bank, slots=slots, drafts=drafts, on_step=on_step)
+    found = answer(runner, prompts, sampling, slots=slots, drafts=drafts, on_step=on_step)
     return [
         Reply(model.text(ids), len(ids), lp, _reason(ids, prompt, limit, model), tuple(ids))
         for prompt, ids, lp in zip(prompts, found, logprob, strict=True)
@@ -73,5 +73,5 @@ def refuse_nan(logits: Tensor) -> None:
         raise FloatingPointError("the model's logits are not numbers (NaN); the adapter is broken")
 
 
-def _reason(ids: Sequence[int], prompt: Sequence[int], limit: int, model: Model) -> StopReason:
+def _reason(ids: Sequence[int], prompt: Sequence[int], limit: int, model: TextModel) -> StopReason:
     return "length" if len(ids) == min(limit, model.context - len(prompt)) else "stop"

@@ -13,7 +13,6 @@ from types import ModuleType
 from typing import Any
 
 from .. import kinds
-from ..compute.experts import answering
 from ..config import as_dict, resolve
 from ..errors import InputError, ModelError
 from ..records import Candidate, GateResult, Verdict, digest
@@ -68,7 +67,7 @@ def run(
         )
     chosen = settings(config)
     results, left_out = [], {}
-    with answering(ctx.model.network):
+    with ctx.runner.bulk():
         for name, setting in chosen.items():
             result = _check(kinds.load("gate", name), candidate, setting, ctx)
             if isinstance(result, DoesNotApply):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..models.forward import head, pad_right
-from .decode import generate
+from .decode import answer, generate
 from .decoder import Decoder, computes_once
 from .forward import Bank, Ids, adapting, batches, score
 from .prefix import Prefix, common_prefix, prefill
@@ -19,6 +19,7 @@ __all__ = [
     "Prefix",
     "Sampling",
     "adapting",
+    "answer",
     "batches",
     "choose",
     "common_prefix",

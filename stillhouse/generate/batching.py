@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 
 from ..models import Model
+from ..runners import Runner
 
 TOKENS, LOGITS = 2**14, 2**26  # of a batch: columns of its cache, and float32 values over the vocabulary at once
 CACHE, ROOM = 2**28, 0.25  # bytes of a batch's cache, or the part of an accelerator's free memory
@@ -27,14 +28,15 @@ class Row(NamedTuple):
 def grouped(
     rows: Sequence[Row],
     batch: int,
-    model: Model,
+    most: int,
+    vocabulary: int,
     texts: Sequence[object],
     one_text: bool,
     one_length: bool,
 ) -> Iterator[list[int]]:
-    """Prompt numbers in groups of at most `batch`, of similar length or of one, within what fits; one prompt always
-    does. Those of one prefix are beside each other, and in groups of their own if need be."""
-    most, vocabulary = columns(model), model.vocabulary
+    """Prompt numbers in groups of at most `batch`, of similar length or of one, within `most` columns of a cache and
+    what logits may take; one prompt always fits. Those of one prefix are beside each other, and in groups of their own
+    if need be."""
     first = {id(text): i for i, text in reversed([*enumerate(texts)])}
     place = [first[id(text)] for text in texts]
     group: list[int] = []
@@ -63,3 +65,8 @@ def columns(model: Model) -> int:
     each = 2 * layers * shared * (dim or config.hidden_size // heads) * model.network.dtype.itemsize
     there = torch.cuda.mem_get_info(model.device)[0] * ROOM if model.device.type == "cuda" else CACHE
     return max(TOKENS, int(there / each))
+
+
+def runner_columns(runner: Runner) -> int:
+    """The same for any runner."""
+    return max(TOKENS, CACHE // runner.token_bytes)

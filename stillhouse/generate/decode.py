@@ -1,8 +1,9 @@
 """Prompts to answers and to logits, in batches, on a shared prefix when there is one.
 
 In: lists of token ids; optionally a `Prefix` (keys and values of text that prompts begin with, computed once), an
-AdapterBank with one slot per prompt, and what each answer probably is. Out: generated ids, and whatever the caller
-makes of the logits; the logits themselves never outlive a step, so no `[tokens, vocabulary]` tensor is kept.
+adapter slot for each prompt, and what each answer probably is. Out: generated ids, and whatever the caller makes of
+the logits; the logits themselves never outlive a step, so no `[tokens, vocabulary]` tensor is kept. `generate` is for a
+network, `answer` for any runner; both have one loop.
 
 A probable answer is read in the same forward as its prompt, and as much of it stands as greedy decoding would have said
 (Leviathan et al. 2023, arXiv 2211.17192, with a draft that costs nothing): same answer, in one step where it was right.
@@ -12,26 +13,29 @@ It does not know what the prompts mean.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 from transformers import DynamicCache
 
 from ..compute.attention import replaceable
-from ..compute.threads import for_steps
 from ..errors import InputError
-from ..models import Model
-from .batching import Row, grouped
+from ..models import Model, TextModel
+from ..runners import BASE, Runner, TorchRunner
+from .batching import Row, columns, grouped, runner_columns
 from .decoder import Decoder, computes_once
 from .forward import Bank, Ids
 from .prefix import Prefix
 from .prefix_tree import much_alike
 from .prompt_lookup import Copied
+from .runner_decoder import RunnerDecoder
 from .sampling import GREEDY, Draw, Sampling, next_tokens
 from .shared_prefix import plain_cache, shareable
+
+OnStep = Callable[[list[int], Tensor], None]
 
 SMALL, AHEAD = 2**26, 128  # parameters, and tokens of a step, up to which a step on a CPU is mostly its start
 
@@ -48,7 +52,7 @@ def generate(
     drafts: Sequence[Ids] | None = None,
     lookup: int = 0,
     batch: int = 256,
-    on_step: Callable[[list[int], Tensor], None] | None = None,
+    on_step: OnStep | None = None,
     on_batch: Callable[[int], None] | None = None,
 ) -> list[Ids]:
     """Answers to `prompts` (each: the ids after the prefix), without the stop token, in the order given.
@@ -69,19 +73,94 @@ def generate(
     plan = _plan(model, prompts, texts, sampling, slots, drafts, lookup)
     shares, numbers = plan.shares, numbers or range(len(prompts))
     batch = batch if plain_cache(model.network) else 1  # padding cannot be kept out of a state
-    answers: dict[int, Ids] = {}
-    for rows in grouped(plan.rows, batch, model, texts, one_text=not shares, one_length=plan.one_length):
+    answers = [
+        _answer(i, texts[i], prompts[i], sampling.numbered(numbers[i]), plan.room[i], plan.lookup)
+        for i in range(len(prompts))
+    ]
+
+    def decoder(rows: Sequence[int]) -> Decoder:
         chosen = [slots[i] for i in rows] if slots is not None else None
         own, asked, likely = [texts[i] for i in rows], [prompts[i] for i in rows], [plan.drafts[i] for i in rows]
-        decoder = Decoder(model, asked, likely, own, shares, shares and computes_once(model), bank, chosen)
-        here = [
-            _answer(i, texts[i], prompts[i], sampling.numbered(numbers[i]), plan.room[i], plan.lookup) for i in rows
-        ]
-        _decode(decoder, here, on_step)
-        answers |= {answer.number: answer.tokens for answer in here}
+        return Decoder(model, asked, likely, own, shares, shares and computes_once(model), bank, chosen)
+
+    groups = grouped(
+        plan.rows, batch, columns(model), model.vocabulary, texts, one_text=not shares, one_length=plan.one_length
+    )
+    return _answered(answers, groups, decoder, on_step, on_batch)
+
+
+def answer(
+    runner: Runner,
+    prompts: Sequence[Ids],
+    sampling: Sampling = GREEDY,
+    *,
+    slots: Sequence[int] | None = None,
+    drafts: Sequence[Ids] | None = None,
+    batch: int = 256,
+    on_step: OnStep | None = None,
+) -> list[Ids]:
+    """`generate` by whatever computes a model. `slots`: the adapter of each prompt; None: the base alone.
+
+    A network of transformers reads drafts, and looks at one copy of what prompts begin with. Any other runner answers
+    by its own prefill and decode: the same answers, a token a step.
+    """
+    if isinstance(runner, TorchRunner):
+        return generate(
+            runner.model, prompts, sampling, bank=runner.bank, slots=slots, drafts=drafts, batch=batch, on_step=on_step
+        )
+    model, chosen = runner.model, slots or [BASE] * len(prompts)
+    room = _rooms(model, [len(prompt) for prompt in prompts], sampling)
+    answers = [_answer(i, None, prompts[i], sampling.numbered(i), room[i], 0) for i in range(len(prompts))]
+
+    def decoder(rows: Sequence[int]) -> RunnerDecoder:
+        return RunnerDecoder(runner, [prompts[i] for i in rows], [chosen[i] for i in rows])
+
+    wanted = [Row(len(prompt), 0, most) for prompt, most in zip(prompts, room, strict=True)]
+    most = runner_columns(runner)
+    groups = grouped(wanted, batch, most, model.vocabulary, [None] * len(prompts), one_text=False, one_length=False)
+    return _answered(answers, groups, decoder, on_step)
+
+
+def _rooms(model: TextModel, lengths: Sequence[int], sampling: Sampling) -> list[int]:
+    """Tokens that the answer to each prompt may have. Raises `InputError` for a prompt that does not fit."""
+    longest = max(lengths, default=0)
+    if longest + 1 > model.context:
+        raise InputError(f"prompt of {longest} tokens does not fit the model's context of {model.context} tokens")
+    return [min(sampling.max_new_tokens, model.context - n) for n in lengths]
+
+
+class AnyDecoder(Protocol):
+    """What the loop asks of a decoder, whose rows are answered together."""
+
+    @property
+    def model(self) -> TextModel: ...
+
+    def step(self) -> Tensor:
+        """Next-token logits_BKV in float32: after what was read, and after each token of the longest draft."""
+
+    def accept(self, greedy_BK: Tensor) -> list[int]:
+        """How many tokens of each row's draft are what greedy decoding gives."""
+
+    def append(self, tokens: Sequence[int], drafts: Sequence[Ids]) -> None:
+        """The token that every row goes on with, and what may come after it."""
+
+    def keep(self, rows: list[int]) -> None:
+        """The rows that are left, in their order."""
+
+
+def _answered(
+    answers: Sequence[_Answer],
+    groups: Iterable[list[int]],
+    decoder: Callable[[Sequence[int]], AnyDecoder],
+    on_step: OnStep | None,
+    on_batch: Callable[[int], None] | None = None,
+) -> list[Ids]:
+    """Make these answers, group by group."""
+    for rows in groups:
+        _decode(decoder(rows), [answers[i] for i in rows], on_step)
         if on_batch:
             on_batch(len(rows))
-    return [answers[i] for i in range(len(prompts))]
+    return [answer.tokens for answer in answers]
 
 
 class _Plan(NamedTuple):
@@ -103,10 +182,7 @@ def _plan(
     """Raises `InputError` for a prompt that does not fit the model's context."""
     shared = [len(text.ids) if text else 0 for text in texts]
     lengths = [n + len(p) for n, p in zip(shared, prompts, strict=True)]
-    longest = max(lengths, default=0)
-    if longest + 1 > model.context:
-        raise InputError(f"prompt of {longest} tokens does not fit the model's context of {model.context} tokens")
-    room = [min(sampling.max_new_tokens, model.context - n) for n in lengths]
+    room, longest = _rooms(model, lengths, sampling), max(lengths, default=0)
     beyond = longest + 2 * sampling.max_new_tokens > _window(model)  # with what is read ahead
     shares = (any(texts) or much_alike(prompts, slots)) and shareable(model.network)
     usable = drafts is not None and sampling.greedy and _forgets(model) and (shares or not beyond)
@@ -167,12 +243,11 @@ def _answer(number: int, text: Prefix | None, prompt: Ids, sampling: Sampling, r
 
 
 @torch.inference_mode()
-def _decode(decoder: Decoder, answers: Sequence[_Answer], on_step: Callable[[list[int], Tensor], None] | None) -> None:
+def _decode(decoder: AnyDecoder, answers: Sequence[_Answer], on_step: OnStep | None) -> None:
     """Make these answers; each ends at a stop token, or when it fills its room."""
     alive = [answer for answer in answers if answer.room]
     while alive:
-        with for_steps(decoder.model.network, decoder.ids_BT.numel()):
-            logits_BKV = decoder.step()
+        logits_BKV = decoder.step()
         steps = _next(decoder, alive, logits_BKV)
         if on_step:
             picked = [(row, k) for row, (tokens, _) in enumerate(steps) for k in range(len(tokens))]
@@ -194,7 +269,7 @@ def _decode(decoder: Decoder, answers: Sequence[_Answer], on_step: Callable[[lis
             alive = [alive[row] for row in rest]
 
 
-def _next(decoder: Decoder, answers: Sequence[_Answer], logits_BKV: Tensor) -> list[tuple[Ids, bool]]:
+def _next(decoder: AnyDecoder, answers: Sequence[_Answer], logits_BKV: Tensor) -> list[tuple[Ids, bool]]:
     """The tokens that each answer goes on with, up to the first stop token, it included, and whether there was one:
     of a draft as many as are right, and the one behind them."""
     if answers[0].sampling.greedy:
@@ -206,6 +281,6 @@ def _next(decoder: Decoder, answers: Sequence[_Answer], logits_BKV: Tensor) -> l
     return [_until_stop(some, decoder.model) for some in tokens]
 
 
-def _until_stop(tokens: Ids, model: Model) -> tuple[Ids, bool]:
+def _until_stop(tokens: Ids, model: TextModel) -> tuple[Ids, bool]:
     at = next((i for i, token in enumerate(tokens) if token in model.stop_ids), None)
     return (tokens, False) if at is None else (tokens[: at + 1], True)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from ..compute.threads import for_steps
 from ..models import Model
 from ..models.forward import head
 from .forward import Bank, Ids, adapting
@@ -67,6 +68,10 @@ class Decoder:
 
     def step(self) -> Tensor:
         """Next-token logits_BKV in float32: after the prompt, and after each token of the longest draft."""
+        with for_steps(self.model.network, self.ids_BT.numel()):
+            return self._step()
+
+    def _step(self) -> Tensor:
         if self.shared and self._begun:
             alike, self._begun = self._begun, None
             return self._first(self.shared, alike)

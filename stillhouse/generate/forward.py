@@ -1,7 +1,7 @@
 """Given answers scored, in groups of rows with an adapter each.
 
-In: lists of token ids, and an AdapterBank with one slot per row. Out: what the caller makes of the logits of every
-position; a `[tokens, vocabulary]` tensor never outlives its sequence. It does not know what the tokens mean.
+In: a runner, lists of token ids, an adapter slot for each. Out: what the caller makes of the logits of every position;
+a `[tokens, vocabulary]` tensor never outlives its sequence. It does not know what the tokens mean.
 """
 
 from __future__ import annotations
@@ -15,37 +15,34 @@ from torch import Tensor
 
 from ..compute.kernels import built
 from ..models import Model
-from ..models.forward import head, pad_right
+from ..runners import BASE, Runner
 
 R = TypeVar("R")
 Ids = list[int]
 
 
 class Bank(Protocol):
-    """What this file asks of an AdapterBank."""
+    """What `adapting` asks of an AdapterBank."""
 
     def rows(self, slots: Sequence[int] | None, wide: bool = False) -> AbstractContextManager[Any]: ...
 
 
 @torch.inference_mode()
 def score(
-    model: Model,
+    runner: Runner,
     sequences: Sequence[Ids],
     reduce: Callable[[int, Tensor], R],
     *,
-    bank: Bank | None = None,
     slots: Sequence[int] | None = None,
     batch_tokens: int = 2048,
 ) -> list[R]:
-    """`reduce(i, logits_TV)` for every sequence: the logits of all its positions, float32, freed afterwards."""
+    """`reduce(i, logits_TV)` for every sequence: the logits of all its positions, float32, freed afterwards. `slots`:
+    the adapter of each sequence; None: the base alone."""
     results: dict[int, R] = {}
     for rows in batches([len(s) for s in sequences], batch_tokens):
-        ids_BT, mask_BT = pad_right([sequences[i] for i in rows], model)
-        chosen = [slots[i] for i in rows] if slots is not None else None
-        with adapting(bank, chosen, model):
-            hidden_BTH = model.network.base_model(input_ids=ids_BT, attention_mask=mask_BT).last_hidden_state
-        for i, hidden_TH in zip(rows, hidden_BTH, strict=True):
-            results[i] = reduce(i, head(model)(hidden_TH[: len(sequences[i])]).float())
+        chosen = [slots[i] if slots is not None else BASE for i in rows]
+        for i, reading in zip(rows, runner.read([sequences[i] for i in rows], chosen), strict=True):
+            results[i] = reduce(i, reading.logits())
     return [results[i] for i in range(len(sequences))]
 
 

@@ -16,6 +16,7 @@ from stillhouse.gating import Context
 from stillhouse.generate import pad_right
 from stillhouse.lora import AdapterBank, LoraConfig
 from stillhouse.records import Candidate, Question, Statement, Study
+from stillhouse.runners import TorchRunner
 from stillhouse.text import corpus
 from stillhouse.text.prompts import UNKNOWN_ANSWER, without_memory
 from tests import tokenizers
@@ -34,7 +35,11 @@ class Bench:
 
     def context(self, slot: int, study: Study | None = None, others: tuple[int, ...] = ()) -> Context:
         passages = tuple(corpus.held_out(4))
-        return Context(self.model, self.bank, slot, self.study if study is None else study, others, passages)
+        return Context(self.runner, slot, self.study if study is None else study, others, passages)
+
+    @property
+    def runner(self) -> TorchRunner:
+        return TorchRunner(self.model, self.bank)
 
     @property
     def candidate(self) -> Candidate:

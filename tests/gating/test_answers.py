@@ -112,7 +112,7 @@ def test_slot_minus_one_is_the_base(bench: Bench) -> None:
 def test_answers_may_be_as_long_as_the_expected_ones(bench: Bench) -> None:
     long = Question("Say it all?", "seven " * 60, 0)
     study = Study(bench.study.statements, (long,))
-    ctx = Context(bench.model, bench.bank, WILD, study, texts=())
+    ctx = Context(bench.runner, WILD, study, texts=())
     assert ctx._limit == 2 * len(bench.model.text_ids(long.answer)) > 48
 
 

@@ -15,6 +15,7 @@ from stillhouse.gating.passages import same_sets
 from stillhouse.lora import AdapterBank, LoraConfig
 from stillhouse.models import Model
 from stillhouse.records import Candidate, Study
+from stillhouse.runners import TorchRunner
 from tests.gating.conftest import BROKEN, FRESH, WILD, Bench
 
 EAST, NORTH, WEST = [1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]
@@ -111,7 +112,9 @@ def test_routing_agreement_of_a_mixture_of_experts(random_model: Callable[..., M
         candidate = Candidate("adapter", "a", model.fingerprint, "a" * 64, {}, {}, 1, ())
         texts = ("The first sentence. The second one is longer, and the last. End.",)
         same, other = (
-            routing.check(candidate, routing.Config(), Context(model, bank, slot, Study((), ()), texts=texts))
+            routing.check(
+                candidate, routing.Config(), Context(TorchRunner(model, bank), slot, Study((), ()), texts=texts)
+            )
             for slot in (0, 1)
         )
     finally:

@@ -22,6 +22,7 @@ from stillhouse.gating.harness import TaskRun, prepared, run_tasks
 from stillhouse.lora import AdapterBank, LoraConfig
 from stillhouse.models import Model
 from stillhouse.records import Candidate, Study
+from stillhouse.runners import TorchRunner
 from stillhouse.text.prompts import without_memory
 
 NOISE, BROKEN = 0, 1
@@ -89,7 +90,7 @@ def model(random_model: Callable[..., Model]) -> Model:
 
 
 def context(model: Model, bank: AdapterBank, slot: int, *paths: str) -> Context:
-    return Context(model, bank, slot, Study((), ()), texts=(), suite=Suite("mine", (), paths))
+    return Context(TorchRunner(model, bank), slot, Study((), ()), texts=(), suite=Suite("mine", (), paths))
 
 
 def candidate(model: Model) -> Candidate:
@@ -112,7 +113,7 @@ def test_the_harness_says_the_same_of_our_student(
     model: Model, bank: AdapterBank, files: dict[str, str], form: str, slot: int
 ) -> None:
     """Shares and answers exactly, perplexities to 1e-5: sums of float32 in other batches."""
-    (ours,) = run_tasks(model, bank, slot, [files[form]])
+    (ours,) = run_tasks(TorchRunner(model, bank), slot, [files[form]])
     results, samples = theirs(model, bank, slot, files[form])
     expected = {key.partition(",")[0]: value for key, value in results.items() if key.endswith(",none")}
     expected = {key: value for key, value in expected.items() if not key.endswith("_stderr")}
@@ -175,7 +176,7 @@ def test_a_task_that_samples_is_refused(model: Model, bank: AdapterBank, files: 
     path = tmp_path / "drawn.yaml"
     path.write_text(text, encoding="utf-8")
     with pytest.raises(InputError, match="a task samples"):
-        run_tasks(model, bank, BASE, [str(path)])
+        run_tasks(TorchRunner(model, bank), BASE, [str(path)])
 
 
 def test_a_task_that_was_trained_on_is_refused(model: Model, bank: AdapterBank, files: dict[str, str]) -> None:

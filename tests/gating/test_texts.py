@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from weakref import WeakKeyDictionary
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,9 +12,9 @@ import torch
 from stillhouse.gate import calibration, drift, entropy, regression
 from stillhouse.gating import passages
 from stillhouse.gating.context import BASE, refuse_nan
-from stillhouse.generate import Bank
-from stillhouse.models import Model
+from stillhouse.gating.passages import Passage
 from stillhouse.records import Question, Study
+from stillhouse.runners import Reading, TorchRunner, Watch
 from stillhouse.text.prompts import without_memory
 from tests.gating.conftest import BROKEN, FRESH, STUDENT, WILD, Bench
 
@@ -75,34 +75,38 @@ def test_what_the_base_makes_of_a_passage_is_kept_for_the_next_student(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As far as it fits; each student is measured against it as if it had been computed for that one."""
-    read: list[int] = []
-    real = passages._reads
-
-    def watched(model: Model, bank: Bank, some: Sequence[passages._Shown], slot: int) -> Iterator[passages._Read]:
-        read.extend([slot] * len(some))
-        yield from real(model, bank, some, slot)
-
-    monkeypatch.setattr(passages, "_reads", watched)
-    found = {}
+    texts, measured = bench.context(STUDENT).texts, list[list[tuple[Passage, ...]]]()
     for kept in (0, passages.KEPT):
         monkeypatch.setattr(passages, "KEPT", kept)
-        monkeypatch.setattr(passages, "_BASES", WeakKeyDictionary())
-        read.clear()
-        found[kept] = [bench.context(slot).passages(slot) for slot in (STUDENT, WILD)]
-        assert read.count(STUDENT) == read.count(WILD) == 4
-        assert read.count(BASE) == (4 if kept else 8)
-    few, all_kept = found.values()
+        runner = Counting(replace(bench.model), bench.bank)  # a copy of the model, which nothing was kept for
+        measured.append([passages.passages(runner, texts, slot) for slot in (STUDENT, WILD)])
+        assert runner.rows.count(STUDENT) == runner.rows.count(WILD) == 4
+        assert runner.rows.count(BASE) == (4 if kept else 8)
+    few, all_kept = measured
     assert few == all_kept
     assert few[0] != few[1]
+
+
+LOGITS = Watch()
+
+
+class Counting(TorchRunner):
+    """Notes the slot of every row that is read."""
+
+    rows: tuple[int, ...] = ()
+
+    def read(self, rows: Sequence[Sequence[int]], slots: Sequence[int], watch: Watch = LOGITS) -> Iterator[Reading]:
+        self.rows += tuple(slots)
+        return super().read(rows, slots, watch)
 
 
 def test_a_few_at_once_or_one_by_one(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     ctx = bench.context(STUDENT)
     given = (*ctx.texts, ctx.texts[0])
-    together = passages.passages(ctx.model, ctx.bank, given, STUDENT)
+    together = passages.passages(ctx.runner, given, STUDENT)
     assert together[0] == together[-1] and len(together) == len(given)
     monkeypatch.setattr(passages, "AT_ONCE", 1)
-    for one, several in zip(passages.passages(ctx.model, ctx.bank, given, STUDENT), together, strict=True):
+    for one, several in zip(passages.passages(ctx.runner, given, STUDENT), together, strict=True):
         assert (one.tokens, one.routed) == (several.tokens, several.routed)
         assert (one.student_nll, one.kl, one.student_entropy) == pytest.approx(
             (several.student_nll, several.kl, several.student_entropy), rel=1e-3

@@ -32,6 +32,7 @@ from stillhouse.lora import AdapterBank, LoraConfig
 from stillhouse.models import Model
 from stillhouse.records import Candidate, GateResult, Study
 from stillhouse.retrieve.lexical import Index
+from stillhouse.runners import TorchRunner
 from stillhouse.text.prompts import UNKNOWN_ANSWER
 from tests import tokenizers
 from tests.gating.conftest import BROKEN, FRESH, STUDENT, Bench
@@ -175,7 +176,9 @@ class Citing:
 
     def context(self, **fields: Any) -> Context:
         suite = Suite("mine", tuple(SuiteQuestion(q, "?") for q in QUESTIONS))
-        return Context(self.model, self.bank, 0, Study((), ()), texts=(), suite=suite, corpus=corpus(), **fields)
+        return Context(
+            TorchRunner(self.model, self.bank), 0, Study((), ()), texts=(), suite=suite, corpus=corpus(), **fields
+        )
 
     def _train(self) -> None:
         model = self.model
@@ -261,7 +264,9 @@ def test_what_was_traced_is_judged_the_same(citing: Citing, tmp_path: Path) -> N
     write_trace(path, live.traced())
     recorded = read_trace(path)
     assert recorded.responses == tuple(live.grounded() or ())
-    again = Context(citing.model, citing.bank, 0, Study((), ()), texts=(), suite=live.suite, trace=recorded)
+    again = Context(
+        TorchRunner(citing.model, citing.bank), 0, Study((), ()), texts=(), suite=live.suite, trace=recorded
+    )
     for gate in (citation_precision, citation_recall, abstention):
         assert gate.check(mine, gate.Config(), again) == gate.check(mine, gate.Config(), live)
     assert isinstance(stability.check(mine, stability.Config(), again), DoesNotApply)

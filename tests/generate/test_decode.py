@@ -20,6 +20,7 @@ from stillhouse.generate import Ids, Sampling, batches, common_prefix, computes_
 from stillhouse.generate.prefix_tree import Alike, beginnings, much_alike
 from stillhouse.generate.shared_prefix import shareable
 from stillhouse.models import Model
+from stillhouse.runners import TorchRunner
 from stillhouse.trainer import padding_free
 from tests import architectures, tokenizers
 
@@ -291,7 +292,7 @@ def test_a_score_is_the_direct_forward(model: Model) -> None:
     sequences = prompts(5, shared=0, seed=3)
     with torch.inference_mode():
         direct = [model.network(input_ids=torch.tensor([s])).logits[0].float() for s in sequences]
-    found = score(model, sequences, lambda i, logits_TV: (i, logits_TV), batch_tokens=40)
+    found = score(TorchRunner(model), sequences, lambda i, logits_TV: (i, logits_TV), batch_tokens=40)
     assert [i for i, _ in found] == list(range(5))
     for (_, logits_TV), expected_TV in zip(found, direct, strict=True):
         torch.testing.assert_close(logits_TV, expected_TV, atol=1e-4, rtol=1e-4)
@@ -337,7 +338,7 @@ def test_nothing_asked_is_nothing_answered(random_model: Make) -> None:
     model = random_model("llama")
     assert generate(model, []) == []
     assert generate(model, [[5, 6]], Sampling(max_new_tokens=0)) == [[]]
-    assert score(model, [], lambda i, logits: i) == []
+    assert score(TorchRunner(model), [], lambda i, logits: i) == []
 
 
 def test_a_common_prefix_leaves_every_prompt_something_of_its_own() -> None:

@@ -25,6 +25,7 @@ from ...generate import score
 from ...generate.batching import columns
 from ...models import Model
 from ...records import Question, Statement, Study
+from ...runners import TorchRunner
 from ...signals import DistillArtifact, Kind, position_targets
 from ...signals.sparsify import Sparsity, sparsify
 from ...text import corpus
@@ -167,4 +168,4 @@ def _text_anchors(model: Model, sparsity: Sparsity, config: Config) -> list[Dist
         targets = position_targets(sparse, positions, [ends[p] for p in positions])
         return DistillArtifact("anchor", None, b"".join(model.token_bytes[t] for t in ids), tuple(ids), tuple(targets))
 
-    return score(model, sequences, reduce)
+    return score(TorchRunner(model), sequences, reduce)

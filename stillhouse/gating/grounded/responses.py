@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from ...models import Model
+from ...models import TextModel
 from ...records import digest
 from ...text.language import NO_PASSAGES, PASSAGES_SYSTEM, is_unknown
 from ...text.prompts import Message
@@ -56,7 +56,7 @@ def prompt_id(question: str, grounded: bool) -> str:
     return digest(["grounded" if grounded else "closed", question])[:16]
 
 
-def put(model: Model, question: str, corpus: Corpus, room: int) -> Asked:
+def put(model: TextModel, question: str, corpus: Corpus, room: int) -> Asked:
     """The prompt of a question with as many passages, best first, as leave `room` tokens for the answer."""
     found = [passage for passage, _ in corpus.found(question, FOUND)]
     while True:
@@ -68,7 +68,7 @@ def put(model: Model, question: str, corpus: Corpus, room: int) -> Asked:
 
 
 def respond(
-    model: Model, questions: Sequence[str], corpus: Corpus, limits: Limits, room: int, answer: Answer
+    model: TextModel, questions: Sequence[str], corpus: Corpus, limits: Limits, room: int, answer: Answer
 ) -> list[tuple[Response, Asked, Reply]]:
     """Every question answered with passages of `corpus`, in the order given."""
     asked = [put(model, question, corpus, room) for question in questions]

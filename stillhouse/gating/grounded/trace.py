@@ -26,10 +26,8 @@ from typing import Any
 import torch
 
 from ...errors import InputError
-from ...generate import Bank, head
-from ...models import Model
+from ...runners import BASE, Runner, Watch
 from ...storage.files import PARTIAL, discard, sync_folder, writing
-from ..passages import watched
 from ..replies import refuse_nan
 from .responses import Response
 from .trace_lines import Layer, Token, line, parsed
@@ -58,21 +56,19 @@ class Trace:
         return [found[name] for name in expected]
 
 
-@torch.inference_mode()
 def followed(
-    model: Model, bank: Bank, slot: int, prompt_id: str, prompt: Sequence[int], answer: Sequence[int]
+    runner: Runner, slot: int, prompt_id: str, prompt: Sequence[int], answer: Sequence[int]
 ) -> Iterator[Token | Layer]:
     """Every token of an answer, and every layer of it that has a router; one pass over base and student."""
     if not answer:
         return
-    ids_2T = torch.tensor([[*prompt, *answer]] * 2, device=model.device)
-    network: Any = model.network.base_model
-    with watched(model.network) as chosen, bank.rows([-1, slot]):
-        hidden_TH = network(input_ids=ids_2T, use_cache=False).last_hidden_state[1]
-    logits_TV = head(model)(hidden_TH[len(prompt) - 1 : -1]).float()
+    both = tuple(runner.read([[*prompt, *answer]] * 2, [BASE, slot], Watch(experts=True)))
+    logits_TV = both[1].logits(len(prompt) - 1, -1)
     refuse_nan(logits_TV)
-    given_T = logits_TV.softmax(-1).gather(1, ids_2T[1, len(prompt) :, None])[:, 0].tolist()
-    layers = [[rows_TK[len(prompt) :].sort(-1).values.tolist() for rows_TK in e_NK.chunk(2)] for e_NK in chosen]
+    answer_T1 = torch.tensor(answer, device=logits_TV.device)[:, None]
+    given_T = logits_TV.softmax(-1).gather(1, answer_T1)[:, 0].tolist()
+    chosen = [[e_TK[len(prompt) :].sort(-1).values.tolist() for e_TK in reading.experts] for reading in both]
+    layers = list(zip(*chosen, strict=True))
     for number, probability in enumerate(given_T):
         yield Token(prompt_id, number, probability)
         for layer, (base, student) in enumerate(layers):
