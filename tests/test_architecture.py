@@ -223,6 +223,42 @@ def test_the_rule_against_pickle_sees_what_it_forbids() -> None:
     assert not unsafe_load(good)
 
 
+PUBLIC_AFTER_ALL = {"_exit", "_asdict", "_fields", "_replace"}  # of os and named tuples: their documents name them
+ROW = re.compile(r"^\| `[\w.]*\.(_\w+)`[^|]*\| `([\w/.]+)` \| [^|]+\|[^|]*\|$", re.MULTILINE)
+
+
+def private_names(module: ast.Module) -> set[str]:
+    """Names with one underscore in front that a module uses and does not define: other people's."""
+    used: set[str] = set()
+    own: set[str] = set()
+    for node in ast.walk(module):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            own.add(node.name)
+        elif isinstance(node, ast.Name):
+            own.add(node.id)
+        elif isinstance(node, ast.Attribute):
+            of_self = isinstance(node.value, ast.Name) and node.value.id in ("self", "cls")
+            (own if of_self else used).add(node.attr)
+        elif isinstance(node, ast.Import | ast.ImportFrom) and not getattr(node, "level", 0):
+            paths = [getattr(node, "module", ""), *(alias.name for alias in node.names)]
+            used |= {name for path in paths if path for name in path.split(".")}
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) in ("getattr", "hasattr", "setattr", "delattr"):
+            used |= {str(a.value) for a in node.args[1:2] if isinstance(a, ast.Constant)}
+    return {name for name in used - own - PUBLIC_AFTER_ALL if re.match(r"_[^_]", name)}
+
+
+def test_private_interfaces_of_others_are_the_listed_ones_each_in_one_file() -> None:
+    listed = sorted(ROW.findall((ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")))
+    used = sorted((name, str(p.relative_to(PACKAGE))) for p in MODULES for name in private_names(tree(p)))
+    assert used == listed, "ARCHITECTURE.md lists every private name of others that is used, with its file"
+    assert len({name for name, _ in used}) == len(used), "each in one file"
+
+
+def test_the_rule_against_private_names_sees_what_it_forbids() -> None:
+    text = "import torch._dynamo\nfrom a._b import c\nx._y\ngetattr(x, '_z')\nself._own\nd._own\nos._exit(0)\n__name__"
+    assert private_names(ast.parse(text)) == {"_dynamo", "_b", "_y", "_z"}
+
+
 def test_no_path_of_one_machine_is_in_the_package() -> None:
     suffixes = {".py", ".html", ".css", ".js", ".sql", ".txt", ".jinja", ".json"}
     texts = [

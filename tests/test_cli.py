@@ -27,10 +27,13 @@ def test_the_real_thing_from_outside(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "[]\n", "")
 
 
-def test_a_command_ends_at_once_but_not_before_what_it_started(tmp_path: Path) -> None:
+@pytest.mark.parametrize("interpreter", ["usual", "without the private function"])
+def test_a_command_ends_at_once_but_not_before_what_it_started(interpreter: str, tmp_path: Path) -> None:
     script = """if True:
         import atexit, sys, threading, time
         from stillhouse import cli
+        if sys.argv[2] != "usual":
+            del atexit._run_exitfuncs
         class Slow:
             def __del__(self):
                 print("taken apart")
@@ -40,9 +43,10 @@ def test_a_command_ends_at_once_but_not_before_what_it_started(tmp_path: Path) -
         sys.argv = ["stillhouse", "adapters", "show", "--user", "nobody", "--home", sys.argv[1]]
         cli.program()
     """
-    command = [sys.executable, "-c", script, str(tmp_path)]
+    command = [sys.executable, "-c", script, str(tmp_path), interpreter]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
-    assert (done.returncode, done.stdout) == (2, "thread\nat exit\n")
+    slowly = "" if interpreter == "usual" else "taken apart\n"
+    assert (done.returncode, done.stdout) == (2, f"thread\nat exit\n{slowly}")
 
 
 @pytest.mark.parametrize("verb", VERBS, ids=" ".join)

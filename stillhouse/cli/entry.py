@@ -23,14 +23,17 @@ from ..processes import collect_rarely
 
 
 def program() -> NoReturn:
-    """`main` as a process of its own. It ends at once: taking apart a million objects that the system frees anyway
-    would take another second."""
+    """`main` as a process of its own. It ends at once: to take apart a million objects that the system frees anyway
+    would take another second. An interpreter that does not let it ends in the usual way."""
     collect_rarely()
     code = main()
     for thread in threading.enumerate():
         if thread is not threading.current_thread() and not thread.daemon:
             thread.join()
-    atexit._run_exitfuncs()
+    run_exit_functions = getattr(atexit, "_run_exitfuncs", None)  # no public function runs them
+    if run_exit_functions is None:
+        sys.exit(code)
+    run_exit_functions()
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError):
             stream.flush()

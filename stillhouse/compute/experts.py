@@ -3,7 +3,7 @@
 In: a module with all experts' weights in two parameters, tokens, and the network's own choice of experts. Out: the
 order of the pairs, and the products of the frozen weights on them, from packed copies where there are some. It knows
 concatenated and interleaved gates, transposed weights and biases through the attributes transformers sets
-(`is_transposed`, `has_bias`, `_apply_gate`); it does not know adapters, nor expert parallelism.
+(`is_transposed`, `has_bias`) and their gate (`expert_gate.py`); it does not know adapters, nor expert parallelism.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from .expert_gate import gate_of
 from .fused import between, combined, taken
 from .kernels import built, usable
 from .packed import BYTES, Packed, pack, packed_experts
@@ -37,11 +38,11 @@ class Pairs(NamedTuple):
 def is_known(module: nn.Module) -> bool:
     """Whether these are experts of the form that is computed here."""
     stacked = all(
-        (weight := module._parameters.get(name)) is not None and weight.dim() == 3
+        isinstance(weight := getattr(module, name, None), nn.Parameter) and weight.dim() == 3
         for name in ("gate_up_proj", "down_proj")
     )
     plain = not getattr(module, "has_post_expert_norm", False) and getattr(module, "has_gate", True)
-    return stacked and plain and hasattr(module, "_apply_gate")
+    return stacked and plain and gate_of(module) is not None
 
 
 def multiple(module: nn.Module) -> int:
@@ -109,8 +110,9 @@ def oriented(module: nn.Module, name: str) -> Tensor:
 
 def gate(module: Any, gate_up_TI: Tensor) -> Tensor:
     """The module's own gate of its first product."""
-    gated: Tensor = module._apply_gate(gate_up_TI)
-    return gated
+    own = gate_of(module)
+    assert own is not None, "not a known expert module"
+    return own(gate_up_TI)
 
 
 @contextmanager

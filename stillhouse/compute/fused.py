@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from .expert_gate import gate_of, is_replaced, replace_gate
 from .kernels import Call, built, fields, usable
 from .patch import is_plain, replace
 
@@ -254,24 +255,29 @@ def _named(states: Any, ending: str = "") -> dict[str, Tensor]:
 
 def _replaced(module: Any) -> Callable[[], None] | None:
     """What undoes the replacement of this module's own computation; None where nothing is replaced."""
-    weight = module._parameters.get("weight")
-    if type(module).__name__.endswith("RMSNorm") and weight is not None and weight.dim() == 1 and usable(weight):
+    weight = getattr(module, "weight", None)
+    if (
+        type(module).__name__.endswith("RMSNorm")
+        and isinstance(weight, nn.Parameter)
+        and weight.dim() == 1
+        and usable(weight)
+    ):
         eps = float(getattr(module, "variance_epsilon", getattr(module, "eps", None)) or 0)
         for offset in (0.0, 1.0) if eps else ():  # Gemma's weights are differences from one
             own = partial(_own_norm, module, eps, offset)
             if is_plain(module) and _agrees(module, own, _trial(weight, len(weight))):
                 return replace(module, own)
-    elif {"gate_proj", "up_proj", "down_proj", "act_fn"} <= {*module._modules} and _is_silu(module):
+    elif {"gate_proj", "up_proj", "down_proj", "act_fn"} <= {*dict(module.named_children())} and _is_silu(module):
         own = partial(_own_mlp, module)
         known = is_plain(module) and isinstance(module.gate_proj, nn.Linear) and usable(module.gate_proj.weight)
         if known and _agrees(module, own, _inputs(module)):
             return replace(module, own)
-    elif {"_apply_gate", "gate_up_proj"} <= {*dir(module)} and _is_silu(module) and "_apply_gate" not in vars(module):
-        own = partial(_own_gate, module._apply_gate)
-        known = usable(module.gate_up_proj)
-        if known and _agrees(module._apply_gate, own, _trial(module.gate_up_proj, 64)):
-            module._apply_gate = own
-            return partial(module.__dict__.pop, "_apply_gate", None)
+    elif (
+        (stock := gate_of(module)) and hasattr(module, "gate_up_proj") and _is_silu(module) and not is_replaced(module)
+    ):
+        own = partial(_own_gate, stock)
+        if usable(module.gate_up_proj) and _agrees(stock, own, _trial(module.gate_up_proj, 64)):
+            return replace_gate(module, own)
     return None
 
 

@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from .onednn import available, multiply, reorder
 from .patch import is_plain, replace
 
 SMALL = 2**16  # weights of a layer up to here lie in the cache anyway, which is what counts for the few rows of answers
@@ -44,12 +45,12 @@ class Packed(NamedTuple):
             assert self.backward is not None, "packed for answers alone"
             rows_TO: Tensor = _Product.apply(x.flatten(0, -2), self.forward, self.backward, bias)  # type: ignore[no-untyped-call]
             return rows_TO.view(*x.shape[:-1], -1)
-        return _multiply(x, self.forward, bias)
+        return multiply(x, self.forward, bias)
 
     def back(self, grad: Tensor) -> Tensor:
         """`g W`."""
         assert self.backward is not None, "packed for answers alone"
-        return _multiply(grad.contiguous(), self.backward, None)
+        return multiply(grad.contiguous(), self.backward)
 
 
 def pack(network: nn.Module, limit: int, gradients: bool = False, experts: bool = False) -> Callable[[], None]:
@@ -97,14 +98,13 @@ def packed_experts(module: nn.Module, name: str) -> list[Packed] | None:
 
 def _weights(network: nn.Module, many: bool) -> Iterator[tuple[nn.Module, str]]:
     """Weights that gain by it: of plain linear layers, and stacks of experts as transformers keeps them."""
-    usable = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
-    for module in network.modules() if usable else ():
+    for module in network.modules() if available() else ():
         if type(module) is nn.Linear and is_plain(module) and _gains(module.weight, many):
             yield module, "weight"
         elif many and not getattr(module, "is_transposed", False):
             for name in ("gate_up_proj", "down_proj"):
-                weight = module._parameters.get(name)
-                if weight is not None and weight.dim() == 3 and _gains(weight, True):
+                weight = getattr(module, name, None)
+                if isinstance(weight, nn.Parameter) and weight.dim() == 3 and _gains(weight, True):
                     yield module, name
 
 
@@ -126,7 +126,7 @@ def _faster(weight: Tensor) -> bool:
         most, rows = TRIAL
         x_TI = torch.ones(max(1, min(rows, most // weight_OI.numel())), weight_OI.shape[1])
         packed = _packed(weight_OI, False)
-        ways = (partial(_multiply, x_TI, packed.forward, None), partial(nn.functional.linear, x_TI, weight_OI))
+        ways = (partial(multiply, x_TI, packed.forward), partial(nn.functional.linear, x_TI, weight_OI))
         seconds = [[_seconds(way) for way in ways] for _ in range(ROUNDS + 1)][1:]
         copied, lying = (median(found) for found in zip(*seconds, strict=True))
         _FASTER[key] = copied * WORTH < lying
@@ -147,9 +147,8 @@ def _gains(weight: Tensor, many: bool) -> bool:
 
 @torch.inference_mode()
 def _packed(weight_OI: Tensor, gradients: bool) -> Packed:
-    reorder = torch.ops.mkldnn._reorder_linear_weight
     weight_OI = weight_OI.detach()
-    return Packed(reorder(weight_OI, None), reorder(weight_OI.T.contiguous(), None) if gradients else None)
+    return Packed(reorder(weight_OI), reorder(weight_OI.T.contiguous()) if gradients else None)
 
 
 def _forward(layer: nn.Linear, packed: Packed, x: Tensor) -> Tensor:
@@ -160,18 +159,13 @@ def _forward(layer: nn.Linear, packed: Packed, x: Tensor) -> Tensor:
     return packed(x, layer.bias)
 
 
-def _multiply(x: Tensor, packed: Tensor, bias: Tensor | None) -> Tensor:
-    product: Tensor = torch.ops.mkldnn._linear_pointwise(x, packed, bias, "none", [], "")
-    return product
-
-
 class _Product(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, packed: Tensor, back: Tensor, bias: Tensor | None) -> Tensor:
         ctx.back = back
-        return _multiply(x, packed, bias)
+        return multiply(x, packed, bias)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        return _multiply(grad.contiguous(), ctx.back, None), None, None, None
+        return multiply(grad.contiguous(), ctx.back), None, None, None

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from ..compute.patch import follow
+from ..compute.tensor_version import version_of
 from ..errors import InputError
 from . import experts, peft
 from .gathered import Held, Run
@@ -251,7 +252,7 @@ class _Rows:
         self.present: slice | list[int] = slice(None) if whole else self._distinct
         self.wide = wide
         self._with_base = -1 in slots
-        self._gathered: dict[int, tuple[tuple[int, int], Tensor, Tensor]] = {}
+        self._gathered: dict[int, tuple[tuple[int | None, int | None], Tensor, Tensor]] = {}
         self._slot_N: dict[int, Tensor] = {}
 
     def owners(self, tokens: int, device: torch.device, rank: int) -> Owners:
@@ -269,9 +270,9 @@ class _Rows:
     def weights(self, site: Site, length: int, dims: int) -> tuple[Tensor, Tensor]:
         """A and B for a linear target: of the one slot, or stacked per group of rows."""
         self.check(length, flat=dims == 2)
-        if torch.is_grad_enabled():
+        versions = version_of(site.a), version_of(site.b)
+        if torch.is_grad_enabled() or None in versions:
             return self._gather(site)
-        versions = (site.a._version, site.b._version)
         kept = self._gathered.get(id(site))
         if kept is None or kept[0] != versions:
             kept = self._gathered[id(site)] = (versions, *self._gather(site))

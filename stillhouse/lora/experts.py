@@ -11,7 +11,7 @@ padded where shapes have to repeat.
 `reference_forward` is the same, pair by pair.
 
 It knows concatenated and interleaved gates, transposed weights and biases through the attributes transformers sets
-(`is_transposed`, `has_bias`, `_apply_gate`); it does not know expert parallelism.
+(`is_transposed`, `has_bias`); it does not know expert parallelism.
 """
 
 from __future__ import annotations

@@ -341,3 +341,15 @@ def test_experts_under_another_type_than_their_tokens(of: torch.dtype) -> None:
         with bank.rows([0] * 40, wide=True):
             found = logits(network, ids_BT)
     torch.testing.assert_close(found, expected, rtol=0, atol=0.3 * float(expected.abs().max()))
+
+
+def test_adapters_whose_writes_nobody_counts_are_read_anew_for_every_batch() -> None:
+    """Torch keeps no count of writes into inference tensors; a bank made of them must not answer from old weights."""
+    network = architectures.ALL["llama"](320)
+    with torch.inference_mode():
+        bank = filled(network)
+        with bank.rows([2, 0, 1, -1, 0, 2]):
+            before = logits(network, tokens())
+            for stack in bank.parameters():
+                stack.mul_(3.0)
+            assert not torch.equal(logits(network, tokens()), before)
