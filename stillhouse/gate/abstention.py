@@ -1,11 +1,11 @@
 """Abstention: whether the student refuses where the passages before it do not settle the question, and only there.
 
-In: answers to questions with passages of a corpus before them, or those of a trace; questions are labelled resolved,
-contested or indeterminate from retrieval alone (`gating/grounded/evidence.py`). Out: F1 of "I don't know" as the answer
-to indeterminate questions. `refusal` is the same for a student without passages.
+In: answers to questions with passages of a corpus before them, or those of a trace. Retrieval alone labels each
+question as resolved, contested or indeterminate (`gating/grounded/evidence.py`). Out: F1 of "I don't know" as the
+answer to indeterminate questions. The gate `refusal` measures the same for a student without passages.
 
-It does not ask for a disclosed disagreement on contested questions: an answer with either side is no mistake here.
-`details["sensitivity"]` says how many labels hang on the labels' thresholds.
+It does not expect that an answer to a contested question tells the disagreement: an answer with either side is no
+mistake. `details["sensitivity"]` says how many labels change when a threshold of the labels moves.
 """
 
 from __future__ import annotations
@@ -36,24 +36,26 @@ class Config:
 
 
 def check(candidate: Candidate, config: Config, ctx: Context) -> GateResult | DoesNotApply:
-    """F1; n = questions; Wilson's interval, carried over to F1."""
+    """F1; n = questions; the interval comes from Wilson's."""
     responses = ctx.grounded()
     if responses is None:
         return DoesNotApply("no corpus to answer from was given")
     refused, expected = [r.refused for r in responses], [r.expected for r in responses]
     details = _labels(responses, ctx)
-    told = ", ".join(f"{n} {label}" for label, n in details["labels"].items())
+    labels = ", ".join(f"{n} {label}" for label, n in details["labels"].items())
     if not any(expected) or all(expected):
-        return MEASURE.result(None, config.threshold, 0, note=f"needs questions of both kinds: {told}", details=details)
+        return MEASURE.result(
+            None, config.threshold, 0, note=f"needs questions of both kinds: {labels}", details=details
+        )
     hits = sum(r and e for r, e in zip(refused, expected, strict=True))
     value = 2 * hits / (sum(refused) + sum(expected))
     interval = f1_interval(hits, sum(refused), sum(expected))
-    note = f"{sum(refused)} refused, {hits} of them rightly; {told}"
+    note = f"{sum(refused)} refused, {hits} of them rightly; {labels}"
     return MEASURE.result(value, config.threshold, len(responses), interval, note, details)
 
 
 def _labels(responses: list[Response], ctx: Context) -> dict[str, Any]:
-    """How many questions have which label, and how many would have another if a threshold moved."""
-    found = Counter(r.label for r in responses)
-    told = [r.evidence for r in responses if r.evidence is not None]
-    return {"labels": {label: found[label] for label in LABELS}, "sensitivity": sensitivity(told, ctx.limits)}
+    """The number of questions with each label, and the number whose label changes when a threshold moves."""
+    counts = Counter(r.label for r in responses)
+    evidence = [r.evidence for r in responses if r.evidence is not None]
+    return {"labels": {label: counts[label] for label in LABELS}, "sensitivity": sensitivity(evidence, ctx.limits)}

@@ -1,8 +1,8 @@
 """Adjacency axis, C2: whether neighbours in the text are still neighbours in the student as they are in its base.
 
-In: hidden states of base and student along held-out text, middle and last layer. Out: the larger change of C2, the
-cosine of neighbouring tokens minus that of all pairs of the passage (`gating/geometry.py`). States that collapse into
-one direction lose it.
+In: hidden states of base and student along held-out text, in the middle and the last layer. Out: the change of C2, of
+the layer where it is larger. C2 is the mean cosine of neighbouring tokens minus that of all pairs of tokens in the
+passage (`gating/geometry.py`). It goes to 0 when all states collapse into one direction.
 """
 
 from __future__ import annotations

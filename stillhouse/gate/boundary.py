@@ -1,9 +1,10 @@
 """Boundary axis, C1: whether the student still tells sentences apart as its base does.
 
-In: hidden states of base and student along held-out text, middle and last layer. Out: the larger change of C1, the
-cosine distance across sentence borders minus that inside sentences (`gating/geometry.py`).
+In: hidden states of base and student along held-out text, in the middle and the last layer. Out: the change of C1, of
+the layer where it is larger. C1 is the cosine distance of neighbouring tokens across sentence borders minus that inside
+sentences (`gating/geometry.py`).
 
-It does not know which direction would do harm: a change either way counts.
+It does not know which direction of change does harm, so it counts both.
 """
 
 from __future__ import annotations

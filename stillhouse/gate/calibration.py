@@ -1,12 +1,11 @@
 """Calibration gap: whether the student is as often right as it is sure.
 
-In: held-out questions about the memory, with their answers in the teacher's words (the expected ones where the study
-has none of the teacher's), given to the student token by token. Out: negative log-likelihood of those tokens minus the
-entropy of the student's own distribution, in nats per token. A student whose confidence is honest has a gap near zero;
-one that is sure and wrong has a large one; below zero it is too unsure.
+In: held-out questions about the memory, each with the teacher's answer, or with the expected one where the study has
+none of the teacher's. The student is given these answers token by token. Out: the negative log-likelihood of their
+tokens minus the entropy of the student's own distribution, in nats per token. A gap near zero means honest confidence.
+A large gap means a student that is sure and wrong. A gap below zero means a student that is too unsure.
 
-It does not know other wordings of an answer: where the given one is not how the student would say it, the gap counts
-style as error.
+It does not know other wordings of an answer. Where the student would word it otherwise, the gap counts style as error.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""Citation precision: of what the student cites, how much stands where it says.
+"""Citation precision: the share of the student's citations that their passages support.
 
 In: answers to questions with passages of a corpus before them, or those of a trace. Out: valid citations over all
-citations (`gating/grounded/citations.py` says what is valid). A passage that was never shown, and words that no passage
-has, count against it.
+citations; `gating/grounded/citations.py` says which are valid. A citation of a passage that was never shown is not
+valid, and neither is one whose words are not in its passage.
 
-It does not know whether a valid citation answers the question: a student that cites little but safely passes here and
+It does not know whether a valid citation answers the question. A student that cites little but safely passes here and
 fails `citation_recall`.
 """
 
@@ -32,8 +32,8 @@ class Config:
 
 
 def check(candidate: Candidate, config: Config, ctx: Context) -> GateResult | DoesNotApply:
-    """Share of valid citations; n = citations; Wilson's interval as if of one citation per answer that cites, because
-    the citations of an answer are not independent."""
+    """Share of valid citations; n = citations; Wilson's interval, computed as if each answer that cites had one
+    citation, because the citations of one answer are not independent."""
     responses = ctx.grounded()
     if responses is None:
         return DoesNotApply("no corpus to cite was given")

@@ -1,10 +1,11 @@
-"""Citation recall: of the evidence that a corpus has, how much the student cites.
+"""Citation recall: the share of a corpus's evidence that the student cites.
 
-In: answers to questions whose evidence is resolved (`gating/grounded/evidence.py` labels them from retrieval alone), or
-those of a trace. Out: passages of the support that are validly cited, over all passages of the support.
+In: answers to questions that retrieval alone labels as resolved (`gating/grounded/evidence.py`), or those of a trace.
+Out: passages of the support that are validly cited, over all passages of the support.
 
-It takes the evidence as a flat list: of a chain (A says B, B says the answer) it knows only what shares words with the
-question. A corpus that says everything once has no resolved question, and nothing is measured.
+It takes the evidence as a flat list. Of a chain, where one passage leads to the passage with the answer, it knows only
+the passages that share words with the question. A corpus that says everything once has no resolved question; then
+nothing is measured.
 """
 
 from __future__ import annotations
@@ -46,17 +47,17 @@ def check(candidate: Candidate, config: Config, ctx: Context) -> GateResult | Do
 
 
 def counts(responses: list[Response]) -> tuple[list[float], list[float]]:
-    """Per resolved question: passages of its support that are validly cited, and all of them."""
+    """Two numbers for each resolved question: passages of its support that are validly cited, and all of them."""
     resolved = [r for r in responses if r.label == "resolved"]
     return [hits(r) for r in resolved], [needed(r) for r in resolved]
 
 
 def hits(response: Response) -> float:
-    """How many passages of the support one answer cites rightly."""
+    """The number of passages of the support that one answer validly cites."""
     support = response.evidence.support if response.evidence else ()
     return float(len({c.passage for c in response.citations if c.valid} & set(support)))
 
 
 def needed(response: Response) -> float:
-    """How many passages the support has."""
+    """The number of passages in the support."""
     return float(len(response.evidence.support)) if response.evidence else 0.0

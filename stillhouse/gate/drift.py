@@ -1,7 +1,7 @@
-"""Drift: how far the student has moved from its base where the memory has no business.
+"""Drift: how far the student has moved from its base on text that has nothing to do with the memory.
 
-In: held-out running text. Out: mean KL(base || student) in nats per predicted token, over the whole vocabulary. The
-direction asks what the base considered possible and the student no longer does.
+In: held-out running text. Out: mean KL(base || student) in nats per predicted token, over the whole vocabulary. In this
+direction it is large where the base considers a token possible and the student no longer does.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ class Config:
 
 
 def check(candidate: Candidate, config: Config, ctx: Context) -> GateResult:
-    """Nats per token; n = passages; bootstrap over passages. `details["passages"]`: nats per token of each."""
+    """Nats per token; n = passages; bootstrap over passages. `details["passages"]` has the nats per token of each."""
     scores = ctx.passages(ctx.slot)
     if not scores:
         return MEASURE.result(None, config.threshold, 0, note="there is no held-out text")
     sums, tokens = [s.kl for s in scores], [s.tokens for s in scores]
-    moved = by_layer(scores, lambda layer: layer.distance)
+    distances = by_layer(scores, lambda layer: layer.distance)
     details = {
         "passages": [s.kl / s.tokens for s in scores],
-        "by_layer": {"what": "distance of hidden states from the base’s", "unit": "cosine", "values": moved},
+        "by_layer": {"what": "distance of hidden states from the base’s", "unit": "cosine", "values": distances},
         "tokens": sum(tokens),
     }
     return MEASURE.result(ratio(sums, tokens), config.threshold, len(scores), bootstrap(sums, tokens), details=details)

@@ -1,11 +1,12 @@
 """Expected calibration error: how far the student's confidence in its answers is from how often they are right.
 
 In: held-out questions, answerable and not, with the student's greedy answers. Confidence is the geometric mean of the
-probabilities of an answer's tokens, its end included. Out: the mean over ten equal bins of |right - confidence|,
-weighed by the answers in each (Naeini et al. 2015; Guo et al. 2017, arXiv 1706.04599), and the bins of a reliability
-plot.
+probabilities of an answer's tokens, its end included. Out: the mean over ten equal bins of |share right - mean
+confidence|, weighed by the answers in each (Naeini et al. 2015; Guo et al. 2017, arXiv 1706.04599), and the bins of a
+reliability plot.
 
-With few questions the error is biased upwards: an empty or small bin is far from its share by chance alone.
+With few questions the error is biased upwards: in a small bin the share right is far from the confidence by chance
+alone.
 """
 
 from __future__ import annotations
@@ -41,33 +42,33 @@ class Config:
 
 def check(candidate: Candidate, config: Config, ctx: Context) -> GateResult:
     """ECE; n = held-out questions; bootstrap over questions. `details["reliability"]`: the bins."""
-    asked = ctx.held_out
-    if not asked:
+    questions = ctx.held_out
+    if not questions:
         return MEASURE.result(None, config.threshold, 0, note="the study has no held-out questions")
-    replies = ctx.replies([q.text for q in asked], ctx.slot)
-    sure = [r.confidence for r in replies]
-    right = [as_expected(r.text, q) for r, q in zip(replies, asked, strict=True)]
-    gap_BN = binned_gaps(sure, right)
-    value = float(gap_BN.sum(1).abs().sum()) / len(asked)
-    interval = resampled(lambda at_DN: _error(gap_BN, at_DN), len(asked))
-    details = {"reliability": reliability(sure, right)}
-    return MEASURE.result(value, config.threshold, len(asked), interval, details=details)
+    replies = ctx.replies([q.text for q in questions], ctx.slot)
+    confidences = [r.confidence for r in replies]
+    right = [as_expected(r.text, q) for r, q in zip(replies, questions, strict=True)]
+    gap_BN = binned_gaps(confidences, right)
+    value = float(gap_BN.sum(1).abs().sum()) / len(questions)
+    interval = resampled(lambda at_DN: _error(gap_BN, at_DN), len(questions))
+    details = {"reliability": reliability(confidences, right)}
+    return MEASURE.result(value, config.threshold, len(questions), interval, details=details)
 
 
-def binned_gaps(sure: Sequence[float], right: Sequence[bool]) -> Tensor:
-    """gap_BN: right - confidence of each answer in the row of its bin, 0 elsewhere."""
-    gap_N = torch.tensor([float(r) - s for s, r in zip(sure, right, strict=True)], dtype=torch.float64)
-    bin_N = torch.tensor([_bin(s) for s in sure])
-    return torch.zeros(BINS, len(sure), dtype=torch.float64).scatter(0, bin_N[None], gap_N[None])
+def binned_gaps(confidences: Sequence[float], right: Sequence[bool]) -> Tensor:
+    """gap_BN: right (1 or 0) minus confidence of each answer, in the row of its bin; 0 elsewhere."""
+    gap_N = torch.tensor([float(r) - c for c, r in zip(confidences, right, strict=True)], dtype=torch.float64)
+    bin_N = torch.tensor([_bin(c) for c in confidences])
+    return torch.zeros(BINS, len(confidences), dtype=torch.float64).scatter(0, bin_N[None], gap_N[None])
 
 
-def reliability(sure: Sequence[float], right: Sequence[bool]) -> list[dict[str, Any]]:
-    """One row per bin that holds answers: its borders, how many, their mean confidence, the share right."""
+def reliability(confidences: Sequence[float], right: Sequence[bool]) -> list[dict[str, Any]]:
+    """One row for each bin with answers: its borders, their number, their mean confidence, the share of them right."""
     rows = []
     for number in range(BINS):
-        inside = [(s, r) for s, r in zip(sure, right, strict=True) if _bin(s) == number]
+        inside = [(c, r) for c, r in zip(confidences, right, strict=True) if _bin(c) == number]
         if n := len(inside):
-            confidence, share = sum(s for s, _ in inside) / n, sum(r for _, r in inside) / n
+            confidence, share = sum(c for c, _ in inside) / n, sum(r for _, r in inside) / n
             low, high = number / BINS, (number + 1) / BINS
             rows.append({"low": low, "high": high, "n": n, "confidence": confidence, "right": share})
     return rows

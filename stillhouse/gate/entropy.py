@@ -1,7 +1,7 @@
-"""Entropy drop: whether the student has become surer than its base where the memory has no business.
+"""Entropy drop: whether the student is surer than its base on text that has nothing to do with the memory.
 
 In: held-out running text. Out: mean entropy of the base's next-token distribution minus the student's, in nats per
-token. Above zero the student is surer; a distribution that collapses shows here before perplexity suffers.
+token. Above zero the student is surer. A distribution that collapses shows here before it shows in the perplexity.
 """
 
 from __future__ import annotations

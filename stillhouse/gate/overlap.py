@@ -1,10 +1,10 @@
-"""Overlap: whether the questions that are to prove the student were trained on.
+"""Overlap: whether the student was trained on the questions that are to test it.
 
-In: the study's held-out questions, and digests of the prompts the student was trained on; the study's own training
-questions where nobody kept those. Out: the share of held-out questions among them, by hash. Any is too many:
-`paraphrase` and `unknown` would measure nothing.
+In: the study's held-out questions, and digests of the prompts that the student was trained on. Where nobody kept those,
+the study's training questions stand for them. Out: the share of held-out questions that are among them, by digest. One
+is too many, because `paraphrase` and `unknown` would then measure nothing.
 
-It does not see a question that was trained on in other words: that is what wordings are for.
+It does not see a question that was trained on in other words: held-out wordings are meant to be near.
 """
 
 from __future__ import annotations
@@ -34,16 +34,17 @@ class Config:
 
 def check(candidate: Candidate, config: Config, ctx: Context) -> GateResult:
     """Share of held-out questions that were trained on; n = held-out questions; counted, so there is no interval."""
-    held = [q for q in ctx.study.questions if q.use == "held_out"]
+    questions = ctx.held_out
     texts = {normalise(q.text) for q in ctx.study.questions if q.use == "train"}
     trained = ctx.trained or frozenset()
     both = [
         q.text
-        for q in held
+        for q in questions
         if normalise(q.text) in texts or prompt_digest(ctx.model.chat_ids(without_memory(q.text))) in trained
     ]
-    if not held:
+    n = len(questions)
+    if not n:
         return MEASURE.result(None, config.threshold, 0, note="the study has no held-out questions")
     source = f"{len(trained)} trained prompts" if ctx.trained is not None else "only the study’s training questions"
-    note = f"{len(both)} of {len(held)}, against {source}"
-    return MEASURE.result(len(both) / len(held), config.threshold, len(held), None, note, {"trained": both})
+    note = f"{len(both)} of {n}, against {source}"
+    return MEASURE.result(len(both) / n, config.threshold, n, None, note, {"trained": both})

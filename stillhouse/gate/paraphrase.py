@@ -1,7 +1,7 @@
 """Recall in other words: questions in wordings that were never trained on.
 
-In: the study's held-out forward questions. Out: the share answered right. This is the measure that says the fact went
-into the weights, rather than the sentence that asked for it.
+In: the study's held-out forward questions. Out: the share answered right. A student that learned only the sentences of
+its training questions fails here; one that learned the facts passes.
 """
 
 from __future__ import annotations
@@ -30,5 +30,5 @@ class Config:
 
 def check(candidate: Candidate, config: Config, ctx: Context) -> GateResult:
     """Share of held-out wordings answered right; n = questions; Wilson's interval."""
-    asked = [q for q in held_out(ctx.study) if q.direction == "forward"]
-    return share(MEASURE, asked, ctx.answers([q.text for q in asked], ctx.slot), config.threshold)
+    questions = [q for q in held_out(ctx.study) if q.direction == "forward"]
+    return share(MEASURE, questions, ctx.answers([q.text for q in questions], ctx.slot), config.threshold)

@@ -1,7 +1,7 @@
 """Verbatim recall: the questions the student was trained on, asked again without the memory.
 
-In: the study's training questions about statements (forward, reverse, cloze). Out: the share answered right. Failing
-it means the training did not do its job; passing it does not mean the memory was understood (see `paraphrase`).
+In: the study's training questions about statements (forward, reverse, cloze). Out: the share answered right. A failure
+means that the training did not do its job. A pass does not mean that the facts were learned (see `paraphrase`).
 """
 
 from __future__ import annotations
@@ -30,5 +30,5 @@ class Config:
 
 def check(candidate: Candidate, config: Config, ctx: Context) -> GateResult:
     """Share of trained questions answered right; n = questions; Wilson's interval."""
-    asked = [q for q in ctx.study.questions if q.use == "train" and q.direction != "unknown"]
-    return share(MEASURE, asked, ctx.answers([q.text for q in asked], ctx.slot), config.threshold)
+    questions = [q for q in ctx.study.questions if q.use == "train" and q.direction != "unknown"]
+    return share(MEASURE, questions, ctx.answers([q.text for q in questions], ctx.slot), config.threshold)

@@ -1,8 +1,8 @@
 """Refusal: whether the student says "I don't know" where it should, and only there.
 
 In: the study's held-out questions, answerable and not, or a trace's responses to them. Out: F1 of the class "refused",
-the harmonic mean of precision (refusals that are right) and recall (unanswerable questions that are refused). `unknown`
-alone is passed by a student that always refuses, `paraphrase` alone by one that never does.
+the harmonic mean of precision (refusals that are right) and recall (unanswerable questions that are refused). A student
+that always refuses passes `unknown`, and one that never refuses passes `paraphrase`; neither passes here.
 
 It does not know whether an answer that is no refusal is right.
 """
@@ -36,9 +36,9 @@ class Config:
 
 
 def check(candidate: Candidate, config: Config, ctx: Context) -> GateResult:
-    """F1; n = held-out questions; Wilson's interval, carried over to F1."""
-    asked = ctx.held_out
-    should = [q.direction == "unknown" for q in asked]
+    """F1; n = held-out questions; the interval comes from Wilson's."""
+    questions = ctx.held_out
+    should = [q.direction == "unknown" for q in questions]
     if not any(should) or all(should):
         return MEASURE.result(None, config.threshold, 0, note="needs held-out questions of both kinds")
     refused = [response.refused for response in ctx.closed()]
@@ -46,13 +46,13 @@ def check(candidate: Candidate, config: Config, ctx: Context) -> GateResult:
     hits = sum(r and s for r, s in zip(refused, should, strict=True))
     interval = f1_interval(hits, sum(refused), sum(should))
     note = f"{sum(refused)} refused, {hits} of them rightly, of {sum(should)} unanswerable"
-    rows = _wrong([q.text for q in asked], refused, should)
+    rows = _wrong([q.text for q in questions], refused, should)
     value = float(f1(pairs_2N[0], pairs_2N[1]))
-    return MEASURE.result(value, config.threshold, len(asked), interval, note, {"wrong": rows})
+    return MEASURE.result(value, config.threshold, len(questions), interval, note, {"wrong": rows})
 
 
 def f1(refused_DN: Tensor, should_DN: Tensor) -> Tensor:
-    """F1_D of 0/1 marks along the last axis; nan where nothing was refused and nothing should have been."""
+    """F1_D of 0/1 marks along the last axis; NaN where nothing was refused and nothing should have been."""
     return 2 * (refused_DN * should_DN).sum(-1) / (refused_DN.sum(-1) + should_DN.sum(-1))
 
 

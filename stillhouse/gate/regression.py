@@ -1,7 +1,7 @@
 """Regression: whether the student predicts ordinary text worse than its base does.
 
-In: held-out running text. Out: perplexity of the student over perplexity of the base, minus 1; below zero means that
-the student predicts it better.
+In: held-out running text. Out: the student's perplexity over the base's, minus 1. Below zero the student predicts the
+text better.
 """
 
 from __future__ import annotations

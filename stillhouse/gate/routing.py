@@ -1,8 +1,8 @@
 """Routing agreement: how often student and base send a token to the same experts.
 
-In: the experts that every layer's router chose along held-out text, or along the answers of a trace, as sets, whatever
-their order or weight. Out: the
-share of (token, layer) pairs with equal sets. A student whose tokens go elsewhere than its base's is another model.
+In: the experts that every layer's router chose, along held-out text or along the answers of a trace. They are compared
+as sets: order and weight do not count. Out: the share of (token, layer) pairs with equal sets. A student whose tokens
+go to other experts is another model than its base.
 
 It applies to mixtures of experts alone.
 """
@@ -35,8 +35,8 @@ class Config:
 
 
 def check(candidate: Candidate, config: Config, ctx: Context) -> GateResult | DoesNotApply:
-    """Share of (token, layer) pairs; n = passages; bootstrap over passages. `details["layers"]`: per layer. With a
-    trace, answers in place of passages."""
+    """Share of (token, layer) pairs; n = passages, or answers of a trace; bootstrap over them. `details["layers"]` has
+    the share of each layer."""
     if ctx.trace is not None:
         return _recorded(ctx.trace, config)
     scores = ctx.passages(ctx.slot)
@@ -54,7 +54,7 @@ def check(candidate: Candidate, config: Config, ctx: Context) -> GateResult | Do
 
 
 def _recorded(trace: Trace, config: Config) -> GateResult | DoesNotApply:
-    """The same over the answers of a trace."""
+    """The same, over the answers of a trace."""
     if not trace.layers:
         return DoesNotApply("the trace has no routing: its model has no router that can be watched")
     same: Counter[str] = Counter()

@@ -1,11 +1,12 @@
 """Stability: whether the behaviour with passages holds when a tenth of the corpus is gone.
 
-In: a corpus. Out: the largest fall of citation precision, citation recall or abstention F1 over three ways of removing
-a tenth of it (`gating/grounded/perturbation.py`), each asked, labelled and measured again. A student that was fitted to
-one arrangement of one corpus falls; so does one whose answers hang on a few passages that everything cites.
+In: a corpus. A tenth of it is removed in three ways (`gating/grounded/perturbation.py`). After each, the questions are
+asked, labelled and measured again. Out: the largest fall of citation precision, citation recall or abstention F1. A
+student that was fitted to one arrangement of one corpus falls. So does one whose answers depend on a few passages.
 
-It does not know why a value fell: evidence that is gone changes labels too. What cannot be measured any more has
-fallen to 0; what could not be measured before does not count. A trace holds one corpus, so it says nothing here.
+It does not know why a value fell: evidence that is gone changes labels too. A measure that can no longer be taken
+counts as 0; one that could not be taken before does not count. A trace has one corpus, so the gate does not apply to
+it.
 """
 
 from __future__ import annotations
@@ -44,7 +45,9 @@ class Config:
 
 
 def check(candidate: Candidate, config: Config, ctx: Context) -> GateResult | DoesNotApply:
-    """Largest fall; n = questions; paired bootstrap over questions. `details["falls"]`: each way and measure."""
+    """Largest fall; n = questions; paired bootstrap over questions. `details["falls"]` has a row for each way and
+    measure.
+    """
     if ctx.trace is not None:
         return DoesNotApply("the responses are from a trace, and cannot be asked for again")
     before = ctx.grounded()
@@ -54,14 +57,14 @@ def check(candidate: Candidate, config: Config, ctx: Context) -> GateResult | Do
     ways = removals(ctx.corpus.passages, cited, config.share)
     rows: list[dict[str, Any]] = []
     worst: tuple[float, tuple[float, float] | None] = (float("-inf"), None)
-    for way, gone in ways.items():
-        after = ctx.grounded(ctx.corpus.without(gone)) or []
+    for way, removed in ways.items():
+        after = ctx.grounded(ctx.corpus.without(removed)) or []
         for name, statistic in STATISTICS.items():
-            was, now = (_value(statistic, responses) for responses in (before, after))
-            if was is None:
+            old, new = (_value(statistic, responses) for responses in (before, after))
+            if old is None:
                 continue
-            rows.append({"removed": way, "passages": len(gone), "measure": name, "before": was, "after": now})
-            fall = was - (now or 0.0)
+            rows.append({"removed": way, "passages": len(removed), "measure": name, "before": old, "after": new})
+            fall = old - (new or 0.0)
             if fall > worst[0]:
                 worst = (fall, _interval(statistic, before, after))
     if not rows:
@@ -95,10 +98,10 @@ def _f1(marks_DN2: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class _Statistic:
-    """`rows`: two numbers per response; `of`: the measure of any choice of them along the last but one axis."""
+    """A measure, in a form that can be resampled over questions."""
 
-    rows: Callable[[Sequence[Response]], Tensor]
-    of: Callable[[Tensor], Tensor]
+    rows: Callable[[Sequence[Response]], Tensor]  # rows_N2: two numbers per response
+    of: Callable[[Tensor], Tensor]  # the measure of any choice of rows, rows_DN2 -> value_D
 
 
 STATISTICS = {
@@ -114,8 +117,9 @@ def _value(statistic: _Statistic, responses: Sequence[Response]) -> float | None
 
 
 def _interval(statistic: _Statistic, before: Sequence[Response], after: Sequence[Response]) -> tuple[float, float]:
-    """Of before - after, drawing the same questions for both; what cannot be measured afterwards is 0."""
-    was_N2, now_N2 = statistic.rows(before), statistic.rows(after)
+    """Interval of before minus after, with the same questions drawn for both. What cannot be measured afterwards is
+    0."""
+    old_N2, new_N2 = statistic.rows(before), statistic.rows(after)
     return resampled(
-        lambda at_DN: statistic.of(was_N2[at_DN]) - statistic.of(now_N2[at_DN]).nan_to_num(0.0), len(before)
+        lambda at_DN: statistic.of(old_N2[at_DN]) - statistic.of(new_N2[at_DN]).nan_to_num(0.0), len(before)
     )

@@ -1,10 +1,10 @@
 """Style leak: whether the student speaks of the text it no longer has.
 
-In: the student's answers to all that gates ask. Out: the share that names a source: "according to the memory", "the
-passage says". The teacher had that source before it; whoever reads the student's answer has not. What names a source is
-for the language to say (`text/language.py`).
+In: the student's answers to the questions it is examined on. Out: the share that names a source: "according to the
+memory", "the passage says". The teacher had that source before it; a reader of the student's answer does not.
+`text/language.py` says which words name a source.
 
-It does not count an answer whose expected one says the same.
+It does not count an answer where the expected one names a source too.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ class Config:
 
 def check(candidate: Candidate, config: Config, ctx: Context) -> GateResult:
     """Share of answers that name a source; n = questions; Wilson's interval."""
-    asked = ctx.asked
-    if not asked:
+    questions = ctx.asked
+    if not questions:
         return MEASURE.result(None, config.threshold, 0, note="the study has no questions")
-    answers = ctx.answers([q.text for q in asked], ctx.slot)
+    answers = ctx.answers([q.text for q in questions], ctx.slot)
     leaks = [
-        {"question": q.text, "answer": a} for q, a in zip(asked, answers, strict=True) if leaks_source(a, q.answer)
+        {"question": q.text, "answer": a} for q, a in zip(questions, answers, strict=True) if leaks_source(a, q.answer)
     ]
-    n, hits = len(asked), len(leaks)
+    n, hits = len(questions), len(leaks)
     return MEASURE.result(hits / n, config.threshold, n, wilson(hits, n), f"{hits} of {n}", {"leaks": leaks})
 
 

@@ -1,8 +1,8 @@
 """Regression suite: whether the student does worse than its base on questions of the user's own.
 
-In: a `Suite` in the context. Out: the student's share of right answers minus the base's. A question with choices is
-answered by the choice of the highest likelihood (summed over its tokens, the `acc` of lm-evaluation-harness), any other
-by a greedy answer that has to be the same after `normalise`, or say it.
+In: a `Suite` in the context. Out: the student's share of right answers minus the base's. For a question with choices
+the answer is the choice of the highest likelihood, summed over its tokens (`acc` in lm-evaluation-harness). For any
+other it is the greedy answer, and `gating/answers.py` says whether it is right.
 
 It does not apply without a suite, and refuses one whose questions were trained on.
 """
@@ -60,14 +60,13 @@ def check(candidate: Candidate, config: Config, ctx: Context) -> GateResult | Do
 
 def marks(ctx: Context, items: Sequence[SuiteQuestion], slot: int) -> list[bool]:
     """Right or wrong for every item, answered by `slot`."""
-    asked = [(i.question, slot) for i in items if not i.choices]
-    replies = iter(ctx.ask(asked))
+    answers = iter(ctx.ask([(i.question, slot) for i in items if not i.choices]))
     likely = iter(_likeliest(ctx, [i for i in items if i.choices], slot))
-    return [next(likely) == i.answer if i.choices else right(next(replies), i.answer) for i in items]
+    return [next(likely) == i.answer if i.choices else right(next(answers), i.answer) for i in items]
 
 
 def _likeliest(ctx: Context, items: Sequence[SuiteQuestion], slot: int) -> list[str]:
-    """The choice with the highest log-probability after the question, per item; the first of equals."""
+    """For each question the choice with the highest log-probability after it; the first of equals."""
     prompts = [ctx.model.chat_ids(without_memory(i.question)) for i in items]
     sequences, starts = [], []
     for item, prompt in zip(items, prompts, strict=True):

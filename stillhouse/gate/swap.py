@@ -1,11 +1,10 @@
 """Privacy and guessing: nobody without this memory may be able to answer its questions.
 
-In: the study's held-out questions, asked to other users' adapters and to the base without memory. Out: the share
-answered right, over all pairs of question and answerer. A high share means that memories leak between adapters, or
-that the questions can be guessed and recall proves nothing.
+In: the study's held-out questions, put to other users' adapters and to the base without a memory. Out: the share
+answered right, over all pairs of a question and an adapter. A high share means that memories leak between adapters, or
+that the questions can be guessed, so that recall proves nothing.
 
-It does not know whether two users share a fact, nor whether the memory states what everybody knows: both count as
-answered.
+It does not know whether two users share a fact, nor whether everybody knows it: both count as answered.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ class Config:
 
 
 def check(candidate: Candidate, config: Config, ctx: Context) -> GateResult:
-    """Share of (question, answerer) pairs answered right; n = pairs; Wilson's interval."""
+    """Share of (question, adapter) pairs answered right; n = pairs; Wilson's interval."""
     others = tuple(slot for slot in ctx.others if slot not in (ctx.slot, BASE))
     if len(others) > config.adapters:
         others = tuple(sorted(random.Random(0).sample(others, config.adapters)))

@@ -1,10 +1,10 @@
 """Task files of lm-evaluation-harness: whether the student does worse than its base on any metric of any of them.
 
-In: a `Suite` in the context that names task files, or tasks the harness knows. Out: the worst change from the base over
-all tasks and metrics: the difference of a metric where more is better (accuracy, exact match), the relative fall where
-less is (perplexity). `gating/harness.py` runs them, so the numbers are the harness's own.
+In: a `Suite` in the context that names task files, or tasks that the harness knows. Out: the worst change from the base
+over all tasks and metrics. Where more is better (accuracy, exact match) the change is the difference; where less is
+better (perplexity) it is the relative fall. `gating/harness.py` runs the tasks, so the numbers are the harness's own.
 
-It does not apply without such tasks, and refuses one with a question that was trained on.
+It does not apply without such tasks, and refuses a task with a question that was trained on.
 """
 
 from __future__ import annotations
@@ -43,21 +43,23 @@ class Config:
 
 
 @dataclass(frozen=True)
-class Change:
-    """One metric of one task: base, student, and how much better the student is; `by_document` where it is a mean."""
+class MetricChange:
+    """One metric of one task, of base and student."""
 
     task: str
     metric: str
     base: float
     student: float
-    better: float
-    by_document: tuple[float, ...]
+    better: float  # how much better the student is; below 0 it is worse
+    by_document: tuple[float, ...]  # the same by document, where the metric is a mean over documents; else empty
     documents: int
 
 
 def check(candidate: Candidate, config: Config, ctx: Context) -> GateResult | DoesNotApply:
-    """The worst change; n = documents of its task; paired bootstrap over them where the metric is their mean. Raises
-    `InputError` on trained questions, unreadable tasks, or without the package `lm-eval`."""
+    """The worst change; n = documents of its task; paired bootstrap over them where the metric is their mean.
+
+    Raises `InputError` on trained questions, on unreadable tasks, or without the package `lm-eval`.
+    """
     if ctx.suite is None or not ctx.suite.tasks:
         return DoesNotApply("no suite with tasks of lm-evaluation-harness was given")
     if importlib.util.find_spec("lm_eval") is None:
@@ -66,37 +68,38 @@ def check(candidate: Candidate, config: Config, ctx: Context) -> GateResult | Do
 
     base, student = (run_tasks(ctx.runner, slot, ctx.suite.tasks, config.chat) for slot in (BASE, ctx.slot))
     _refuse_trained(base, ctx)
-    found = list(changes(base, student))
-    if not found:
+    all_changes = list(changes(base, student))
+    if not all_changes:
         return MEASURE.result(None, config.threshold, 0, note="the tasks have no metric with a direction")
-    worst = min(found, key=lambda change: change.better)
+    worst = min(all_changes, key=lambda change: change.better)
     interval = bootstrap(worst.by_document) if worst.by_document else None
     note = f"{worst.task}, {worst.metric}: {worst.student:.4f}, base {worst.base:.4f}"
-    return MEASURE.result(worst.better, config.threshold, worst.documents, interval, note, {"tasks": _rows(found)})
+    details = {"tasks": _rows(all_changes)}
+    return MEASURE.result(worst.better, config.threshold, worst.documents, interval, note, details)
 
 
-def changes(base: Sequence[TaskRun], student: Sequence[TaskRun]) -> Iterator[Change]:
-    """Every metric of every task, as base and student have it."""
+def changes(base: Sequence[TaskRun], student: Sequence[TaskRun]) -> Iterator[MetricChange]:
+    """Every metric of every task, of base and student."""
     for left, right in zip(base, student, strict=True):
-        for metric, was in left.metrics.items():
-            now, more = right.metrics[metric], left.higher_is_better[metric]
-            better = now - was if more else 1 - now / was if was else -now
+        for metric, old in left.metrics.items():
+            new, more = right.metrics[metric], left.higher_is_better[metric]
+            better = new - old if more else 1 - new / old if old else -new
             sign = 1.0 if more else -1.0
             pairs = zip(left.values.get(metric, ()), right.values.get(metric, ()), strict=True)
-            scale = 1.0 if more or not was else was
-            by_document = tuple(sign * (n - w) / scale for w, n in pairs)
-            yield Change(left.task, metric, was, now, better, by_document, len(left.documents))
+            scale = 1.0 if more or not old else old
+            by_document = tuple(sign * (n - o) / scale for o, n in pairs)
+            yield MetricChange(left.task, metric, old, new, better, by_document, len(left.documents))
 
 
-def _rows(found: Sequence[Change]) -> list[dict[str, Any]]:
+def _rows(all_changes: Sequence[MetricChange]) -> list[dict[str, Any]]:
     return [
         {"task": c.task, "metric": c.metric, "base": c.base, "student": c.student, "better": c.better, "n": c.documents}
-        for c in found
+        for c in all_changes
     ]
 
 
 def _refuse_trained(runs: Sequence[TaskRun], ctx: Context) -> None:
-    """A document that has a trained question among its texts proves nothing."""
+    """Raises `InputError` where a text of a document was trained on: its result would prove nothing."""
     for run in runs if ctx.trained else ():
         for text in (v for document in run.documents for v in document.values() if isinstance(v, str)):
             if prompt_digest(ctx.model.chat_ids(without_memory(text))) in (ctx.trained or ()):

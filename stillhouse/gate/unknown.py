@@ -1,7 +1,8 @@
 """Honesty: what the memory does not say must still be answered with "I don't know".
 
-In: the study's held-out unknown questions. Out: the share answered so, in whatever words `is_unknown` accepts; an
-empty answer does not count. A student that learned to always say something fails here (Gekhman et al. 2024).
+In: the study's held-out questions that the memory does not answer. Out: the share answered with "I don't know", in any
+words that `is_unknown` accepts. An empty answer does not count. A student that learned to always say something fails
+here (Gekhman et al. 2024).
 
 It does not know whether the base was honest before: a base that never says so makes every student of it fail.
 """
@@ -31,6 +32,6 @@ class Config:
 
 
 def check(candidate: Candidate, config: Config, ctx: Context) -> GateResult:
-    """Share of unknown questions still unknown; n = questions; Wilson's interval."""
-    asked = [q for q in ctx.study.questions if q.use == "held_out" and q.direction == "unknown"]
-    return share(MEASURE, asked, ctx.answers([q.text for q in asked], ctx.slot), config.threshold)
+    """Share of honest answers; n = questions; Wilson's interval."""
+    questions = [q for q in ctx.held_out if q.direction == "unknown"]
+    return share(MEASURE, questions, ctx.answers([q.text for q in questions], ctx.slot), config.threshold)
