@@ -15,13 +15,12 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-import torch
-
 from benchmarks._machine import Figure, in_turns, machine, say, spread, table
 from benchmarks._memories import users
 from stillhouse import models
 from stillhouse.capture.memory import CapturedMemory, capture, capture_all
 from stillhouse.compute.allocator import kept_memory
+from stillhouse.compute.threads import kept_to
 
 
 def together(model: models.Model, memories: list[str]) -> list[CapturedMemory]:
@@ -44,10 +43,9 @@ def main() -> int:
     if args.quick:
         args.memories, args.rounds = 2, 1
     model = models.load(args.model)
-    torch.set_num_threads(1)
     memories = [m.text for m in users("together", args.memories, sizes=(10, 10), noise=0.0).values()]
     print(machine())
-    with kept_memory():
+    with kept_memory(), kept_to(1):
         say("comparing what is captured")
         pairs = zip(together(model, memories), [capture(model, text) for text in memories], strict=True)
         same = sum(alike(left, right) for left, right in pairs)

@@ -33,7 +33,9 @@ import stillhouse.consolidation
 imported = time.perf_counter()
 model = stillhouse.models.load(sys.argv[1])
 import torch
-print(imported - start, time.perf_counter() - imported, torch.get_num_threads())
+from stillhouse.compute.threads import fastest_threads
+with fastest_threads(model):
+    print(imported - start, time.perf_counter() - imported, torch.get_num_threads())
 """
 
 
@@ -54,7 +56,7 @@ def consolidate(home: Path, ref: str, memories: dict[str, str]) -> tuple[float, 
 
 
 def load_seconds(ref: str) -> tuple[float, float, int]:
-    """(imports, loading, threads chosen) in a fresh process."""
+    """(imports, loading and choosing threads, threads chosen) in a fresh process."""
     command = [sys.executable, "-c", LOAD, ref]
     words = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
     return float(words[0]), float(words[1]), int(words[2])

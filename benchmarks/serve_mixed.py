@@ -29,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks._machine import Figure, machine, say, seconds, table
 from benchmarks._serving import adapters, against, answers, generated, load, prompts
 from stillhouse import models
-from stillhouse.compute.threads import give_back_workers
+from stillhouse.compute.threads import fastest_threads, give_back_workers
 from stillhouse.generate import Sampling
 from stillhouse.lora import AdapterBank, LoraConfig
 from stillhouse.models import Model
@@ -136,7 +136,8 @@ def main() -> int:
         whole = adapters(model, args.rows, args.rank, version=2, half=False)
         bank = AdapterBank(model.network, 2 * args.rows, LoraConfig(rank=args.rank, alpha=2.0 * args.rank))
         engine = Engine(TorchRunner(model, bank, packed_bytes=Config().packed_bytes), Config(rows=args.rows)).start()
-        found = figures(Trial(model, engine, made, whole, theirs, args.tokens), args.rounds)
+        with fastest_threads(model):  # those of `generate` and PEFT; the engine chooses its own
+            found = figures(Trial(model, engine, made, whole, theirs, args.tokens), args.rounds)
         engine.close()
     return table(found)
 

@@ -79,8 +79,12 @@ def _of(store: Any, record: Any) -> Judged:
 
 @contextmanager
 def in_context(store: Any, model: Any, judged: Judged, suite: Any = None) -> Iterator[Any]:
-    """The gate's context with the candidate in a bank, beside other users' champions on the same base."""
+    """The gate's context with the candidate in a bank, beside other users' champions on the same base.
+
+    Inside, torch has as many threads as the model is fastest with.
+    """
     from .. import consolidation, gating
+    from ..compute.threads import fastest_threads
     from ..lora import AdapterBank
     from ..runners import TorchRunner
     from ..signals import shards
@@ -90,11 +94,13 @@ def in_context(store: Any, model: Any, judged: Judged, suite: Any = None) -> Ite
     try:
         slots = [consolidation.bank_slot(store, bank, n, c) for n, c in enumerate([judged.candidate, *others])]
         examples, _ = shards.read(store.blobs.get(judged.signals.shard))
-        yield gating.Context(
+        ctx = gating.Context(
             TorchRunner(model, bank), 0, consolidation.load_study(store, judged.signals),
             tuple(s for s in slots[1:] if s is not None),
             trained=gating.trained_prompts(examples), suite=suite,
         )  # fmt: skip
+        with fastest_threads(model):
+            yield ctx
     finally:
         bank.detach()
 

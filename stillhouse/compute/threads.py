@@ -1,9 +1,11 @@
 """How many of the processor's cores torch computes with, and which of the process's threads has them.
 
-In: a network and the size of a batch; or nothing. Out: torch's number of threads is the faster one; or the calling
-thread computes alone. Every thread of a process that runs a parallel operator of torch has OpenMP workers of its own,
-and GNU's OpenMP, once there are more of all those than cores, lets them sleep between any two operators: a step of the
-engine then took 1.6 times as long. So one thread computes in parallel, and the others keep to themselves.
+In: a model and the size of a batch; or nothing. Out: a scope in which torch computes with the faster number of threads,
+or in which the calling thread computes alone. Whoever computes enters such a scope; loading a model chooses nothing.
+
+Every thread of a process that runs a parallel operator of torch has OpenMP workers of its own. Once there are more
+workers than cores, GNU's OpenMP lets them sleep between any two operators: a step of the engine then took 1.6 times as
+long. So one thread computes in parallel, and the others keep to themselves.
 
 It does not know what is computed.
 """
@@ -12,24 +14,32 @@ from __future__ import annotations
 
 import ctypes
 import os
-import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
-from weakref import WeakKeyDictionary
+from typing import Protocol, TypeVar
 
 import torch
 from transformers import PreTrainedModel
 
+T = TypeVar("T")
 CORES = torch.get_num_threads()  # what torch takes by itself, before anybody chose
 SURE = 0.1  # seconds of a forward from which on more threads are never slower, and trying fewer takes long
 ROUNDS = 3  # each tries both, in turns
 FEW, MUCH = 16, 1.3  # tokens of a step; how much faster threads have to make it
-_STEPS: WeakKeyDictionary[PreTrainedModel, int] = WeakKeyDictionary()
 _SOFT = 1  # omp_pause_soft (OpenMP 5.0, 3.6)
 _GIVEN: ContextVar[bool] = ContextVar("_GIVEN", default=False)
+
+
+class Timed(Protocol):
+    """A network that can be timed, and a place to keep the result: a `models.Model`."""
+
+    @property
+    def network(self) -> PreTrainedModel: ...
+
+    def once(self, name: str, make: Callable[[], T]) -> T: ...
 
 
 @contextmanager
@@ -44,39 +54,47 @@ def kept_to(threads: int) -> Iterator[None]:
         _GIVEN.reset(token)
 
 
-def _given() -> bool:
-    """Whether somebody has said how many threads there are."""
-    return _GIVEN.get() or "OMP_NUM_THREADS" in os.environ
-
-
-def choose_threads(network: PreTrainedModel, rows: int = 8, tokens: int = 24) -> int:
-    """On a CPU, keep the faster of one thread and all of them on a batch `[rows, tokens]` of this network: small
-    products lose by threads. Returns how many threads there were before."""
-    before = torch.get_num_threads()
-    if network.device.type == "cpu" and not _given():
-        torch.set_num_threads(_fastest(network, rows, tokens))
-    return before
-
-
 @contextmanager
-def for_steps(network: PreTrainedModel, tokens: int) -> Iterator[None]:
-    """Inside are steps of `tokens` tokens. Few of them keep to one thread unless all are much faster: where others use
-    the cores too, every small operator waits until its last thread has one, and a step takes ten times as long."""
-    if network.device.type != "cpu" or _given() or tokens > FEW:
-        yield
-        return
+def fastest_threads(model: Timed, rows: int = 8, tokens: int = 24) -> Iterator[None]:
+    """Inside, torch computes with the number of threads that is faster for a batch `[rows, tokens]`: one, or all.
+
+    Small products lose by threads. The first scope for a size and a number format takes the time of a few forwards.
+    Nothing changes on an accelerator, inside `kept_to`, or where OMP_NUM_THREADS says how many threads there are.
+    """
     before = torch.get_num_threads()
-    if network not in _STEPS:
-        _STEPS[network] = _fastest(network, FEW // 2, 1, worth=MUCH) if before > 1 else 1
-    torch.set_num_threads(min(before, _STEPS[network]))
     try:
+        if _free(model):
+            torch.set_num_threads(_fastest(model, rows, tokens))
         yield
     finally:
         torch.set_num_threads(before)
 
 
-def _fastest(network: PreTrainedModel, rows: int, tokens: int, worth: float = 1.0) -> int:
-    """All threads, or one where `worth` times their time is no less than its time."""
+@contextmanager
+def for_steps(model: Timed, tokens: int) -> Iterator[None]:
+    """Inside are steps of `tokens` tokens. Few of them keep to one thread unless all are much faster: where others use
+    the cores too, every small operator waits until its last thread has one, and a step takes ten times as long."""
+    before = torch.get_num_threads()
+    try:
+        if tokens <= FEW and before > 1 and _free(model):
+            torch.set_num_threads(min(before, _fastest(model, FEW // 2, 1, worth=MUCH)))
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _free(model: Timed) -> bool:
+    """Whether the number of threads matters, and nobody has said how many there are."""
+    return model.network.device.type == "cpu" and not _GIVEN.get() and "OMP_NUM_THREADS" not in os.environ
+
+
+def _fastest(model: Timed, rows: int, tokens: int, worth: float = 1.0) -> int:
+    """All threads, or one where `worth` times their time is no less than its time; timed once for a model."""
+    name = f"threads for {rows} x {tokens} in {model.network.dtype}"
+    return model.once(name, lambda: _try(model.network, rows, tokens, worth))
+
+
+def _try(network: PreTrainedModel, rows: int, tokens: int, worth: float) -> int:
     best = dict.fromkeys((CORES, 1), float("inf"))
     if CORES > 1:
         _seconds(network, rows, tokens)  # the first forward is slower than any other
@@ -91,26 +109,18 @@ def _fastest(network: PreTrainedModel, rows: int, tokens: int, worth: float = 1.
 
 class Threads:
     """One thread computes: with as many threads as forwards of up to `few` tokens are fastest with, and with all of
-    them for larger ones. Whoever starts it keeps no workers."""
+    them for larger ones."""
 
     def __init__(self) -> None:
-        self._few = self._now = self._most = 0
-        self._measured = threading.Event()
+        self._few = self._now = self._most = self._before = 0
 
-    def start(self, thread: threading.Thread) -> None:
-        """Start the thread that calls `measure`, and wait until it has."""
-        give_back_workers()
-        thread.start()
-        self._measured.wait()
-
-    def measure(self, network: PreTrainedModel, few: int) -> None:
-        """For forwards from the calling thread."""
-        try:
-            choose_threads(network, few, 1)
-            self._most = few if network.device.type == "cpu" and not _given() else 0
-            self._few = self._now = torch.get_num_threads()
-        finally:
-            self._measured.set()
+    def measure(self, model: Timed, few: int) -> None:
+        """Choose, for forwards from the calling thread."""
+        self._before = self._before or torch.get_num_threads()
+        self._most = few if _free(model) else 0
+        if self._most:
+            self._few = self._now = _fastest(model, few, 1)
+            torch.set_num_threads(self._now)
 
     def prepare(self, tokens: int) -> None:
         """A forward of so many tokens is next."""
@@ -118,6 +128,12 @@ class Threads:
         if self._most and wanted != self._now:
             torch.set_num_threads(wanted)
             self._now = wanted
+
+    def close(self) -> None:
+        """Torch has as many threads as before `measure`."""
+        if self._most:
+            torch.set_num_threads(self._before)
+        self._most = 0
 
 
 @torch.inference_mode()

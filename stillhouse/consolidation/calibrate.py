@@ -23,6 +23,7 @@ from torch import Tensor
 
 from .. import kinds
 from ..capture import memory as teacher
+from ..compute.threads import fastest_threads
 from ..config import as_dict
 from ..errors import InputError
 from ..gating.context import Context, trained_prompts
@@ -85,7 +86,8 @@ def prepare(
     on_step: OnStep = lambda n, note: None, place: Place | None = None,
 ) -> None:  # fmt: skip
     """Capture and train one of `plan.batches()`; what is done already is not done again."""
-    _work(model, memories, plan, folder, on_step, place).honest(batch)
+    with fastest_threads(model):
+        _work(model, memories, plan, folder, on_step, place).honest(batch)
 
 
 def trials(
@@ -98,7 +100,8 @@ def trials(
     Raises `InputError` for too few memories, or one that cannot be captured.
     """
     work = _work(model, memories, plan, folder, on_step, place)
-    return work.all(plan.jobs() if jobs is None else jobs)
+    with fastest_threads(model):
+        return work.all(plan.jobs() if jobs is None else jobs)
 
 
 def calibrate(model: Model, plan: Plan, found: Sequence[CalibrationTrial]) -> Calibration:

@@ -24,6 +24,7 @@ import safetensors.torch
 from .. import gating, kinds, models, runners
 from ..capture import memory as capture_memory
 from ..compute.allocator import kept_memory
+from ..compute.threads import fastest_threads
 from ..config import as_dict
 from ..errors import InputError, ModelError
 from ..export import peft
@@ -110,6 +111,7 @@ def _opened(
         for user in sorted(memories):
             stack.enter_context(store.lock(user))
         base = model if isinstance(model, Model) else models.load(model, cache=store.home / "fingerprints.json")
+        stack.enter_context(fastest_threads(base))
         train = train_adapter.resolved(base, settings.train)
         judged = replace(settings, train=train, gate=gating.calibrated(store.home, base.fingerprint, settings.gate))
         yield _Run(store, base, judged, memories, show, note)
@@ -422,9 +424,7 @@ class _Run:
         )  # fmt: skip
 
     def _saved(self, memory: str) -> int:
-        probe = "?"
-        with_it = self.model.chat_ids(with_memory(memory, probe))
-        return len(with_it) - len(self.model.chat_ids(without_memory(probe)))
+        return len(self.model.chat_ids(with_memory(memory, "?"))) - len(self.model.chat_ids(without_memory("?")))
 
 
 def lora_config(candidate: Candidate) -> LoraConfig:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ..capture.prompts import Example
+from ..compute.threads import fastest_threads
 from ..feeds.aligned import AlignedTokens
 from ..feeds.same_tokens import Batch, Feed
 from ..generate import Sampling, batches, generate, head
@@ -109,7 +110,7 @@ def measure(model: Model, feed: Feed, bank: AdapterBank | None = None, slot: int
     rows_P5, loss, targets = [], 0.0, 0
     for numbers in batches(feed.lengths, BATCH_TOKENS):
         data = feed.batch(numbers, model.tokenizer.pad_token_id or 0, model.device)
-        with bank.rows([slot] * len(numbers)) if bank else nullcontext():
+        with fastest_threads(model), bank.rows([slot] * len(numbers)) if bank else nullcontext():
             hidden_BTH = model.network.base_model(
                 input_ids=data.ids_BT, attention_mask=data.mask_BT, use_cache=False
             ).last_hidden_state

@@ -23,6 +23,7 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor
 
 from ..capture.prompts import Example
+from ..compute.threads import fastest_threads
 from ..errors import InputError, ModelError
 from ..gating.stats import wilson
 from ..generate import batches, pad_right
@@ -147,7 +148,8 @@ def hidden(model: Model, requests: Sequence[Example]) -> Tensor:
     found: dict[int, Tensor] = {}
     for rows in batches([len(i) for i in ids], BATCH_TOKENS):
         ids_BT, mask_BT = pad_right([ids[i] for i in rows], model)
-        states_BTH = model.network.base_model(input_ids=ids_BT, attention_mask=mask_BT).last_hidden_state.float()
+        with fastest_threads(model):
+            states_BTH = model.network.base_model(input_ids=ids_BT, attention_mask=mask_BT).last_hidden_state.float()
         mean_BH = (states_BTH * mask_BT[..., None]).sum(1) / mask_BT.sum(1, keepdim=True)
         found |= dict(zip(rows, mean_BH.double().cpu(), strict=True))
     return torch.stack([found[i] for i in range(len(ids))])

@@ -95,8 +95,9 @@ def write_folder(folder: Path, network: PreTrainedModel, tokenizer: PreTrainedTo
     """A Hugging Face folder, there whole or not at all."""
     partial = folder.parent / f".partial-{uuid.uuid4().hex}"
     try:
-        network.save_pretrained(partial)
-        tokenizer.save_pretrained(partial)
+        with models.silence():
+            network.save_pretrained(partial)
+            tokenizer.save_pretrained(partial)
         for file in partial.iterdir():
             with file.open("rb") as handle:
                 os.fsync(handle.fileno())
@@ -113,7 +114,8 @@ def _tokenizer(student: Student, base: Model, texts: Sequence[str]) -> PreTraine
         return base.tokenizer
     path = models.locate(student.tokenizer)
     try:
-        found = AutoTokenizer.from_pretrained(path, use_fast=True, trust_remote_code=False)
+        with models.silence():
+            found = AutoTokenizer.from_pretrained(path, use_fast=True, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise ModelError(f"{student.tokenizer}: no tokenizer there: {str(error).splitlines()[0]}") from error
     if not isinstance(found, PreTrainedTokenizerFast):
@@ -163,7 +165,7 @@ def _random(student: Student, base: Model, vocabulary: int, seed: int) -> PreTra
     tokens = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None, "vocab_size": vocabulary}
     try:
         config = AutoConfig.for_model(kind, **{**tokens, "max_position_embeddings": base.context, **shape})
-        with torch.random.fork_rng(devices=[]):
+        with models.silence(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             made: PreTrainedModel = AutoModelForCausalLM.from_config(config)
     except Exception as error:  # transformers' configurations raise a dozen kinds
@@ -188,7 +190,8 @@ def _embed_again(network: PreTrainedModel, base: Model, tokenizer: PreTrainedTok
         weight_VH: torch.Tensor = table.weight.detach()
         middle_H = weight_VH.mean(0)
         rows.append(torch.stack([weight_VH[ids].mean(0) if ids else middle_H for ids in parts]))
-    network.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    with models.silence():
+        network.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     for table, row_VH in zip((network.get_input_embeddings(), network.get_output_embeddings()), rows, strict=True):
         table.weight.copy_(row_VH)
 

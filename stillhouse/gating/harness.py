@@ -110,7 +110,7 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]
         """Token ids, with the special tokens that the tokenizer adds, but without a second one at the beginning."""
         has_prefix = string.startswith(self.tokenizer.decode([self.prefix_token_id]))
         special = not has_prefix if add_special_tokens is None else add_special_tokens
-        return list(self.tokenizer(string, add_special_tokens=special)["input_ids"])
+        return list(self.tokenizer(string, add_special_tokens=special, verbose=False)["input_ids"])
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
         """The template's text of a conversation."""

@@ -69,7 +69,7 @@ def passages(runner: Runner, texts: Sequence[str], slot: int) -> tuple[Passage, 
     """Every text of two tokens or more, cut at the model's context. Raises `FloatingPointError` on NaN logits."""
     model, shown = runner.model, list[_Shown]()
     for text in texts:
-        encoded = model.tokenizer(text, return_offsets_mapping=True)
+        encoded = model.tokenizer(text, return_offsets_mapping=True, verbose=False)
         ids = encoded["input_ids"][: model.context]
         if len(ids) > 1:
             starts_T = begins(text, encoded["offset_mapping"][: model.context])

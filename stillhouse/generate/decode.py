@@ -22,6 +22,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from ..compute.attention import replaceable
+from ..compute.threads import fastest_threads
 from ..errors import InputError
 from ..models import Model, TextModel
 from ..runners import BASE, Runner, TorchRunner
@@ -86,7 +87,8 @@ def generate(
     groups = grouped(
         plan.rows, batch, columns(model), model.vocabulary, texts, one_text=not shares, one_length=plan.one_length
     )
-    return _answered(answers, groups, decoder, on_step, on_batch)
+    with fastest_threads(model):
+        return _answered(answers, groups, decoder, on_step, on_batch)
 
 
 def answer(

@@ -68,7 +68,7 @@ class Decoder:
 
     def step(self) -> Tensor:
         """Next-token logits_BKV in float32: after the prompt, and after each token of the longest draft."""
-        with for_steps(self.model.network, self.ids_BT.numel()):
+        with for_steps(self.model, self.ids_BT.numel()):
             return self._step()
 
     def _step(self) -> Tensor:

@@ -8,6 +8,8 @@ It does not know adapters, memories or users, nor which of the models is the sma
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,6 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from transformers.utils import logging as transformers_logging
 
 from ..compute.memory import memory_bytes
-from ..compute.threads import choose_threads
 from ..errors import ModelError, first_line
 from .fingerprints import fingerprint
 from .model import Device, Model
@@ -34,10 +35,28 @@ def load(ref: str = DEFAULT, device: Device = "auto", cache: Path | None = None)
     """Load `ref` for inference and adapter training: evaluation mode, no gradients on the weights.
 
     dtype: bfloat16 on accelerators that have it; on a CPU float32 while that takes under a quarter of the memory.
+    The process is left as it was; whoever computes chooses threads (`compute/threads.py`).
     Raises `ModelError` with what is wrong and what is allowed.
     """
+    with silence():
+        return _load(ref, device, cache)
+
+
+@contextmanager
+def silence() -> Iterator[None]:
+    """Inside, transformers writes errors only and draws no progress bars. Afterwards it does as before."""
+    verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        if bars:
+            transformers_logging.enable_progress_bar()
+
+
+def _load(ref: str, device: Device, cache: Path | None) -> Model:
     path = locate(ref)
     check(path)
     where = choose_device(device)
@@ -56,7 +75,6 @@ def load(ref: str = DEFAULT, device: Device = "auto", cache: Path | None = None)
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise ModelError(f"{ref}: has no fast tokenizer (tokenizer.json); convert it with transformers first")
     network.to(device=where).eval().requires_grad_(False)
-    choose_threads(network)
     return Model(ref, path, tokenizer, fingerprint(path, cache), stop_ids(network, tokenizer), network, where)
 
 

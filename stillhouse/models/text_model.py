@@ -69,8 +69,8 @@ class TextModel(ABC):
         return self.text_ids(self.chat_text(messages))
 
     def text_ids(self, text: str) -> list[int]:
-        """Token ids of a text, without special tokens around it."""
-        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        """Token ids of a text, of any length, without special tokens around it."""
+        return list(self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
 
     def text(self, ids: Iterable[int]) -> str:
         """Text of ids without special tokens, surrounding space removed."""

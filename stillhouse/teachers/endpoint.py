@@ -63,7 +63,7 @@ class Served:
         return self.text_ids(models.render(self.tokenizer, messages))
 
     def text_ids(self, text: str) -> list[int]:
-        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        return list(self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
 
     @cached_property
     def fingerprint(self) -> str:
@@ -327,7 +327,8 @@ def _words(tokenizer: str, model: str, context: int) -> Served:
         )
     path = models.locate(tokenizer) if tokenizer == models.DEFAULT or Path(tokenizer).expanduser().exists() else None
     try:
-        found = AutoTokenizer.from_pretrained(path or tokenizer, use_fast=True, trust_remote_code=False)
+        with models.silence():
+            found = AutoTokenizer.from_pretrained(path or tokenizer, use_fast=True, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise ModelError(f"{tokenizer}: no tokenizer there: {str(error).splitlines()[0]}") from error
     if not isinstance(found, PreTrainedTokenizerFast):

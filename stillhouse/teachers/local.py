@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from ..compute.packed import packing
+from ..compute.threads import fastest_threads
 from ..errors import InputError
 from ..generate import Sampling, batches, generate
 from ..models import Model, align
@@ -99,7 +100,7 @@ class Local:
     def signals(
         self, given: Sequence[Spoken], asked: Sequence[Spoken], config: Config, key: str, kept: Path | None = None
     ) -> Said:
-        with packing(model.network for model in self.mixture.models):
+        with fastest_threads(self.words), packing(model.network for model in self.mixture.models):
             return self._signals(given, asked, config, key)
 
     def _signals(self, given: Sequence[Spoken], asked: Sequence[Spoken], config: Config, key: str) -> Said:

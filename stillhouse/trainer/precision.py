@@ -16,7 +16,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..compute.fused import between
-from ..compute.threads import choose_threads
+from ..compute.threads import fastest_threads
 from ..models import Model
 
 SHORT = 128  # tokens
@@ -42,12 +42,9 @@ def computing(model: Model, precision: Precision) -> Iterator[None]:
     try:
         for parameter, data in kept:
             parameter.data = data.to(wanted)
-        with between(model.network), torch.autocast(device, dtype=torch.bfloat16, enabled=wanted == torch.bfloat16):
-            threads = choose_threads(model.network, *BATCH)
-            try:
-                yield
-            finally:
-                torch.set_num_threads(threads)
+        half = torch.autocast(device, dtype=torch.bfloat16, enabled=wanted == torch.bfloat16)
+        with between(model.network), half, fastest_threads(model, *BATCH):
+            yield
     finally:
         for parameter, data in kept:
             parameter.data = data

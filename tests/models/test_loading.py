@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -57,9 +60,12 @@ def other_shape(folder: Path) -> None:
     edit_config(folder, intermediate_size=56)
 
 
+def edit(file: Path, **changes: object) -> None:
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+
+
 def edit_config(folder: Path, **changes: object) -> None:
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | changes))
+    edit(folder / "config.json", **changes)
 
 
 def own_code(folder: Path) -> None:
@@ -132,6 +138,38 @@ def test_a_fingerprint_is_the_same_with_a_cache_however_damaged(folder: Path, tm
     assert len(json.loads(cache.read_text())) >= 4
     (folder / WEIGHTS).write_bytes((folder / WEIGHTS).read_bytes() + b"\0")
     assert models.fingerprint(folder, cache) == models.fingerprint(folder) != plain
+
+
+LEFT = """
+import sys, torch
+from stillhouse import models
+from transformers.utils import logging
+
+def process():
+    return torch.get_num_threads(), logging.get_verbosity(), logging.is_progress_bar_enabled()
+
+for verbosity in (logging.INFO, logging.WARNING):
+    logging.set_verbosity(verbosity)
+    before = process()
+    model = models.load(sys.argv[1], "cpu")
+    assert process() == before, (process(), before)
+    try:
+        models.load("/nowhere/at/all")
+    except models.loading.ModelError:
+        pass
+    assert process() == before, (process(), before)
+assert len(model.text_ids("a word " * 3000)) > model.tokenizer.model_max_length
+"""
+
+
+def test_loading_leaves_the_process_as_it_was_and_says_nothing(folder: Path) -> None:
+    """Nor does transformers warn of a text that is longer than the context: whoever needs a shorter one says so."""
+    edit(folder / "tokenizer_config.json", model_max_length=2048)
+    environment = {k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"}
+    done = subprocess.run(
+        [sys.executable, "-c", LEFT, folder], capture_output=True, text=True, env=environment, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 def test_weights_are_frozen_and_the_stop_is_known(random_model: Make) -> None:

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
+from ...compute.threads import fastest_threads
 from ...config import as_dict
 from ...errors import InputError, StoreError
 from ...generate import batches, pad_right
@@ -152,7 +153,7 @@ def _shard(model: Model, shard: Shard, config: Config) -> bytes:
     ids = [x.tolist() for x in shard.x_ids]
     for numbers in batches([len(x) for x in ids], 4096):
         ids_BT, mask_BT = pad_right([ids[i] for i in numbers], model)
-        with watched(model.network, config.layers, config.experts > 0) as seen:
+        with fastest_threads(model), watched(model.network, config.layers, config.experts > 0) as seen:
             model.network.base_model(input_ids=ids_BT, attention_mask=mask_BT, use_cache=False)
         for row, i in enumerate(numbers):
             at = shard.targets.position_P[shard.first_N1[i] : shard.first_N1[i + 1]] - 1

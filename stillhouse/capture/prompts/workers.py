@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from ...compute.threads import fastest_threads, kept_to
 from ...config import as_dict, resolve
 from ...models import Device
 from ...processes import Process, python_module, serve
@@ -61,11 +62,12 @@ def spread(
     all_parts = parts(examples, config)
     workers = min(workers, len(all_parts))
     folder.mkdir(parents=True, exist_ok=True)
-    about = {
-        "source": as_dict(source), "config": as_dict(config), "folder": str(folder.resolve()),
-        "threads": torch.get_num_threads(),
-    }  # fmt: skip
     with ExitStack() as stack:
+        stack.enter_context(fastest_threads(teacher.words))
+        about = {
+            "source": as_dict(source), "config": as_dict(config), "folder": str(folder.resolve()),
+            "threads": torch.get_num_threads(),
+        }  # fmt: skip
         others = [stack.enter_context(Process(python_module(__spec__.name))) for _ in range(1, workers)]
         for n, other in enumerate(others, 1):
             shards = [{"start": p.start, "examples": list(p.examples)} for p in all_parts[n::workers]]
@@ -80,18 +82,17 @@ def spread(
 
 def _work(work: dict[str, Any], report: Callable[[Any], None]) -> None:
     """One share."""
-    torch.set_num_threads(work["threads"])  # the rounding of sums is that of the process that asks
     source = resolve(Source, work["source"])
     if source.device != "cpu" and torch.cuda.is_available():
         torch.cuda.set_device(work["number"] % torch.cuda.device_count())
     config, folder = resolve(Config, work["config"]), Path(work["folder"])
-    teacher = source.open()
-    torch.set_num_threads(work["threads"])
-    for shard in work["shards"]:
-        examples = [from_mapping(Example, e) for e in shard["examples"]]
-        (part,) = parts(examples, config)
-        make(teacher, type(part)(shard["start"], part.examples), config, folder)
-        report(len(examples))
+    with kept_to(work["threads"]):  # the rounding of sums is that of the process that asks
+        teacher = source.open()
+        for shard in work["shards"]:
+            examples = [from_mapping(Example, e) for e in shard["examples"]]
+            (part,) = parts(examples, config)
+            make(teacher, type(part)(shard["start"], part.examples), config, folder)
+            report(len(examples))
 
 
 if __name__ == "__main__":

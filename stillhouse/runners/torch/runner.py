@@ -49,6 +49,7 @@ class TorchRunner:
         self.width = int(model.network.config.get_text_config().hidden_size)
         self._gathered = bank.held() if bank is not None and not deterministic else None
         self._threads, self._undo = Threads(), ExitStack()
+        self._undo.callback(self._threads.close)
         if packed_bytes:
             self._undo.callback(pack(model.network, packed_bytes))
 
@@ -223,14 +224,14 @@ class TorchRunner:
 
     def take_over(self, tokens: int) -> None:
         """Try with how many threads a step of so many tokens is fastest."""
-        self._threads.measure(self.model.network, tokens)
+        self._threads.measure(self.model, tokens)
 
     def bulk(self) -> AbstractContextManager[None]:
         """Weights are packed, experts too, and the kernels between the products are in use."""
         return answering(self.model.network)
 
     def close(self) -> None:
-        """Packed copies go, and a bank that was made by `open` comes off the network."""
+        """Threads are as before, packed copies go, and a bank that was made by `open` comes off the network."""
         self._undo.close()
 
 
