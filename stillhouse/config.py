@@ -11,7 +11,7 @@ import difflib
 import math
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, TypeVar
 
 from .errors import InputError
@@ -44,6 +44,17 @@ def resolve(kind: type[C], values: Mapping[str, Any], where: str = "config") -> 
 def as_dict(config: object) -> dict[str, Any]:
     """The resolved settings, ready for canonical JSON; stored with every result."""
     return dataclasses.asdict(config)  # type: ignore[call-overload, no-any-return]
+
+
+def check_numbers(settings: object, where: str, positive: Collection[str], free: Collection[str] = ("seed",)) -> None:
+    """`InputError` for a number among `settings` that is below 0, or that is 0 and named in `positive`.
+
+    Those named in `free` may be anything.
+    """
+    for name, value in vars(settings).items():
+        if isinstance(value, int | float) and name not in free and (value < 0 or (not value and name in positive)):
+            least = "more than 0" if name in positive else "at least 0"
+            raise InputError(f"{where}.{name}: {value} is not allowed; it must be {least}")
 
 
 def _unknown(where: str, key: str, allowed: list[str]) -> str:

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from ..capture.prompts import Captured
+from ..config import check_numbers
 from ..errors import InputError
 from ..generate import Decoder
 from ..losses import Objective, SparseTargets
@@ -59,9 +60,7 @@ class OnPolicy:
             raise InputError(
                 f"on_policy.takeover: {self.takeover} is not allowed; 0 (never) to under {math.log(2):.3f}"
             )
-        for name in ("after", "temperature", "max_new_tokens"):
-            if getattr(self, name) < 0:
-                raise InputError(f"on_policy.{name}: {getattr(self, name)} is not allowed; at least 0")
+        check_numbers(self, "on_policy", ())
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from ..compute.packed import BYTES, pack
-from ..config import as_dict
+from ..config import as_dict, check_numbers
 from ..errors import InputError
 from ..feeds.epochs import steps, together
 from ..feeds.same_tokens import Feed
@@ -30,8 +30,8 @@ from ..lora import AdapterBank, LoraConfig
 from ..losses import Objective
 from ..models import Model
 from ..records import digest
-from ..trainer.learner import learner
-from ..trainer.loop import Plan, fit
+from ..trainer.feed_task import FeedTask, prepare
+from ..trainer.loop import Plan, Schedule, fit
 from ..trainer.ranks import Ranks, ranks
 
 CHECKPOINT = "checkpoint.safetensors"
@@ -65,13 +65,8 @@ class Config:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("clip", "epochs", "batch_tokens", "accumulate", "checkpoint_every"):
-            if getattr(self, name) <= 0:
-                raise InputError(f"train.{name}: {getattr(self, name)} is not allowed; it must be more than 0")
-        for name in ("learning_rate", "weight_decay", "steps", "hidden", "routing"):
-            if getattr(self, name) < 0:
-                raise InputError(f"train.{name}: {getattr(self, name)} is not allowed; it must be at least 0")
-        if not 0 <= self.warmup < 1:
+        check_numbers(self, "train", ("clip", "epochs", "batch_tokens", "accumulate", "checkpoint_every"))
+        if self.warmup >= 1:
             raise InputError(f"train.warmup: {self.warmup} is not allowed; it is a share of the steps, 0 to under 1")
 
     @property
@@ -123,19 +118,19 @@ def train(
         raise InputError("train.lora: missing; several students on one base are adapters, for example lora = {}")
     each, here = _steps(feed, config, slots), ranks()
     matching = _matching(model, feed, config, len(each), here)
-    learning = learner(model, config.lora, len(each), config.seed, here, matching)
-    plan = Plan(
-        together(each, feed.lengths, config.batch_tokens), config.peak, config.warmup, config.weight_decay, config.clip,
-        config.objective, _mixed(model, config), config.checkpoint_every, config.seed,
-        digest([2, key, as_dict(config), model.fingerprint, list(slots)]), slots, tuple(map(len, each)), names,
-    )  # fmt: skip
-    bank = learning.bank
-    frozen = bank is not None and here.world == 1 and not plan.autocast
-    unpack = pack(learning.model.network, BYTES, gradients=True) if frozen else lambda: None
+    learner, losses = prepare(model, config.lora, len(each), config.seed, config.weight_decay, here, matching)
+    parts, mixed = together(each, feed.lengths, config.batch_tokens), _mixed(model, config)
+    task = FeedTask(learner, losses, feed, parts, config.objective, mixed, config.seed, slots)
+    key = digest([2, key, as_dict(config), model.fingerprint, list(slots)])
+    schedules = [Schedule(len(own), config.peak, max(1, round(config.warmup * len(own)))) for own in each]
+    plan = Plan(schedules, config.clip, config.checkpoint_every, key, names)
+    bank = learner.bank
+    frozen = bank is not None and here.world == 1 and not mixed
+    unpack = pack(learner.model.network, BYTES, gradients=True) if frozen else lambda: None
     try:
-        with _training(learning.model, config):
-            progress = fit(learning, feed, plan, work / CHECKPOINT if work else None, on_step)
-        bank = learning.finish(model)
+        with _training(learner.model, config):
+            progress = fit(task, plan, work / CHECKPOINT if work else None, on_step)
+        bank = learner.finish(model)
     except BaseException:
         if bank:
             bank.detach()

@@ -1,7 +1,8 @@
 """Everything that a run needs to go on, in one safetensors file that is replaced atomically.
 
-In: the parameters that learn, their AdamW, where the run is. Out: the file, and the same again from it, to the last
-bit. Weights that are shared out over processes are written whole, so that any number of processes goes on from it.
+In: named tensors and a state that is plain JSON. Out: the file, and the same again from it, to the last bit. The state
+stands in the file's metadata and holds the run's key, so that a checkpoint of another run is refused. Weights that are
+shared out over processes are written whole, so any number of processes can go on from them.
 
 It does not know what is trained.
 """
@@ -10,60 +11,55 @@ from __future__ import annotations
 
 import json
 import os
-import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..errors import ModelError
-from ..storage.files import sync_folder
-from .ranks import Ranks, like, put, whole
-
-MOMENTS = ("step", "exp_avg", "exp_avg_sq")
+from ..storage.files import discard, new_partial, sync_folder
+from .ranks import Ranks, put, whole
 
 
-def save(
-    file: Path, learning: Sequence[nn.Parameter], optimizer: torch.optim.Optimizer, state: Mapping[str, Any],
-    here: Ranks,
-) -> None:  # fmt: skip
-    """Write it; every process calls, the first writes."""
-    tensors: dict[str, Tensor] = {}
-    for i, p in enumerate(learning):
-        named = {f"p/{i}": p.detach()} | {f"{m}/{i}": optimizer.state[p][m] for m in MOMENTS if p in optimizer.state}
-        for name, tensor in named.items():
-            full = whole(tensor)
-            if here.first:
-                tensors[name] = full.cpu().contiguous()
+def save(file: Path, tensors: Mapping[str, Tensor], state: Mapping[str, Any], key: str, here: Ranks) -> None:
+    """Write it. Every process has to call; the first one writes."""
+    gathered = {}
+    for name, tensor in tensors.items():
+        full = whole(tensor.detach())
+        if here.first:
+            gathered[name] = full.cpu().contiguous()
     if here.first:
-        _write(file, tensors, json.dumps(dict(state)))
+        _write(file, gathered, json.dumps({**state, "key": key}))
     here.wait()
 
 
-def resume(file: Path, learning: Sequence[nn.Parameter], optimizer: torch.optim.Optimizer, key: str) -> dict[str, Any]:
-    """Parameters and optimiser as they were; returns the state. `ModelError`: damaged, or of another run."""
+def resume(file: Path | None, tensors: Mapping[str, Tensor], key: str) -> dict[str, Any] | None:
+    """Puts what a checkpoint holds into `tensors`, in place, and returns its state. None where there is no file, or one
+    from before adapters' checkpoints had keys. A tensor that the file does not have stays as it is.
+
+    `ModelError` for a damaged file, and for one of another run.
+    """
+    if file is None or not file.exists():
+        return None
     try:
         with safe_open(file, framework="pt") as handle:
             state: dict[str, Any] = json.loads(handle.metadata()["state"])
+            if "key" not in state:
+                return None
             if state["key"] != key:
                 raise ModelError(f"{file}: checkpoint of another run (other signals, settings or student); delete it")
-            for i, p in enumerate(learning):
-                put(p, handle.get_tensor(f"p/{i}"))
-                if f"{MOMENTS[0]}/{i}" in handle.keys():  # noqa: SIM118 - the handle itself cannot be iterated
-                    count, *moments = (handle.get_tensor(f"{name}/{i}") for name in MOMENTS)
-                    moved = zip(MOMENTS[1:], (like(p.detach(), m) for m in moments), strict=True)
-                    optimizer.state[p] = {MOMENTS[0]: count, **dict(moved)}
+            for name in tensors.keys() & set(handle.keys()):
+                put(tensors[name], handle.get_tensor(name))
     except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise ModelError(f"{file}: checkpoint cannot be read ({error}); delete it to start over") from error
     return state
 
 
 def _write(file: Path, tensors: dict[str, Tensor], state: str) -> None:
-    partial = file.parent / f".partial-{uuid.uuid4().hex}"
+    partial = new_partial(file.parent)
     try:
         save_file(tensors, partial, {"state": state})
         with partial.open("rb") as handle:
@@ -71,4 +67,4 @@ def _write(file: Path, tensors: dict[str, Tensor], state: str) -> None:
         partial.replace(file)
         sync_folder(file.parent)
     finally:
-        partial.unlink(missing_ok=True)
+        discard(partial)

@@ -31,9 +31,14 @@ class Muon:
         self.sites = sites
         self.momenta = [torch.zeros_like(p) for site in sites for p in (site.a, site.b)]
 
+    def tensors(self) -> dict[str, Tensor]:
+        """What a resumed run needs."""
+        return {f"momentum/{i}": momentum for i, momentum in enumerate(self.momenta)}
+
     @torch.no_grad()
-    def step(self, learning_rate: float) -> None:
-        """Move every site that has gradients, and drop these."""
+    def step(self, rates: Sequence[float]) -> None:
+        """Move every site that has gradients, slot i by the learning rate `rates[i]`, and drop the gradients."""
+        most = max(rates)
         found: dict[tuple[int, ...], list[tuple[Tensor, Tensor, float]]] = {}  # by shape: few, large operators
         for site, *momenta in zip(self.sites, self.momenta[::2], self.momenta[1::2], strict=True):
             if site.a.grad is None or site.b.grad is None:
@@ -47,7 +52,8 @@ class Muon:
             matrices = torch.cat([move.flatten(0, 1) for _, move, _ in same])
             turned = orthogonal(matrices).split([move.shape[0] * move.shape[1] for _, move, _ in same])
             for (values, move, size), matrix in zip(same, turned, strict=True):
-                values.sub_(matrix.view(move.shape), alpha=learning_rate * size)
+                share_S = torch.tensor([rate / most for rate in rates], device=matrix.device, dtype=matrix.dtype)
+                values.sub_(matrix.view(move.shape) * share_S.view(-1, 1, 1, 1), alpha=most * size)
 
 
 def orthogonal(matrix_NRW: Tensor) -> Tensor:

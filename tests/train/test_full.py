@@ -23,7 +23,7 @@ from stillhouse.signals import Shard
 from stillhouse.text.corpus import anchors
 from stillhouse.train.full import CHECKPOINT, Config, planned, train
 from stillhouse.trainer import loop
-from stillhouse.trainer.learner import learner
+from stillhouse.trainer.feed_task import FeedTask, prepare
 from stillhouse.trainer.ranks import Ranks
 from tests import architectures, tokenizers
 
@@ -112,8 +112,10 @@ def test_how_a_step_is_cut_into_batches_changes_nothing(random_model: Make, shar
     found = []
     for cut in ([numbers], [[i] for i in numbers], [numbers[:1], numbers[1:]]):
         model = student(random_model)
-        plan = loop.Plan([cut], 1e-3, 0.0, 0.0, 1e9, Objective(), False, 10, 0, "")
-        progress = loop.fit(learner(model, None, 1, 0, Ranks()), data, plan, None, lambda n, note: None)
+        learner, losses = prepare(model, None, 1, 0, 0.0, Ranks())
+        task = FeedTask(learner, losses, data, [cut], Objective(), False, 0)
+        plan = loop.Plan([loop.Schedule(1, 1e-3, 1)], 1e9, 10, "")
+        progress = loop.fit(task, plan, None, lambda n, note: None)
         found.append(progress.losses[0][0])
     assert max(found) - min(found) < 1e-4 * found[0]
 

@@ -43,7 +43,7 @@ def test_a_slot_moves_as_it_would_alone(random_model: Make) -> None:
                 for p in bank.parameters():
                     p.grad = torch.randn(p.shape[1:]).expand(p.shape).clone()
                     p.grad[1:] *= 1e3
-                optimizer.step(1e-2)
+                optimizer.step([1e-2] * slots)
             assert all(p.grad is None for p in bank.parameters())
             moved.append([p.detach()[0].clone() for p in bank.parameters()])
         finally:
@@ -52,12 +52,23 @@ def test_a_slot_moves_as_it_would_alone(random_model: Make) -> None:
         torch.testing.assert_close(together, alone)
 
 
+def test_a_slot_without_a_learning_rate_stays(random_model: Make) -> None:
+    bank = AdapterBank(random_model("llama").network, 2, LoraConfig(4, 8.0))
+    try:
+        for p in bank.parameters():
+            p.grad = torch.ones_like(p)
+        Muon(bank.sites).step([1e-2, 0.0])
+        assert all(p[0].any() and not p[1].any() for p in bank.parameters())
+    finally:
+        bank.detach()
+
+
 def test_a_site_without_gradients_stays(random_model: Make) -> None:
     bank = AdapterBank(random_model("llama").network, 1, LoraConfig(4, 8.0))
     try:
         first, *others = bank.sites
         first.a.grad, first.b.grad = torch.ones_like(first.a), torch.ones_like(first.b)
-        Muon(bank.sites).step(1e-2)
+        Muon(bank.sites).step([1e-2])
         assert first.a.any()
         assert first.b.any()
         assert not any(p.any() for site in others for p in (site.a, site.b))

@@ -14,14 +14,14 @@ from stillhouse.generate import head
 from stillhouse.lora import AdapterBank, LoraConfig
 from stillhouse.losses import chunked_forward_kl
 from stillhouse.models import Model
-from stillhouse.train.adapter import fit
-from stillhouse.train.adapter.anchors import Reference, anchor_loss
-from stillhouse.train.adapter.batches import Source, batches
-from stillhouse.train.adapter.student import _mix, _plan
+from stillhouse.train.adapter.anchors import Reference, anchor_loss, anchors
+from stillhouse.train.adapter.batches import Mix, Source, batches
+from stillhouse.train.adapter.forward import Forward
 from stillhouse.trainer import padding_free
 from tests.train.adapter.test_student import CONFIG, signals
 
 Make = Callable[..., Model]
+MIX = Mix({"fact": 3, "unknown": 2, "anchor": 1}, {"fact": 1.0, "unknown": 0.5, "anchor": 0.5}, 2)
 
 
 @pytest.mark.parametrize("kernels", [True, False])
@@ -39,17 +39,17 @@ def test_losses_and_gradients_are_those_of_padded_rows(
     with torch.no_grad():
         for number, parameter in enumerate(bank.parameters()):
             parameter.add_(0.02 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(number)))
-    plan = _plan(model, CONFIG)
-    reference = Reference(model, plan.anchors, plan.steps, plan.batch_tokens)
-    sources = {slot: Source(signals(model, slot + 1), _mix(CONFIG), slot, model.device) for slot in slots}
+    reference = Reference(model, anchors(model, 2, 16, 0.1, 2, 0), CONFIG.steps, CONFIG.batch_tokens)
+    forward = Forward(model, bank, reference, CONFIG.tail, CONFIG.noise, CONFIG.seed)
+    sources = {slot: Source(signals(model, slot + 1), MIX, slot, model.device) for slot in slots}
     (data,) = batches(sources, 1, 0, model.device)
     assert len(set(data.first)) < sum(data.lengths), "some rows begin the same"
     with between(model.network):
-        loss_P, drift_S = fit._losses(model, bank, data, slots, plan, reference, 1)
+        loss_P, drift_S = forward.losses(data, slots, 1)
         flat = gradients(bank, (loss_P * data.weight_P).sum() + drift_S.sum())
     monkeypatch.setattr(models_kernels, "library", lambda: None)
-    hidden_PH = fit._padded(model, bank, data, plan, 1)
-    other_P = chunked_forward_kl(hidden_PH, head(model), data.targets, plan.tail)
+    hidden_PH = forward.padded(data, 1)
+    other_P = chunked_forward_kl(hidden_PH, head(model), data.targets, CONFIG.tail)
     other_S = anchor_loss(model, bank, slots, reference, 1)
     padded = gradients(bank, (other_P * data.weight_P).sum() + other_S.sum())
     bank.detach()

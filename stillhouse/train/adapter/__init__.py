@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from .student import RATE, STEPS, Config, Trained, about, checkpoints, from_zero, resolved, total_steps, train
+from .settings import Config
+from .student import RATE, STEPS, Trained, about, checkpoints, from_zero, resolved, total_steps, train
 
 __all__ = [
     "RATE",

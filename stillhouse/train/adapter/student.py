@@ -11,102 +11,30 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from ...errors import InputError
 from ...lora import AdapterBank, LoraConfig
-from ...losses import Tail
 from ...models import Model
+from ...records import digest
 from ...signals import DistillArtifact
-from ...trainer.precision import Precision, computing
-from .anchors import anchors
+from ...trainer.learner import Learner
+from ...trainer.loop import Plan, Schedule, fit
+from ...trainer.muon import Muon
+from ...trainer.precision import computing
+from .anchors import Reference, anchors
 from .batches import Mix, Source
-from .fit import Plan, fit
-from .start import AUTO, NONE, Start, begin, find
+from .forward import Forward
+from .settings import Config
+from .start import NONE, Start, begin, find
+from .task import AdapterTask
 
 CHECKPOINT = "checkpoint-{}.safetensors"  # one for each group of users
 ON_CPU, ON_ACCELERATOR = 8, 32  # users in one batch when nobody says
+DEFAULT = Config()
 STEPS, RATE = 90, 12e-3  # without a start, when nobody says
-
-
-@dataclass(frozen=True)
-class Config:
-    """`facts`, `unknowns` and `anchors` (unrelated prompts) are examples per user and step; of the answers to
-    `unknown_wholes` of the unknowns all is trained, of the others' what tells them from a fact's. Weights are of each
-    kind's mean loss (nats). The drift from the base on `curvature_tokens` of running text, as the base's curvature
-    foretells it, has a weight that grows from 0 to `curvature_weight`; with `anchor_rows`, the drift on so many fresh
-    windows of `anchor_tokens`, every `anchor_every` steps, has one that grows to `anchor_weight`. `noise` moves
-    embeddings by up to so many of their standard deviations. `together` users train in one batch of at most
-    `batch_tokens` at once (0: as many as suit the device). `start`: the adapter to begin with, "auto" for the base's
-    own where it has one, "none", or a folder (`stillhouse prime`); `steps` and `learning_rate` 0 are what that start
-    was made for, or 90 and 12e-3 without one."""
-
-    rank: int = 16
-    alpha: float = 32.0
-    targets: Literal["all", "attention", "mlp"] = "all"
-    experts: bool = True
-    start: str = AUTO
-    learning_rate: float = 0.0
-    steps: int = 0
-    warmup: int = 8
-    facts: int = 18
-    unknowns: int = 14
-    unknown_wholes: int = 2
-    anchors: int = 2
-    curvature_weight: float = 200.0
-    curvature_tokens: int = 4096
-    anchor_rows: int = 0
-    anchor_tokens: int = 96
-    anchor_every: int = 2
-    fact_weight: float = 1.0
-    unknown_weight: float = 0.5
-    prompt_weight: float = 0.5
-    anchor_weight: float = 32.0
-    noise: float = 0.9
-    clip: float = 1.0
-    mastered: float = 0.2
-    anchored: float = 0.015
-    tail: Tail = "sampled"
-    precision: Precision = "auto"
-    checkpoint_every: int = 20
-    batch_tokens: int = 4096
-    together: int = 0
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name in (
-            "rank",
-            "alpha",
-            "clip",
-            "checkpoint_every",
-            "batch_tokens",
-            "anchor_every",
-            "curvature_tokens",
-        ):
-            if getattr(self, name) <= 0:
-                raise InputError(f"train.{name}: {getattr(self, name)} is not allowed; it must be more than 0")
-        kinds = (
-            "steps",
-            "learning_rate",
-            "facts",
-            "unknowns",
-            "anchors",
-            "together",
-            "fact_weight",
-            "unknown_weight",
-            "prompt_weight",
-            "anchor_weight",
-            "curvature_weight",
-            "noise",
-        )
-        for name in ("warmup", "mastered", "anchored", "anchor_rows", "anchor_tokens", "unknown_wholes", *kinds):
-            if getattr(self, name) < 0:
-                raise InputError(f"train.{name}: {getattr(self, name)} is not allowed; it must be at least 0")
-        if not self.facts + self.unknowns + self.anchors:
-            raise InputError("train.facts, train.unknowns and train.anchors are all 0: nothing would be trained on")
 
 
 @dataclass(frozen=True)
@@ -147,7 +75,7 @@ def about(model: Model, config: Config) -> dict[str, Any]:
 def train(
     model: Model,
     signals: Sequence[Sequence[DistillArtifact]],
-    config: Config = Config(),
+    config: Config = DEFAULT,
     work: Path | None = None,
     on_step: Callable[[int, str], None] = lambda n, note: None,
 ) -> list[Trained]:
@@ -187,18 +115,17 @@ def _train_group(
     start = _start(model, config)
     bank = AdapterBank(model.network, len(signals), _shape(config))
     try:
-        sources = {}
-        for slot, artifacts in enumerate(signals):
+        for slot in range(len(signals)):
             begin(bank, slot, config.seed, start)
-            sources[slot] = Source(artifacts, _mix(config), config.seed, model.device)
-        progress = fit(model, bank, sources, _plan(model, config), file, on_step)
-        written = bank.adapter_config(model.ref)
+        task = _task(model, bank, signals, config)
+        progress = fit(task, _plan(model, signals, config), file, on_step)
+        adapters, written = [bank.export(slot) for slot in range(len(signals))], bank.adapter_config(model.ref)
     finally:
         bank.detach()
     return [
-        Trained(progress.finished[slot], written, len(progress.losses[slot]), tuple(progress.losses[slot]))
-        for slot in sources
-    ]
+        Trained({name: t.bfloat16().float() for name, t in adapter.items()}, written, len(losses), tuple(losses))
+        for adapter, losses in zip(adapters, progress.losses, strict=True)
+    ]  # values that bfloat16 holds exactly: gates measure what servers read in half the bytes
 
 
 def _start(model: Model, config: Config) -> Start | None:
@@ -209,25 +136,22 @@ def _shape(config: Config) -> LoraConfig:
     return LoraConfig(config.rank, config.alpha, config.targets, config.experts)
 
 
-def _plan(model: Model, config: Config) -> Plan:
-    return Plan(
-        config.steps,
-        config.learning_rate,
-        min(config.warmup, -(-config.steps // 8)),
-        config.clip,
-        config.mastered,
-        config.anchored,
-        config.tail,
-        config.noise,
-        config.seed,
-        config.checkpoint_every,
-        config.batch_tokens,
-        anchors(
-            model, config.anchor_rows, config.anchor_tokens, config.anchor_weight, config.anchor_every, config.seed
-        ),
-        config.curvature_weight,
-        config.curvature_tokens,
+def _task(model: Model, bank: AdapterBank, signals: Sequence[Sequence[DistillArtifact]], config: Config) -> AdapterTask:
+    windows = anchors(
+        model, config.anchor_rows, config.anchor_tokens, config.anchor_weight, config.anchor_every, config.seed
     )
+    reference = Reference(model, windows, config.steps, config.batch_tokens)
+    sources = [Source(artifacts, _mix(config), config.seed, model.device) for artifacts in signals]
+    forward = Forward(model, bank, reference, config.tail, config.noise, config.seed)
+    return AdapterTask(Learner(model, bank.parameters(), Muon(bank.sites), bank), forward, sources, config)
+
+
+def _plan(model: Model, signals: Sequence[Sequence[DistillArtifact]], config: Config) -> Plan:
+    schedule = Schedule(config.steps, config.learning_rate, min(config.warmup, -(-config.steps // 8)))
+    read = [[[a.kind, a.x_ids, [t.position for t in a.targets]] for a in artifacts] for artifacts in signals]
+    key = digest([about(model, config), model.fingerprint, read])
+    note = "loss {loss:.3f}, {left}/{slots} mastered"
+    return Plan([schedule] * len(signals), config.clip, config.checkpoint_every, key, (), note)
 
 
 def _mix(config: Config) -> Mix:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 from stillhouse.capture.memory.teacher import MemoryTeacher, example
@@ -168,10 +169,31 @@ def test_a_damaged_checkpoint_says_what_to_do(random_model: Make, tmp_path: Path
         train(model, [signals(model, 1)], CONFIG, tmp_path)
 
 
-def test_a_loss_that_is_no_number_stops_the_run(random_model: Make) -> None:
+def test_a_loss_that_is_no_number_stops_the_run(random_model: Make, tmp_path: Path) -> None:
+    model, wild = random_model("llama"), replace(CONFIG, learning_rate=1e30, steps=30, checkpoint_every=1)
+    whose = r"the [a-z ]+ of adapter 1 is not a finite number at step [0-9]+, in the batch of examples [0-9, ]+"
+    with pytest.raises(ModelError, match=whose + "; no checkpoint was kept; try a lower learning rate"):
+        train(model, [signals(model, 1), signals(model, 2)], wild)
+    with pytest.raises(ModelError, match=r"the last good checkpoint is .*/checkpoint-0.safetensors"):
+        train(model, [signals(model, 1)], wild, tmp_path)
+
+
+def test_a_checkpoint_of_another_run_is_refused_and_one_from_before_keys_is_not_gone_on_with(
+    random_model: Make, tmp_path: Path
+) -> None:
     model = random_model("llama")
-    with pytest.raises(ModelError, match=r"training loss is not finite at step [0-9]+; try a lower learning rate"):
-        train(model, [signals(model, 1)], replace(CONFIG, learning_rate=1e30, steps=30))
+    whole = train(model, [signals(model, 1)], CONFIG)
+    with pytest.raises(Killed):
+        train(model, [signals(model, 1)], CONFIG, tmp_path, killed_after(4))
+    for data, config in ((signals(model, 2), CONFIG), (signals(model, 1), replace(CONFIG, noise=0.5))):
+        with pytest.raises(ModelError, match="checkpoint of another run"):
+            train(model, [data], config, tmp_path)
+    (file,) = checkpoints(tmp_path)
+    save_file({"p/0": torch.ones(3)}, file, {"state": '{"step": 3, "losses": {"0": [1.0]}, "drift": {}}'})
+    notes: list[str] = []
+    anew = train(model, [signals(model, 1)], CONFIG, tmp_path, lambda n, note: notes.append(note))
+    assert len(notes) == 7 and "resumed" not in notes
+    assert all(map(same, anew, whole))
 
 
 @pytest.mark.parametrize(
