@@ -215,11 +215,12 @@ def kit_apart(task: Task) -> float:
 
 
 def figures(task: Task, rounds: int, found: Mapping[str, bool]) -> list[Figure]:
-    """Against every tool that is there, in turns."""
+    """Ours alone, then against every tool that is there, in turns."""
     others = {"TRL GKD, live teacher": (gkd, gkd_apart, 2.0, found["trl"]),
               "DistillKit, same signals": (kit, kit_apart, 1.2, found["distillkit"])}  # fmt: skip
     adapted = peft_model(task) if any(found.values()) else None
-    made = []
+    alone = statistics.median(second for _ in range(rounds) for second in ours(task))
+    made = [Figure(f"{task.name}: our tokens a CPU second", task.tokens / alone)]
     for name, (run, apart, target, there) in others.items():
         if not there:
             continue
