@@ -1,6 +1,6 @@
-"""A cache of users' memories: each user's `Standing`, and the passages that answer a question.
+"""A cache of users' memories: each user's `MemoryStatus`, and the passages for a question.
 
-In: the journal and the store. Out: `Standing` per user, and the user's own passages for a query within a budget of
+In: the journal and the store. Out: `MemoryStatus` per user, and the user's own passages for a query within a budget of
 tokens. An entry holds until the user states something or the champion moves. Any thread may call. It does not know
 which route a request takes.
 """
@@ -16,7 +16,7 @@ from ..records import Version
 from ..retrieve.lexical import Index, within
 from ..store import Store
 from .log.journal import Journal
-from .sessions import KINDS, Standing, standing, stated
+from .sessions import KINDS, MemoryStatus, memory_status, stated
 
 MOST_USERS = 4096  # in the cache; the least recently used go first
 MOST_PASSAGES = 64  # nearest to a query
@@ -24,11 +24,11 @@ MOST_PASSAGES = 64  # nearest to a query
 
 @dataclass
 class _Cached:
-    """An entry: a user's standing for one champion and one number of changes, and indexes made on demand."""
+    """An entry: a user's status for one champion and one number of changes, and indexes made on demand."""
 
     champion: int | None
     changes: int
-    standing: Standing
+    status: MemoryStatus
     fresh: Index | None = None
     whole: Index | None = None
 
@@ -42,8 +42,8 @@ class UserMemories:
         self._changes: dict[str, int] = {}
         self._cache: OrderedDict[str, _Cached] = OrderedDict()
 
-    def changed(self, user: str) -> None:
-        """Say that the user has stated something, or that a session ended."""
+    def mark_changed(self, user: str) -> None:
+        """Note that a user stated something, or that a session ended: what is cached of them is out of date."""
         with self._lock:
             self._changes[user] = self._changes.get(user, 0) + 1
 
@@ -60,9 +60,9 @@ class UserMemories:
                 self._changes[user] = self._changes.get(user, 0) + 1
             self._cache.clear()
 
-    def standing(self, user: str) -> Standing:
-        """A user's memory against the champion. `StoreError`: journal or store are damaged."""
-        return self._current(user).standing
+    def status(self, user: str) -> MemoryStatus:
+        """A user's memory compared with the champion. `StoreError`: journal or store are damaged."""
+        return self._current(user).status
 
     def passages(
         self, user: str, query: str, prompt: str, tokens: int, count: Callable[[str], int], *, fresh: bool
@@ -73,7 +73,7 @@ class UserMemories:
         keep the order they were stated in. `count` returns the number of tokens of a text.
         """
         cached = self._current(user)
-        texts = [text for text in _texts(cached.standing, fresh) if text not in prompt]
+        texts = [text for text in _texts(cached.status, fresh) if text not in prompt]
         if sum(count(text) + 1 for text in texts[: tokens + 1]) <= tokens:  # a text is at least one token
             return texts
         nearest = self._index(cached, fresh).scored(query, MOST_PASSAGES)
@@ -82,7 +82,7 @@ class UserMemories:
     def _index(self, cached: _Cached, fresh: bool) -> Index:
         index = cached.fresh if fresh else cached.whole
         if index is None:
-            index = Index(_texts(cached.standing, fresh))
+            index = Index(_texts(cached.status, fresh))
             if fresh:
                 cached.fresh = index
             else:
@@ -98,7 +98,7 @@ class UserMemories:
                 return cached
         records = list(self.journal.records(*KINDS, user=user))
         versions = self.store.versions(user)
-        cached = _Cached(_number(champion), changes, standing(records, versions, champion, self.store))
+        cached = _Cached(_number(champion), changes, memory_status(records, versions, champion, self.store))
         with self._lock:
             self._cache[user] = cached
             while len(self._cache) > MOST_USERS:
@@ -110,5 +110,5 @@ def _number(version: Version | None) -> int | None:
     return version.number if version is not None else None
 
 
-def _texts(standing: Standing, fresh: bool) -> list[str]:
-    return list(standing.fresh) if fresh else stated(standing.memory)
+def _texts(status: MemoryStatus, fresh: bool) -> list[str]:
+    return list(status.fresh) if fresh else stated(status.memory)

@@ -1,6 +1,6 @@
 """Metrics for Prometheus: vLLM's names where vLLM has one, ours with `stillhouse:` in front.
 
-In: what happens to requests, and a function that reads the present gauges and counters. Out: the text of `/metrics`. No
+In: what happens to requests, and a function that reads the current gauges and counters. Out: the text of `/metrics`. No
 label is ever a user's name. It does not know HTTP.
 """
 
@@ -19,7 +19,7 @@ _WHOLE = (0.05, 0.1, 0.3, 0.5, 0.8, 1.0, 1.5, 2.0, 2.5, 5.0, 10.0, 15.0, 20.0, 3
 
 
 class Metrics:
-    """The counters and histograms of one server. `read()` returns the present (gauges, counters), each by name."""
+    """The counters and histograms of one server. `read()` returns the current gauges and counters, each by name."""
 
     def __init__(self, model: str, read: Callable[[], tuple[Mapping[str, float], Mapping[str, float]]]) -> None:
         self._registry, self._model = CollectorRegistry(), model
@@ -33,24 +33,24 @@ class Metrics:
         self._replies = self._counter("stillhouse:http_responses", "Replies by status.", "status")
         self.feedback = self._counter("stillhouse:feedback", "Feedback by source.", "source")
 
-    def reply(self, status: int) -> None:
+    def count_reply(self, status: int) -> None:
         """Count a reply by its HTTP status."""
         self._replies.labels(self._model, str(status)).inc()
 
-    def routed(self, path: str) -> None:
+    def count_route(self, path: str) -> None:
         """Count a request by its route."""
         self._paths.labels(self._model, path).inc()
 
-    def first_token(self, seconds: float) -> None:
+    def observe_first_token(self, seconds: float) -> None:
         """Observe the seconds from arrival to the first token."""
         self._first.labels(self._model).observe(seconds)
 
-    def next_token(self, seconds: float) -> None:
+    def observe_next_token(self, seconds: float) -> None:
         """Observe the seconds between two tokens."""
         self._between.labels(self._model).observe(seconds)
 
-    def ended(self, reason: str, queued: float, seconds: float) -> None:
-        """Count an answer that ended; `queued` and `seconds`: from arrival to admission, and to the end."""
+    def observe_end(self, reason: str, queued: float, seconds: float) -> None:
+        """Count an answer that ended, `queued` seconds from arrival to admission, `seconds` from arrival to the end."""
         self._success.labels(self._model, reason).inc()
         self._queue.labels(self._model).observe(queued)
         self._whole.labels(self._model).observe(seconds)
@@ -72,7 +72,7 @@ class Metrics:
 
 
 class _Snapshot(Collector):
-    """Values that somebody else keeps; they are read at every scrape."""
+    """Gauges and counters that the engine and the library keep; they are read at every scrape."""
 
     def __init__(self, model: str, read: Callable[[], tuple[Mapping[str, float], Mapping[str, float]]]) -> None:
         self._model, self._read = model, read

@@ -22,13 +22,13 @@ class Knowledge:
     """Passages that match the question."""
     newer: bool = False
     """Some of them state what the adapter was not made of."""
-    wanted: bool = True
-    """False: the request names the base alone."""
+    base_only: bool = False
+    """Whether the request names the base alone."""
 
 
 def route(known: Knowledge) -> Route:
     """The route: weights before passages, and passages for what the weights do not know."""
-    if not known.wanted:
+    if known.base_only:
         return "base"
     if known.adapter:
         return "both" if known.memory and known.newer else "adapted"

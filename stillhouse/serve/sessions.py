@@ -1,11 +1,11 @@
-"""A user's memory, made from what the user said: sessions, the text of the memory, and what of it is new.
+"""A user's memory, made from the journal: sessions, the text of the memory, and what of it is new.
 
 In: the records of one user, and what the newest version was made of. Out: text for the pipeline and for retrieval, and
-the plain numbers that the policy decides on. Of a conversation only what the user states is kept: no questions, no
-orders to the model, none of the model's own words. A memory that was handed over stands first, word for word.
+the plain numbers that the policy decides on. Of a conversation only the user's statements are kept: no questions, no
+orders to the model, none of the model's own words. A memory that the user uploaded stands first, word for word.
 
-The memory is a function of the journal alone, so nothing has to be kept in step with it. It does not see that a later
-statement contradicts an earlier one; both stand in it, the later one last.
+The memory is a function of the journal alone, so nothing else has to be kept up to date. It does not notice that a
+later statement contradicts an earlier one: both are in it, the later one last.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ class Session:
 
 
 @dataclass(frozen=True)
-class Standing:
-    """A user's memory against what the champion was made of."""
+class MemoryStatus:
+    """A user's memory, and what of it the champion was made of."""
 
     memory: str
-    """The text of all that the user wants known."""
+    """The text of the memory."""
     learned: bool
     """Whether the champion was made of all of it."""
     fresh: tuple[str, ...]
@@ -55,8 +55,8 @@ class Standing:
     attempted: bool
     """Whether the newest version, approved or not, was made of exactly this memory."""
 
-    def state(self, tokens: int, kv_bytes: int, queued: bool) -> policy.UserState:
-        """The same for `policy.decide`; `tokens` is the number of tokens of `fresh`."""
+    def policy_state(self, tokens: int, kv_bytes: int, queued: bool) -> policy.UserState:
+        """What `policy.decide` looks at; `tokens` of `fresh`, `kv_bytes` of idle keys and values."""
         return policy.UserState(tokens, self.sessions, kv_bytes, queued, self.attempted)
 
 
@@ -88,12 +88,12 @@ def sessions(records: Iterable[Record]) -> list[Session]:
 
 
 def memory_text(records: Iterable[Record], limit: int = MAX_MEMORY_BYTES) -> str:
-    """All that a user wants known: memories word for word, then a dated list per session of what the user stated.
+    """The memory of a user: uploaded texts word for word, then a dated list of statements for each session.
 
     It has at most `limit` bytes: the oldest statements of sessions are dropped first. Empty if there is nothing.
     """
-    given, by_session = _handed_over(records := list(records)), _statements(records)
-    left = limit - len(given.encode()) - 2
+    uploaded, by_session = _uploaded(records := list(records)), _statements(records)
+    left = limit - len(uploaded.encode()) - 2
     lines: list[str] = []
     for session, date, texts in reversed(by_session):
         kept: list[str] = []
@@ -102,7 +102,7 @@ def memory_text(records: Iterable[Record], limit: int = MAX_MEMORY_BYTES) -> str
             kept = [f"- {text}", *kept] if left >= 0 else kept
         heading = f"## {date} ({session[:40]})" if session else f"## {date}"
         lines = [heading, "", *kept, "", *lines] if kept else lines
-    return "\n\n".join(part for part in (given.strip(), "\n".join(lines).strip()) if part)
+    return "\n\n".join(part for part in (uploaded.strip(), "\n".join(lines).strip()) if part)
 
 
 def stated(text: str) -> list[str]:
@@ -110,23 +110,23 @@ def stated(text: str) -> list[str]:
     return [s.text for s in statements(text) if not s.instruction]
 
 
-def remembered(home: Path, user: str) -> str:
-    """A user's memory, from what stands in the journal of a home now."""
+def memory_of(home: Path, user: str) -> str:
+    """The text of a user's memory, from the journal of a home."""
     return memory_text(read(home, *KINDS, user=user))
 
 
-def standing(
+def memory_status(
     records: Sequence[Record], versions: Sequence[Version], champion: Version | None, store: Store
-) -> Standing:
-    """A user's memory, from `records`, against what the champion was made of."""
+) -> MemoryStatus:
+    """The memory in a user's `records`, compared with what the champion was made of."""
     memory = memory_text(records)
-    made_of = _memory(store, champion)
-    known = {_normalised(text) for text in stated(made_of)} if made_of is not None else set()
+    learned_text = _memory(store, champion)
+    known = {_normalised(text) for text in stated(learned_text)} if learned_text is not None else set()
     fresh = tuple(text for text in stated(memory) if _normalised(text) not in known)
     name = digest(memory.encode())
     learned = champion is not None and not fresh and bool(memory)
     attempted = any(name in version.parents for version in versions[-1:])
-    return Standing(memory, learned, fresh, _ended_sessions(records, set(fresh)), attempted)
+    return MemoryStatus(memory, learned, fresh, _ended_sessions(records, set(fresh)), attempted)
 
 
 def _memory(store: Store, version: Version | None) -> str | None:
@@ -140,13 +140,13 @@ def _memory(store: Store, version: Version | None) -> str | None:
 
 
 def _ended_sessions(records: Sequence[Record], fresh: set[str]) -> int:
-    """The number of ended sessions in which something fresh was stated; memories handed over count as one."""
+    """The number of ended sessions in which something fresh was stated; uploaded memories count as one."""
     ended = {s.id for s in sessions(records) if s.ended}
     count = sum(bool(fresh & set(texts)) for session, _, texts in _statements(records) if session in ended)
-    return count + bool(fresh & set(stated(_handed_over(records))))
+    return count + bool(fresh & set(stated(_uploaded(records))))
 
 
-def _handed_over(records: Iterable[Record]) -> str:
+def _uploaded(records: Iterable[Record]) -> str:
     texts: list[str] = []
     for record in records:
         if isinstance(record, Memory):

@@ -26,7 +26,7 @@ from .engine.sequence import Done, Event, Piece
 from .router import Route
 
 ROUTES: frozenset[Route] = frozenset({"base", "retrieval"})  # on which the teacher may answer
-Events = AsyncGenerator[tuple[int, Event], None]
+EventStream = AsyncGenerator[tuple[int, Event], None]
 
 
 @dataclass(frozen=True)
@@ -34,15 +34,15 @@ class Config:
     """Which teacher answers, and when."""
 
     url: str = ""
-    """Address of the endpoint, ending in /v1; empty: no teacher."""
+    """Address of the endpoint, ending in /v1; empty, as by default: no teacher."""
     model: str = ""
-    """The model there."""
+    """Name of the model at the endpoint; given together with `url`."""
     secret: str = ""
     """Name of the environment variable that holds the key; empty: no key."""
     threshold: float = 0.5
-    """Confidence, 0 to 1, under which the teacher is asked."""
+    """Confidence, 0 to 1, below which the teacher answers: at 0.5 a student whose tokens are less likely than not."""
     timeout: float = 30.0
-    """Seconds to wait for its answer."""
+    """Seconds to wait for its answer; the user waits as long."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.threshold <= 1:
@@ -61,7 +61,7 @@ class FallbackTeacher:
         self._wire = Wire(config.url, os.environ.get(config.secret, ""), config.timeout, retries=0)
 
     def answer(self, messages: Sequence[Message], sampling: Sampling) -> str:
-        """Its answer. `ModelError`: it cannot be reached, or its answer is empty."""
+        """The teacher's answer. `ModelError`: the endpoint cannot be reached, or its answer is empty."""
         body = {
             "model": self.config.model, "messages": list(messages), "max_tokens": sampling.max_new_tokens,
             "temperature": sampling.temperature, "top_p": sampling.top_p,
@@ -75,10 +75,10 @@ class FallbackTeacher:
             raise ModelError(f"{self.config.url}: the teacher's reply holds no answer")
         return text
 
-    async def instead(
-        self, messages: Sequence[Message], sampling: Sampling, events: Events, about: dict[str, Any]
-    ) -> Events:
-        """Yields the student's events, or one event with the teacher's answer where the student is not sure.
+    async def replace_uncertain(
+        self, messages: Sequence[Message], sampling: Sampling, events: EventStream, about: dict[str, Any]
+    ) -> EventStream:
+        """Yield the student's events, or one event with the teacher's answer where the student is not sure.
 
         `about`, our field of the response, gets the confidence, and the student's answer if the teacher's goes out.
         """
@@ -86,8 +86,9 @@ class FallbackTeacher:
             student = [item async for item in events]
         _, last = student[-1]
         if isinstance(last, Done) and last.reason != "cancelled":
-            about["confidence"] = round(sure := confidence(student), 4)
-            if sure < self.config.threshold:
+            certainty = confidence(student)
+            about["confidence"] = round(certainty, 4)
+            if certainty < self.config.threshold:
                 student = await self._replaced(messages, sampling, student, about)
         for item in student:
             yield item

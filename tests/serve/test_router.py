@@ -23,7 +23,7 @@ CASES: list[tuple[tuple[bool, bool, bool], Route]] = [  # adapter, memory, newer
 @pytest.mark.parametrize(("known", "path"), CASES)
 def test_the_path(known: tuple[bool, bool, bool], path: Route) -> None:
     assert route(Knowledge(*known)) == path
-    assert route(Knowledge(*known, wanted=False)) == "base", "who asks for the base gets the base"
+    assert route(Knowledge(*known, base_only=True)) == "base", "who asks for the base gets the base"
 
 
 def test_the_table_is_complete() -> None:

@@ -15,7 +15,7 @@ from stillhouse.serve import policy, service
 from stillhouse.serve.log import journal
 from stillhouse.serve.log.journal import Journal
 from stillhouse.serve.log.journal_records import Exchange, Memory, Record, SessionEnd, Turn
-from stillhouse.serve.sessions import memory_text, new_turns, remembered, sessions, standing, stated
+from stillhouse.serve.sessions import memory_of, memory_status, memory_text, new_turns, sessions, stated
 from stillhouse.store import Store
 from tests.serve.served import LAZY, serving
 from tests.serve.writer import exchange
@@ -105,11 +105,11 @@ def version(store: Store, memory: str, number: int = 1) -> Version:
 def test_where_a_user_stands(tmp_path: Path) -> None:
     store = Store(tmp_path)
     records: list[Record] = [said("My dog is called Rex.")]
-    new = standing(records, [], None, store)
+    new = memory_status(records, [], None, store)
     assert (new.learned, new.fresh, new.sessions, new.attempted) == (False, ("My dog is called Rex.",), 0, False)
-    assert standing([*records, ended()], [], None, store).sessions == 1
+    assert memory_status([*records, ended()], [], None, store).sessions == 1
     champion = version(store, new.memory)
-    known = standing([*records, ended()], [champion], champion, store)
+    known = memory_status([*records, ended()], [champion], champion, store)
     assert (known.learned, known.fresh, known.sessions, known.attempted) == (True, (), 0, True)
     more = [
         *records,
@@ -119,7 +119,7 @@ def test_where_a_user_stands(tmp_path: Path) -> None:
         said("Why is that?", "s3"),
         ended("s3"),
     ]
-    newer = standing(more, [champion], champion, store)
+    newer = memory_status(more, [champion], champion, store)
     assert (newer.learned, newer.fresh, newer.sessions, newer.attempted) == (
         False,
         ("My cat is called Ann.",),
@@ -127,25 +127,27 @@ def test_where_a_user_stands(tmp_path: Path) -> None:
         False,
     )
     refused = version(store, newer.memory, 2)
-    assert standing(more, [champion, refused], champion, store).attempted
+    assert memory_status(more, [champion, refused], champion, store).attempted
     lost = replace(champion, parents=(*champion.parents[:3], digest(b"gone")))
-    assert len(standing(more, [lost], lost, store).fresh) == 2
-    assert standing([given("My boat is red.")], [], None, store).sessions == 1
-    assert not standing([], [], None, store).learned
+    assert len(memory_status(more, [lost], lost, store).fresh) == 2
+    assert memory_status([given("My boat is red.")], [], None, store).sessions == 1
+    assert not memory_status([], [], None, store).learned
 
 
 def test_the_numbers_reach_the_policy(tmp_path: Path) -> None:
-    state = standing([said("My dog is called Rex."), ended()], [], None, Store(tmp_path)).state(7, 0, queued=False)
+    state = memory_status([said("My dog is called Rex."), ended()], [], None, Store(tmp_path)).policy_state(
+        7, 0, queued=False
+    )
     assert policy.decide(policy.Policy(), state) == policy.Decision(True, "1 ended sessions (>= 1)")
 
 
 def test_the_memory_is_read_from_the_journal(tmp_path: Path) -> None:
-    assert remembered(tmp_path, "alice") == ""
+    assert memory_of(tmp_path, "alice") == ""
     with Journal(tmp_path) as journal:
         journal.append(said("My dog is called Rex."))
         journal.append(given("My boat is red."))
-        assert stated(remembered(tmp_path, "alice")) == ["My boat is red.", "My dog is called Rex."]
-        assert remembered(tmp_path, "bob") == ""
+        assert stated(memory_of(tmp_path, "alice")) == ["My boat is red.", "My dog is called Rex."]
+        assert memory_of(tmp_path, "bob") == ""
 
 
 def test_what_is_older_than_the_journal_keeps_is_dropped_by_the_server(

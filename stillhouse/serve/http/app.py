@@ -24,7 +24,7 @@ from .body import Intake
 from .errors import add_errors
 
 IDLE_SECONDS = 5.0  # between two looks for sessions that went silent
-RETAIN_SECONDS = 86_400.0  # between two looks for what is older than the journal keeps
+DROP_OLD_SECONDS = 86_400.0  # between two looks for what is older than the journal keeps
 CLOSING_SECONDS = 3
 
 
@@ -69,8 +69,8 @@ async def _watch_sessions(service: Service) -> None:
 async def _watch_age(service: Service) -> None:
     while True:
         with contextlib.suppress(StillhouseError, OSError):  # locked, damaged or full: tried again at the next round
-            await asyncio.to_thread(service.retain)
-        await asyncio.sleep(RETAIN_SECONDS)
+            await asyncio.to_thread(service.drop_old)
+        await asyncio.sleep(DROP_OLD_SECONDS)
 
 
 async def health(service: AppService) -> JSONResponse:

@@ -43,7 +43,7 @@ class Intake:
     def _counting(self, send: Send) -> Send:
         async def counted(message: Message) -> None:
             if message["type"] == "http.response.start":
-                self.service.metrics.reply(message["status"])
+                self.service.metrics.count_reply(message["status"])
             await send(message)
 
         return counted

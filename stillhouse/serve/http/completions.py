@@ -31,7 +31,7 @@ from ..engine.adapters import Key
 from ..engine.engine import Event, Failed
 from ..log import journal_records
 from ..log.journal_records import Exchange, Feedback
-from ..service import GenerationRequest, PreparedRequest, Service
+from ..service import Choice, GenerationRequest, PreparedRequest, Service
 from ..teacher import FallbackTeacher
 from .auth import AppService, CallerKey, charge, permitted, subject
 from .errors import error_body
@@ -77,7 +77,7 @@ class _Call:
         (request,), (prepared,) = self.engine_requests, self.prepared
         sampling = replace(request.sampling, logprobs=request.sampling.logprobs or 0)
         student = self.service.stream(replace(request, sampling=sampling))
-        return teacher.instead(prepared.messages, sampling, student, self.format.about)
+        return teacher.replace_uncertain(prepared.messages, sampling, student, self.format.about)
 
     @property
     def headers(self) -> dict[str, str]:
@@ -178,7 +178,7 @@ def _generation_request(
         subject(key, None, "ask")
     if user is not None:
         permitted(key, user, "ask")
-    choice = "base" if named == "" else "version" if number else "user"
+    choice: Choice = "base" if named == "" else "version" if number else "user"
     version = Key(user, number) if number and user else None
     given = {name: getattr(body, name) for name in ("seed", "top_k", "top_p", "min_p", "repetition_penalty")}
     drawn_by = {"seed": secrets.randbits(32)} | {name: value for name, value in given.items() if value is not None}

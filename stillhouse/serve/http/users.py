@@ -38,7 +38,11 @@ async def list_users(
         server_wide(key, "users")
 
     def summaries() -> list[dict[str, Any]]:
-        names = {*service.store.users(), *(job.user for job in service.jobs.all(ended=0)), *service.known_users()}
+        names = {
+            *service.store.users(),
+            *(job.user for job in service.jobs.all(ended=0)),
+            *service.users_with_sessions(),
+        }
         mine = sorted(u for u in names if keys.allowed(key, u, "read"))
         return [_summary(service, user) for user in mine[:limit]]
 
@@ -60,8 +64,8 @@ async def add_memory(user: str, body: MemoryBody, key: CallerKey, service: AppSe
 async def show_memory(user: str, key: CallerKey, service: AppService) -> dict[str, Any]:
     """All that a user wants known, and how much of it the champion was not made of."""
     user = subject(key, user, "read")
-    standing = await asyncio.to_thread(service.memories.standing, user)
-    return {"object": "memory", "user": user, "text": standing.memory, "fresh": list(standing.fresh)}
+    status = await asyncio.to_thread(service.memories.status, user)
+    return {"object": "memory", "user": user, "text": status.memory, "fresh": list(status.fresh)}
 
 
 @routes.get("/users/{user:path}/adapters/{number}/report")
@@ -139,12 +143,12 @@ async def show_user(user: str, key: CallerKey, service: AppService) -> dict[str,
 
 def _summary(service: Service, user: str) -> dict[str, Any]:
     champion = service.store.champion(user)
-    standing = service.memories.standing(user)
+    status = service.memories.status(user)
     live = [job.id for job in service.jobs.all(user, ended=0)]
     return {
         "object": "user", "id": user, "version": champion.number if champion else None,
-        "versions": len(service.store.versions(user)), "fresh": len(standing.fresh), "learned": standing.learned,
-        "memory_bytes": len(standing.memory.encode()), "open_sessions": sorted(service.open_sessions(user)),
+        "versions": len(service.store.versions(user)), "fresh": len(status.fresh), "learned": status.learned,
+        "memory_bytes": len(status.memory.encode()), "open_sessions": sorted(service.open_sessions(user)),
         "jobs": live,
     }  # fmt: skip
 

@@ -23,7 +23,7 @@ from ...progress import Report
 from ...records import from_mapping
 from .. import policy
 from ..log.event_types import AliasMoved, Consolidated, JobChanged, ServerChanged, VersionSaved
-from ..sessions import remembered, stated
+from ..sessions import memory_of, stated
 from .queue import Job, JobQueue
 
 NICE: Mapping[str, int] = {"low": 19, "normal": 10, "high": 0}
@@ -96,7 +96,7 @@ def run(home: Path, config: Config = Config(), *, once: bool = False, stop: Call
 def _batch(jobs: JobQueue, batch: Sequence[Job], config: Config, stop: Callable[[], bool]) -> list[Job]:
     """Run a batch to its end; returns the jobs as they are then."""
     try:
-        memories = {job.user: remembered(jobs.home, job.user) for job in batch}
+        memories = {job.user: memory_of(jobs.home, job.user) for job in batch}
     except StillhouseError as error:
         return [jobs.again(job, str(error)) for job in batch]
     empty = [jobs.finish(job, "failed", NOTHING) for job in batch if not stated(memories[job.user])]

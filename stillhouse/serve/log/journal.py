@@ -43,7 +43,7 @@ class Config:
     segment_bytes: int = 64 << 20
     """Bytes of a segment, at least 1; a larger one is sealed."""
     keep_days: float | None = None
-    """Days, more than 0, after which `retain` drops exchanges, feedback and ends of sessions; None: it keeps all."""
+    """Days, more than 0, after which `drop_old` drops exchanges, feedback and ends of sessions; None: it keeps all."""
 
     def __post_init__(self) -> None:
         if self.segment_bytes < 1:
@@ -161,7 +161,7 @@ class Journal:
         sync_folder(self.folder)
         return {"removed": removed, "remaining": remaining}
 
-    def retain(self, today: datetime.datetime | None = None) -> int:
+    def drop_old(self, today: datetime.datetime | None = None) -> int:
         """Drop records older than `keep_days`, but no memories or proofs; returns how many.
 
         It seals this process's open segment first. A segment that another process has open keeps its old records until

@@ -263,9 +263,9 @@ def test_retention_drops_old_talk_and_keeps_what_was_to_be_remembered(tmp_path: 
         journal.append(Memory("m", "alice", NOON, "text"))
         journal.append(exchange())
         journal.seal()
-        assert journal.retain(datetime.datetime.now(datetime.UTC)) == 1
+        assert journal.drop_old(datetime.datetime.now(datetime.UTC)) == 1
         assert [r.kind for r in journal.records()] == ["memory", "exchange"]
-        assert journal.retain(datetime.datetime(2026, 1, 2, tzinfo=datetime.UTC)) == 0
+        assert journal.drop_old(datetime.datetime(2026, 1, 2, tzinfo=datetime.UTC)) == 0
 
 
 def test_a_full_disk_refuses_and_loses_nothing(tmp_path: Path) -> None:
