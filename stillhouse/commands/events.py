@@ -25,12 +25,12 @@ def add(commands: Any) -> None:
 def run(args: argparse.Namespace) -> None:
     """`stillhouse events`; with `--json` one object per line."""
     from ..serve.log.event_types import TYPES
-    from ..serve.log.events import Events
+    from ..serve.log.events import EventLog
 
     unknown = set(args.type or ()) - set(TYPES)
     if unknown:
         raise InputError(f"no events are of type {sorted(unknown)}; there are: {', '.join(TYPES)}")
-    log = Events(home_folder(args.home))
+    log = EventLog(home_folder(args.home))
     newest = log.last()
     after = max(0, newest - 50) if args.after is None else args.after
     for event in log.follow(after, stop=lambda: False) if args.follow else log.between(after, newest):

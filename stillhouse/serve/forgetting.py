@@ -15,7 +15,7 @@ from ..errors import Busy
 from ..store import Store
 from .jobs.queue import JobQueue
 from .log.event_types import UserForgotten
-from .log.events import Events
+from .log.events import EventLog
 from .log.journal import Journal
 
 _TICK = 0.1
@@ -39,7 +39,7 @@ def forget(home: Path, user: str, journal: Journal | None = None, wait: float = 
     else:
         with Journal(home) as own:
             records = own.forget(user)
-    events = Events(home)
+    events = EventLog(home)
     counts |= {"records": records["removed"], "events": events.forget(user)}
     counts["remaining"] += records["remaining"] + len(jobs.all(user))
     events.append(UserForgotten(hashlib.sha256(user.encode()).hexdigest(), sum(counts.values()) - counts["remaining"]))

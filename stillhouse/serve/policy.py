@@ -1,6 +1,6 @@
 """When a user's memory is consolidated, and what follows when the gates refuse it. Pure: no clock, no files.
 
-In: a user's state as plain numbers. Out: a decision with its reason. Any one of three conditions is enough. It does not
+In: a user's state as plain numbers. Out: a decision with its reason. One of three conditions is enough. It does not
 know where the numbers come from.
 """
 
@@ -20,21 +20,21 @@ class Policy:
     """When a consolidation is due, and how it runs. All numbers are more than 0."""
 
     min_new_tokens: int = 1024
-    """Tokens of new statements at which it is due."""
+    """Tokens of new statements at which it is due, session or not; fewer wait for the end of a session."""
     min_session_count: int = 1
-    """Ended sessions that stated something new at which it is due."""
+    """Ended sessions with new statements at which it is due: at 1 the end of any such session is enough."""
     max_kv_cache_size: int = 64 << 20
-    """Bytes of a user's idle keys and values above which it is due."""
+    """Bytes of a user's idle keys and values above which it is due: weights can take their place."""
     run_async: bool = True
     """False: ending a session waits for the consolidation that follows."""
     priority: Priority = "low"
-    """Which jobs are taken first, and how nice their process is."""
+    """Which jobs are taken first, and how nice their process is; low: answers come before training."""
     max_consolidation_time: float = 3600.0
-    """Seconds after which it is ended and has failed."""
+    """Seconds after which the job is stopped and has failed."""
     on_validation_fail: OnFail = "keep_in_retrieval"
     """What follows a refusal: answers from retrieval, or another candidate of half the rank."""
     min_rank: int = 4
-    """The lowest rank that is tried after a refusal."""
+    """The lowest rank that is tried after a refusal; each retry halves the rank."""
 
     def __post_init__(self) -> None:
         for name in ("min_new_tokens", "min_session_count", "max_kv_cache_size", "max_consolidation_time", "min_rank"):

@@ -34,7 +34,7 @@ from .forgetting import forget
 from .jobs.queue import Job, JobQueue
 from .log import journal, journal_records
 from .log.event_types import AdapterMoved, AliasMoved, Fact, Routed, SessionEnded
-from .log.events import Events
+from .log.events import EventLog
 from .log.journal import Journal
 from .log.journal_records import Exchange, Memory, SessionEnd, Turn
 from .memories import UserMemories
@@ -43,7 +43,7 @@ from .router import Knowledge, Route, route
 
 OpenSessions = dict[tuple[str, str], float]
 """(user, session) -> when it was last used, in seconds of the monotonic clock."""
-Choice = Literal["user", "base", "version"]
+WeightsChoice = Literal["user", "base", "version"]
 OpenRunner = Callable[[TextModel, runners.Config], runners.Runner]
 
 
@@ -64,7 +64,7 @@ class Config:
     slots: int = 32
     """Adapters in the bank, and so in one batch; fewer where they would take more than `bank_bytes`."""
     bank_bytes: int = 4 * 2**30
-    """Bytes of the device that the bank may take. The default leaves most of a small machine to the base."""
+    """Bytes of the device that the bank may take at most."""
     max_rank: int | None = None
     """Highest rank the bank can hold; None: that of the champions in the store, so that no memory is wasted."""
     warm_bytes: int = 4 * 2**30
@@ -90,7 +90,7 @@ class GenerationRequest:
     """The conversation; empty: `prompt` is continued."""
     prompt: str | tuple[int, ...] = ""
     """Text or token ids of a raw prompt."""
-    choice: Choice = "user"
+    choice: WeightsChoice = "user"
     """Whose weights answer: the user's champion, the base alone, or `version`."""
     version: Key | None = None
     max_tokens: int | None = None
@@ -122,7 +122,7 @@ class Service:
     ) -> None:
         """`open_runner` makes what computes the model."""
         self.store, self.model, self.config, self.home = store, model, config, store.home
-        self.events, self.jobs, self.keyring = Events(self.home), JobQueue(self.home), Keyring(self.home)
+        self.events, self.jobs, self.keyring = EventLog(self.home), JobQueue(self.home), Keyring(self.home)
         self.journal = Journal(self.home, config.journal)
         self.memories = UserMemories(self.journal, store)
         self.limits = limits.RateLimiter(config.limits)

@@ -40,7 +40,7 @@ class Config:
     secret: str = ""
     """Name of the environment variable that holds the key; empty: no key."""
     threshold: float = 0.5
-    """Confidence, 0 to 1, below which the teacher answers: at 0.5 a student whose tokens are less likely than not."""
+    """Confidence, 0 to 1, below which the teacher answers."""
     timeout: float = 30.0
     """Seconds to wait for its answer; the user waits as long."""
 

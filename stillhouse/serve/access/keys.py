@@ -5,7 +5,7 @@ was ever made, the revoked ones too. A secret has 256 random bits, so its plain 
 secrets are compared in constant time, and an unknown id takes as long as a wrong secret.
 
 A tenant's users are `tenant/user` in the store. A key of a tenant or user can only name users below its own prefix,
-so whatever it asks for cannot be another's. It does not know HTTP.
+so no request of it can name another's user. It does not know HTTP.
 """
 
 from __future__ import annotations
@@ -55,11 +55,11 @@ class ApiKey:
     note: str = ""
 
     @property
-    def own(self) -> str | None:
+    def own_user(self) -> str | None:
         """The user this key alone speaks for, as the store names them."""
         return _joined(self.tenant, self.user) if self.scope == "user" else None
 
-    def live(self, at: datetime.datetime) -> bool:
+    def is_live(self, at: datetime.datetime) -> bool:
         """Whether it is neither revoked nor past its day."""
         return not self.revoked and (not self.expires or at < datetime.datetime.fromisoformat(self.expires))
 
@@ -70,8 +70,8 @@ LOCAL = ApiKey("", "", "admin", note="nobody asked for a key: the server listens
 def allowed(key: ApiKey, user: str | None, action: Action) -> bool:
     """Whether `key` may do `action` to `user` (as the store names them; None: to no one user).
 
-    ask, read and change are about one user: their answers, what is stored, what will be. users: list a tenant's users.
-    metrics and admin are about the whole server.
+    `ask`, `read` and `change` are about one user: answers, stored data, changes of it. `users` lists a tenant's users.
+    `metrics` and `admin` are about the whole server.
     """
     if key.scope == "admin":
         return True
@@ -79,7 +79,7 @@ def allowed(key: ApiKey, user: str | None, action: Action) -> bool:
         return action == "users" and key.scope == "tenant"
     if action not in _OF_A_USER:
         return False
-    return user == key.own if key.scope == "user" else bool(key.tenant) and user.startswith(f"{key.tenant}/")
+    return user == key.own_user if key.scope == "user" else bool(key.tenant) and user.startswith(f"{key.tenant}/")
 
 
 def stored_user(key: ApiKey, name: str | None) -> str | None:
@@ -89,7 +89,7 @@ def stored_user(key: ApiKey, name: str | None) -> str | None:
     `allowed` refuses it. `InputError`: the name cannot be a user's.
     """
     if name is None or name == "":
-        return key.own
+        return key.own_user
     if key.scope == "admin":
         return check_user(name)
     inside = name.removeprefix(f"{key.tenant}/") if key.tenant else name
@@ -116,7 +116,7 @@ class Keyring:
         match = _SECRET.fullmatch(secret) if secret.isascii() else None
         key = self._keys.get(match[1]) if match else None
         same = hmac.compare_digest(_hash(secret), key.sha256 if key else _NOBODY)
-        return key if key and same and key.live(at or _now()) else None
+        return key if key and same and key.is_live(at or _now()) else None
 
     def create(
         self, scope: Scope, *, tenant: str = "", user: str = "", days: float | None = None, note: str = ""

@@ -24,15 +24,15 @@ class Config:
     """Limits of one API key. All numbers are more than 0."""
 
     requests_per_minute: float | None = 600.0
-    """Requests a minute; None: no limit."""
+    """Requests a minute; None: no limit. The default is ten a second."""
     tokens_per_minute: float | None = None
-    """Tokens of prompts and answers a minute; None: no limit."""
+    """Tokens of prompts and answers a minute; None, as by default: no limit."""
     burst_seconds: float = 10.0
-    """Seconds' worth of both that may come at once."""
+    """Seconds' worth of both limits that may come at once."""
     body_bytes: int = 1 << 20
-    """Bytes of a request's body."""
+    """Bytes of a request's body; a larger one is refused with 413."""
     upload_bytes: int = 8 << 20
-    """Bytes of a memory that is handed over."""
+    """Bytes of the body of an uploaded memory."""
 
     def __post_init__(self) -> None:
         for name in ("requests_per_minute", "tokens_per_minute", "burst_seconds", "body_bytes", "upload_bytes"):
@@ -70,11 +70,11 @@ class RateLimiter:
         self._buckets: OrderedDict[tuple[str, str], Bucket] = OrderedDict()
         self._lock = threading.Lock()
 
-    def request(self, who: str) -> float:
+    def take_request(self, who: str) -> float:
         """Count one request of `who`; returns the seconds to wait, 0.0 when it may go on."""
         return self._take("requests", who, 1.0, self.config.requests_per_minute)
 
-    def tokens(self, who: str, count: int) -> float:
+    def take_tokens(self, who: str, count: int) -> float:
         """Count tokens of `who` (prompt and answer); returns the seconds to wait, 0.0 when it may go on."""
         return self._take("tokens", who, float(count), self.config.tokens_per_minute)
 

@@ -19,8 +19,8 @@ from ...errors import InputError, StillhouseError
 from ..metrics import CONTENT_TYPE
 from ..service import Service
 from . import completions, embeddings, jobs, keys, users
-from .auth import AppService, CallerKey, is_this_machine, server_wide
-from .body import Intake
+from .auth import AppService, CallerKey, is_this_machine, require_server_scope
+from .body import BodyReader
 from .errors import add_errors
 
 IDLE_SECONDS = 5.0  # between two looks for sessions that went silent
@@ -33,7 +33,7 @@ def create_app(service: Service, *, local: bool = False) -> FastAPI:
     app = FastAPI(title="Stillhouse", version=metadata.version("stillhouse"), lifespan=_lifespan)
     app.state.service, app.state.local = service, local
     add_errors(app)
-    app.add_middleware(Intake, service=service)
+    app.add_middleware(BodyReader, service=service)
     app.include_router(completions.routes, tags=["openai"])
     app.include_router(embeddings.routes, tags=["openai"])
     app.include_router(users.routes, tags=["stillhouse"])
@@ -81,13 +81,13 @@ async def health(service: AppService) -> JSONResponse:
 
 async def metrics(key: CallerKey, service: AppService) -> Response:
     """The metrics in Prometheus' text format."""
-    server_wide(key, "metrics")
+    require_server_scope(key, "metrics")
     return Response(await asyncio.to_thread(service.metrics.text), headers={"Content-Type": CONTENT_TYPE})
 
 
 async def stats(key: CallerKey, service: AppService) -> dict[str, Any]:
     """The figures of `/metrics` as JSON, for a page."""
-    server_wide(key, "metrics")
+    require_server_scope(key, "metrics")
     return await asyncio.to_thread(service.stats)
 
 

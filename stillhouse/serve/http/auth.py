@@ -1,9 +1,9 @@
-"""Whose request it is and whom it may be about: keys, limits, and the hosts and pages that are answered.
+"""Which key a request has and which user it may name: keys, limits, and the hosts and pages that are answered.
 
 In: a request's headers, and the user it names. Out: the key and that user's name in the store, or 401, 403 or 429. A
-server that needs no key answers to names of this machine alone: a web page that makes its own name point here
-(DNS rebinding) sends that name as `Host`, and a page of another origin says so in `Origin`. It does not know what the
-request asks for.
+server without keys answers only where `Host` is a name of this machine: a web page that points its own name here (DNS
+rebinding) sends that name instead. A page of another origin is known by its `Origin`. It does not know what the
+request is for.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ def service_of(request: Request) -> Service:
 def caller(request: Request) -> ApiKey:
     """The key of a request, counted against its limits. `Unauthorized`, `Forbidden`, `Overloaded`."""
     service = service_of(request)
-    _same_origin(request)
+    _check_origin(request)
     key = _key(request, service)
-    wait = service.limits.request(key.id or "local")
+    wait = service.limits.take_request(key.id or "local")
     if wait > 0:
         raise Overloaded(f"too many requests with this key; try again in {wait:.1f} s", math.ceil(wait))
     return key
@@ -71,37 +71,37 @@ def is_this_machine(host: str) -> bool:
         return False
 
 
-def _same_origin(request: Request) -> None:
+def _check_origin(request: Request) -> None:
     """Refuse requests from web pages of other origins: they would act with what the browser may reach."""
     origin = request.headers.get("origin")
     if origin and origin.split("://", 1)[-1] != request.headers.get("host"):
         raise Forbidden(f"requests from pages of {origin[:80]} are not answered")
 
 
-def subject(key: ApiKey, name: str | None, action: Action) -> str:
-    """The one user a request is about, as the store names them. `Forbidden`, `InputError`."""
+def resolve_user(key: ApiKey, name: str | None, action: Action) -> str:
+    """The user a request is about, as the store names them. `Forbidden`; `InputError`: no user is named."""
     user = keys.stored_user(key, name)
     if user is None:
         raise InputError("name the user: this key speaks for more than one")
-    return permitted(key, user, action)
+    return check_allowed(key, user, action)
 
 
-def permitted(key: ApiKey, user: str, action: Action) -> str:
-    """The same user. `Forbidden`: the key may not; the message is the same whether or not there is such a user."""
+def check_allowed(key: ApiKey, user: str, action: Action) -> str:
+    """The same user. `Forbidden`: the key may not. The message is the same whether or not there is such a user."""
     if not keys.allowed(key, user, action):
         raise Forbidden(f"this key may not {action} user {user[:80]!r}")
     return user
 
 
-def server_wide(key: ApiKey, action: Action) -> None:
+def require_server_scope(key: ApiKey, action: Action) -> None:
     """Raise `Forbidden` unless the key reaches the whole server."""
     if not keys.allowed(key, None, action):
         raise Forbidden("this key does not reach the whole server: an admin's is needed")
 
 
-def charge(service: Service, key: ApiKey, tokens: int) -> None:
+def charge_tokens(service: Service, key: ApiKey, tokens: int) -> None:
     """Count tokens against the key's limit. `Overloaded`: there are too many this minute."""
-    wait = service.limits.tokens(key.id or "local", tokens)
+    wait = service.limits.take_tokens(key.id or "local", tokens)
     if wait > 0:
         raise Overloaded(f"too many tokens with this key; try again in {wait:.1f} s", int(wait) + 1)
 

@@ -1,7 +1,7 @@
 """Request bodies: read whole before a route begins, so that a slow or huge one costs nothing else.
 
-In: an ASGI request. Out: the same request with its body in one message, or 408 or 413. Every reply is counted by its
-status on its way out. It does not know what is in a body.
+In: an ASGI request. Out: the same request with its body in one message, or a reply 408 or 413. Every reply is counted
+by its status. It does not know what is in a body.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from .errors import error_reply
 BODY_SECONDS = 30.0
 
 
-class Intake:
+class BodyReader:
     """ASGI middleware that reads a body whole first: at most `limits.body_bytes`, in at most `BODY_SECONDS`."""
 
     def __init__(self, app: ASGIApp, service: Service) -> None:
@@ -30,7 +30,7 @@ class Intake:
         limits = self.service.limits.config
         most = limits.upload_bytes if scope["path"].endswith("/memory") else limits.body_bytes
         try:
-            body = await asyncio.wait_for(_whole(receive, most), BODY_SECONDS)
+            body = await asyncio.wait_for(_read_body(receive, most), BODY_SECONDS)
         except TimeoutError:
             slow = TooSlow(f"the body did not come whole within {BODY_SECONDS:.0f} seconds")
             return await error_reply(slow)(scope, receive, counted)
@@ -38,7 +38,7 @@ class Intake:
             return await error_reply(error)(scope, receive, counted)
         if body is None:
             return None
-        return await self.app(scope, _again(body, receive), counted)
+        return await self.app(scope, _replayed(body, receive), counted)
 
     def _counting(self, send: Send) -> Send:
         async def counted(message: Message) -> None:
@@ -49,7 +49,7 @@ class Intake:
         return counted
 
 
-async def _whole(receive: Receive, most: int) -> bytes | None:
+async def _read_body(receive: Receive, most: int) -> bytes | None:
     """The body; None when the client left before it was whole. `TooLarge`: it has more than `most` bytes."""
     parts, size = [], 0
     while True:
@@ -64,7 +64,7 @@ async def _whole(receive: Receive, most: int) -> bytes | None:
             return b"".join(parts)
 
 
-def _again(body: bytes, receive: Receive) -> Receive:
+def _replayed(body: bytes, receive: Receive) -> Receive:
     """A `receive` that returns the body as one message, and then what comes after it."""
     left: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 

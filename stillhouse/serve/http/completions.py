@@ -1,7 +1,7 @@
 """OpenAI's routes: chat completions, completions, models, feedback.
 
 In: checked bodies and a key. Out: responses, whole or as server-sent events; an exchange is journaled before its last
-byte goes out. `model` picks whose weights answer: `NAME` (the request's user decides), `NAME:base`, `NAME:user/ID`,
+byte goes out. `model` chooses whose weights answer: `NAME` (the request's user decides), `NAME:base`, `NAME:user/ID`,
 `NAME:user/ID/vN`. It does not know how an answer is made.
 """
 
@@ -31,9 +31,9 @@ from ..engine.adapters import Key
 from ..engine.engine import Event, Failed
 from ..log import journal_records
 from ..log.journal_records import Exchange, Feedback
-from ..service import Choice, GenerationRequest, PreparedRequest, Service
+from ..service import GenerationRequest, PreparedRequest, Service, WeightsChoice
 from ..teacher import FallbackTeacher
-from .auth import AppService, CallerKey, charge, permitted, subject
+from .auth import AppService, CallerKey, charge_tokens, check_allowed, resolve_user
 from .errors import error_body
 from .responses import ChoiceOutput, ResponseFormat
 from .schema import ChatBody, CompletionBody, FeedbackBody, GenerationBody
@@ -87,7 +87,7 @@ class _Call:
 
 @routes.post("/chat/completions")
 async def chat(body: ChatBody, request: Request, key: CallerKey, service: AppService) -> Response:
-    """Answer a conversation."""
+    """Answer a conversation, whole or as server-sent events."""
     messages = tuple(_message(m.role, m.text) for m in body.messages)
     generation = _generation_request(
         body, key, service, body.wanted_logprobs, body.max_completion_tokens or body.max_tokens
@@ -98,9 +98,9 @@ async def chat(body: ChatBody, request: Request, key: CallerKey, service: AppSer
 
 @routes.post("/completions")
 async def complete(body: CompletionBody, request: Request, key: CallerKey, service: AppService) -> Response:
-    """Go on from raw prompts: no template, no passages."""
+    """Continue raw prompts, without a template or passages."""
     generation = _generation_request(body, key, service, body.logprobs, body.max_tokens or 16)
-    prompts = [p if isinstance(p, str) else known_tokens(service, p) for p in body.prompts]
+    prompts = [p if isinstance(p, str) else checked_tokens(service, p) for p in body.prompts]
     requests = [replace(generation, prompt=p, session=body.session) for p in prompts]
     return await _reply(service, key, body, requests, request)
 
@@ -108,9 +108,13 @@ async def complete(body: CompletionBody, request: Request, key: CallerKey, servi
 @routes.get("/models")
 async def list_models(key: CallerKey, service: AppService) -> dict[str, Any]:
     """The base, and the adapters this key may use."""
-    users = [key.own] if key.own else await asyncio.to_thread(service.store.users)
+    users = [key.own_user] if key.own_user else await asyncio.to_thread(service.store.users)
     mine = [u for u in users if u is not None and keys.allowed(key, u, "read")][:_MOST_MODELS]
-    cards = [_card(service, ""), _card(service, ":base"), *(_card(service, f":user/{user}") for user in mine)]
+    cards = [
+        _model_card(service, ""),
+        _model_card(service, ":base"),
+        *(_model_card(service, f":user/{user}") for user in mine),
+    ]
     return {"object": "list", "data": cards}
 
 
@@ -119,13 +123,13 @@ async def show_model(name: str, key: CallerKey, service: AppService) -> dict[str
     """One of the models that `list_models` lists, or a version of one."""
     user, _ = user_and_version(service, name)
     if user is not None:
-        permitted(key, keys.stored_user(key, user) or user, "read")
-    return _card(service, name.removeprefix(service.model.ref))
+        check_allowed(key, keys.stored_user(key, user) or user, "read")
+    return _model_card(service, name.removeprefix(service.model.ref))
 
 
 @routes.post("/feedback")
 async def give_feedback(body: FeedbackBody, key: CallerKey, service: AppService) -> dict[str, Any]:
-    """Keep what somebody thinks of a response: on disk before it is acknowledged, and once per id."""
+    """Keep a judgement of a response: on disk before it is acknowledged, and once per id."""
     exchange = await asyncio.to_thread(service.journal.find, body.response_id)
     if exchange is None or (exchange.user and not keys.allowed(key, exchange.user, "change")):
         raise NotFound(f"there is no response {body.response_id[:80]!r}")
@@ -143,7 +147,7 @@ def _message(role: str, text: str) -> Message:
     return {"role": "system" if role == "developer" else role, "content": text}
 
 
-def known_tokens(service: Service, ids: Sequence[int]) -> tuple[int, ...]:
+def checked_tokens(service: Service, ids: Sequence[int]) -> tuple[int, ...]:
     """`ids` as a tuple. `InputError`: one is not in the vocabulary."""
     largest = service.model.vocabulary - 1
     wrong = next((i for i in ids if not 0 <= i <= largest), None)
@@ -175,10 +179,10 @@ def _generation_request(
         raise InputError(f"user {body.user!r} and model {body.model!r} name two users: give one of them")
     user = keys.stored_user(key, body.user or named or None)
     if user is None and key.scope != "admin":
-        subject(key, None, "ask")
+        resolve_user(key, None, "ask")
     if user is not None:
-        permitted(key, user, "ask")
-    choice: Choice = "base" if named == "" else "version" if number else "user"
+        check_allowed(key, user, "ask")
+    choice: WeightsChoice = "base" if named == "" else "version" if number else "user"
     version = Key(user, number) if number and user else None
     given = {name: getattr(body, name) for name in ("seed", "top_k", "top_p", "min_p", "repetition_penalty")}
     drawn_by = {"seed": secrets.randbits(32)} | {name: value for name, value in given.items() if value is not None}
@@ -191,7 +195,7 @@ def _temperature(body: GenerationBody, service: Service) -> float:
     return body.temperature if body.temperature is not None else service.model.temperature
 
 
-def _card(service: Service, suffix: str) -> dict[str, Any]:
+def _model_card(service: Service, suffix: str) -> dict[str, Any]:
     ref = service.model.ref
     return {
         "id": f"{ref}{suffix}", "object": "model", "created": 0, "owned_by": "stillhouse", "root": ref,
@@ -204,7 +208,7 @@ async def _reply(
     service: Service, key: ApiKey, body: GenerationBody, requests: Sequence[GenerationRequest], request: Request
 ) -> Response:
     prepared = [await service.prepare(r) for r in requests]
-    charge(service, key, sum(len(p.request.prompt) + p.request.sampling.max_new_tokens for p in prepared))
+    charge_tokens(service, key, sum(len(p.request.prompt) + p.request.sampling.max_new_tokens for p in prepared))
     chat, first = isinstance(body, ChatBody), prepared[0]
     about: dict[str, Any] = {
         "path": first.path, "user": requests[0].user, "session": first.session, "passages": first.passages,
@@ -218,17 +222,19 @@ async def _reply(
     call = _Call(service, key, body, requests, prepared, form)
     if body.stream:
         events = call.events()
-        begun = await anext(events)  # a full queue is a status, not a broken stream
-        if isinstance(begun[1], Failed):
-            raise begun[1].error
-        return StreamingResponse(_streamed(call, begun, events), media_type="text/event-stream", headers=call.headers)
-    return await _unless_gone(request, _whole(call))
+        first_event = await anext(events)  # a full queue is a status, not a broken stream
+        if isinstance(first_event[1], Failed):
+            raise first_event[1].error
+        return StreamingResponse(
+            _streamed(call, first_event, events), media_type="text/event-stream", headers=call.headers
+        )
+    return await _cancelled_on_disconnect(request, _whole(call))
 
 
-async def _unless_gone(request: Request, reply: Coroutine[Any, Any, Response]) -> Response:
-    """The response; when the client leaves before it is whole, the work on it ends."""
+async def _cancelled_on_disconnect(request: Request, reply: Coroutine[Any, Any, Response]) -> Response:
+    """The response. If the client leaves before it is whole, the work on it is cancelled."""
     whole = asyncio.ensure_future(reply)
-    gone = asyncio.ensure_future(_gone(request))
+    gone = asyncio.ensure_future(_disconnected(request))
     try:
         await asyncio.wait({whole, gone}, return_when=asyncio.FIRST_COMPLETED)
         return whole.result() if whole.done() else Response(status_code=499)
@@ -239,7 +245,7 @@ async def _unless_gone(request: Request, reply: Coroutine[Any, Any, Response]) -
                 await task
 
 
-async def _gone(request: Request) -> None:
+async def _disconnected(request: Request) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         continue
 
@@ -257,7 +263,7 @@ async def _whole(call: _Call) -> Response:
 
 
 async def _streamed(
-    call: _Call, begun: tuple[int, Event], events: AsyncGenerator[tuple[int, Event], None]
+    call: _Call, first_event: tuple[int, Event], events: AsyncGenerator[tuple[int, Event], None]
 ) -> AsyncIterator[str]:
     outputs = [ChoiceOutput() for _ in call.engine_requests]
     recorded = False
@@ -265,7 +271,7 @@ async def _streamed(
         for place in range(len(outputs)):
             if (opening := call.format.opening(place)) is not None:
                 yield _sse(opening)
-        async for place, event in _chained(begun, events):
+        async for place, event in _prepended(first_event, events):
             if isinstance(event, Failed):
                 yield _sse(error_body(event.error.status, str(event.error)))
                 return
@@ -281,14 +287,16 @@ async def _streamed(
         yield "data: [DONE]\n\n"
     finally:
         await events.aclose()
-        if not recorded and any(output.text for output in outputs):  # the client left: what it got was said
+        if not recorded and any(
+            output.text for output in outputs
+        ):  # the client left: what it got is journaled all the same
             await asyncio.shield(_record(call, outputs))
 
 
-async def _chained(
-    begun: tuple[int, Event], events: AsyncIterator[tuple[int, Event]]
+async def _prepended(
+    first_event: tuple[int, Event], events: AsyncIterator[tuple[int, Event]]
 ) -> AsyncIterator[tuple[int, Event]]:
-    yield begun
+    yield first_event
     async for item in events:
         yield item
 
@@ -310,12 +318,12 @@ async def _record(call: _Call, outputs: Sequence[ChoiceOutput]) -> bool:
     )  # fmt: skip
     messages = request.messages or ({"role": "prompt", "content": _prompt_text(call, request)},)
     try:
-        return await call.service.record(exchange, messages) and await _corrected(call, exchange)
+        return await call.service.record(exchange, messages) and await _record_correction(call, exchange)
     except StillhouseError:  # what follows from an exchange is no reason to lose its answer
         return True
 
 
-async def _corrected(call: _Call, exchange: Exchange) -> bool:
+async def _record_correction(call: _Call, exchange: Exchange) -> bool:
     """Journal an answer of the teacher's as a correction of the student's, for the next student to learn."""
     about = call.format.about
     if exchange.path != "teacher":

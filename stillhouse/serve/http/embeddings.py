@@ -22,8 +22,8 @@ from ...errors import InputError
 from ...generate import batches
 from ...runners import BASE, Runner, Watch
 from ..service import Service
-from .auth import AppService, CallerKey, charge
-from .completions import known_tokens, user_and_version
+from .auth import AppService, CallerKey, charge_tokens
+from .completions import checked_tokens, user_and_version
 from .schema import EmbeddingsBody
 
 routes = APIRouter(prefix="/v1")
@@ -39,7 +39,7 @@ async def embed(body: EmbeddingsBody, key: CallerKey, service: AppService) -> di
         raise InputError(f"dimensions: {body.dimensions} is not allowed; this model's vectors have {width}, uncut")
     ids = await asyncio.to_thread(_ids, service, body)
     tokens = sum(map(len, ids))
-    charge(service, key, tokens)
+    charge_tokens(service, key, tokens)
     vectors: dict[int, list[float] | str] = {}
     for rows in batches([len(i) for i in ids], service.config.engine.prefill_tokens):
         work = partial(pooled, service.runner, [ids[i] for i in rows], last=body.pooling == "last")
@@ -63,7 +63,7 @@ def _ids(service: Service, body: EmbeddingsBody) -> list[list[int]]:
     """The tokens of every text. `InputError`: one is empty, or longer than the model's context."""
     texts, room = [], service.engine.room
     for place, given in enumerate(body.inputs):
-        ids = service.model.text_ids(given) if isinstance(given, str) else list(known_tokens(service, given))
+        ids = service.model.text_ids(given) if isinstance(given, str) else list(checked_tokens(service, given))
         if not 0 < len(ids) <= room:
             raise InputError(
                 f"input {place} has {len(ids)} tokens; the model's context is {room}: 1 to {room} are allowed"

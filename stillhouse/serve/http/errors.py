@@ -49,18 +49,18 @@ def error_reply(error: StillhouseError) -> JSONResponse:
 
 def add_errors(app: FastAPI) -> None:
     """Turn whatever a route raises into a reply in OpenAI's shape."""
-    app.add_exception_handler(StillhouseError, _ours)
-    app.add_exception_handler(OSError, _system)
-    app.add_exception_handler(RequestValidationError, _invalid)
-    app.add_exception_handler(HTTPException, _theirs)
+    app.add_exception_handler(StillhouseError, _stillhouse_error)
+    app.add_exception_handler(OSError, _os_error)
+    app.add_exception_handler(RequestValidationError, _validation_error)
+    app.add_exception_handler(HTTPException, _http_error)
 
 
-async def _ours(request: Request, error: Exception) -> JSONResponse:
+async def _stillhouse_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, StillhouseError), "registered for these alone"
     return error_reply(error)
 
 
-async def _system(request: Request, error: Exception) -> JSONResponse:
+async def _os_error(request: Request, error: Exception) -> JSONResponse:
     """An error of the operating system. A full disk has a status of its own, for the client can do something then."""
     assert isinstance(error, OSError), "registered for these alone"
     if out_of_room(error):
@@ -68,12 +68,12 @@ async def _system(request: Request, error: Exception) -> JSONResponse:
     raise error
 
 
-async def _theirs(request: Request, error: Exception) -> JSONResponse:
+async def _http_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException), "registered for these alone"
     return JSONResponse(error_body(error.status_code, str(error.detail)), error.status_code, error.headers)
 
 
-async def _invalid(request: Request, error: Exception) -> JSONResponse:
+async def _validation_error(request: Request, error: Exception) -> JSONResponse:
     """The reply names the first thing that is wrong with a body, by its field."""
     assert isinstance(error, RequestValidationError), "registered for these alone"
     first = error.errors()[0]

@@ -19,7 +19,7 @@ from ..access.keys import ApiKey
 from ..jobs.queue import LIVE, Job
 from ..log.events import POLL_SECONDS, Event
 from ..service import Service
-from .auth import AppService, CallerKey, subject
+from .auth import AppService, CallerKey, resolve_user
 
 routes = APIRouter(prefix="/v1")
 KEEP_ALIVE = 15.0  # seconds without an event before a comment is sent
@@ -30,7 +30,7 @@ async def list_jobs(
     key: CallerKey, service: AppService, user: str | None = None, ended: Annotated[int, Query(ge=0, le=1000)] = 20
 ) -> dict[str, Any]:
     """Jobs that are queued or running, and the newest that ended."""
-    whose = subject(key, user, "read") if user is not None or key.own is not None else None
+    whose = resolve_user(key, user, "read") if user is not None or key.own_user is not None else None
     jobs = await asyncio.to_thread(service.jobs.all, whose, ended)
     mine = [job for job in jobs if keys.allowed(key, job.user, "read")]
     return {"object": "list", "data": [job_row(service, job) for job in mine]}

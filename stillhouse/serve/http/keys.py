@@ -12,7 +12,7 @@ from typing import Any
 from fastapi import APIRouter
 
 from ..access.keys import ApiKey
-from .auth import AppService, CallerKey, server_wide
+from .auth import AppService, CallerKey, require_server_scope
 from .schema import KeyBody
 
 routes = APIRouter(prefix="/v1")
@@ -21,14 +21,14 @@ routes = APIRouter(prefix="/v1")
 @routes.get("/keys")
 async def list_keys(key: CallerKey, service: AppService) -> dict[str, Any]:
     """Every key that was ever made, without its secret."""
-    server_wide(key, "admin")
+    require_server_scope(key, "admin")
     return {"object": "list", "data": [_key_row(k) for k in service.keyring.all()]}
 
 
 @routes.post("/keys", status_code=201)
 async def create_key(body: KeyBody, key: CallerKey, service: AppService) -> dict[str, Any]:
     """Create a key; its secret is in this response and nowhere else."""
-    server_wide(key, "admin")
+    require_server_scope(key, "admin")
     secret, created = await asyncio.to_thread(
         lambda: service.keyring.create(body.scope, tenant=body.tenant, user=body.user, days=body.days, note=body.note)
     )
@@ -38,7 +38,7 @@ async def create_key(body: KeyBody, key: CallerKey, service: AppService) -> dict
 @routes.delete("/keys/{name}")
 async def revoke_key(name: str, key: CallerKey, service: AppService) -> dict[str, Any]:
     """End a key at once."""
-    server_wide(key, "admin")
+    require_server_scope(key, "admin")
     return _key_row(await asyncio.to_thread(service.keyring.revoke, name))
 
 

@@ -21,7 +21,7 @@ from ..jobs.queue import check_settings
 from ..log import journal_records
 from ..log.journal_records import Memory
 from ..service import Service
-from .auth import AppService, CallerKey, server_wide, subject
+from .auth import AppService, CallerKey, require_server_scope, resolve_user
 from .jobs import job_row
 from .schema import ConsolidateBody, MemoryBody, RollbackBody
 
@@ -34,8 +34,8 @@ async def list_users(
     key: CallerKey, service: AppService, limit: Annotated[int, Query(ge=1, le=1000)] = 100
 ) -> dict[str, Any]:
     """Users with a version, an open session or a queued job."""
-    if key.own is None and not keys.allowed(key, None, "users"):
-        server_wide(key, "users")
+    if key.own_user is None and not keys.allowed(key, None, "users"):
+        require_server_scope(key, "users")
 
     def summaries() -> list[dict[str, Any]]:
         names = {
@@ -52,7 +52,7 @@ async def list_users(
 @routes.post("/users/{user:path}/memory")
 async def add_memory(user: str, body: MemoryBody, key: CallerKey, service: AppService) -> dict[str, Any]:
     """Hand over a text to be remembered: answered from at once, consolidated when the policy says so."""
-    user = subject(key, user, "change")
+    user = resolve_user(key, user, "change")
     text = check_memory(body.text.encode(), "memory")
     memory = Memory(body.id or journal_records.new_id("mem"), user, journal_records.now(), text, body.replace)
     job = await service.remember(memory, body.consolidate)
@@ -63,7 +63,7 @@ async def add_memory(user: str, body: MemoryBody, key: CallerKey, service: AppSe
 @routes.get("/users/{user:path}/memory")
 async def show_memory(user: str, key: CallerKey, service: AppService) -> dict[str, Any]:
     """All that a user wants known, and how much of it the champion was not made of."""
-    user = subject(key, user, "read")
+    user = resolve_user(key, user, "read")
     status = await asyncio.to_thread(service.memories.status, user)
     return {"object": "memory", "user": user, "text": status.memory, "fresh": list(status.fresh)}
 
@@ -71,7 +71,7 @@ async def show_memory(user: str, key: CallerKey, service: AppService) -> dict[st
 @routes.get("/users/{user:path}/adapters/{number}/report")
 async def report(user: str, number: int, key: CallerKey, service: AppService) -> FileResponse:
     """The gates' report of one version, as a page."""
-    user = subject(key, user, "read")
+    user = resolve_user(key, user, "read")
     path = service.store.version_dir(user, number) / "gate_report.html"
     if not path.is_file():
         raise NotFound(f"v{number} of {user!r} has no report")
@@ -81,14 +81,14 @@ async def report(user: str, number: int, key: CallerKey, service: AppService) ->
 @routes.get("/users/{user:path}/adapters")
 async def list_adapters(user: str, key: CallerKey, service: AppService) -> dict[str, Any]:
     """A user's versions, oldest first."""
-    user = subject(key, user, "read")
+    user = resolve_user(key, user, "read")
     return {"object": "list", "data": await asyncio.to_thread(_versions, service, user)}
 
 
 @routes.post("/users/{user:path}/rollback")
 async def roll_back(user: str, key: CallerKey, service: AppService, body: RollbackBody | None = None) -> dict[str, Any]:
     """Serve the champion before, or a given version."""
-    user = subject(key, user, "change")
+    user = resolve_user(key, user, "change")
     moved = await asyncio.to_thread(service.rollback, user, body.version if body else None)
     return {"object": "alias", "user": user, "version": moved.number, "before": moved.before}
 
@@ -98,7 +98,7 @@ async def consolidate(
     user: str, key: CallerKey, service: AppService, body: ConsolidateBody | None = None
 ) -> dict[str, Any]:
     """Queue a consolidation now."""
-    user = subject(key, user, "change")
+    user = resolve_user(key, user, "change")
     settings = check_settings(body.settings) if body else ()
     job = await asyncio.to_thread(service.consolidate, user, settings, "asked for")
     return job_row(service, job)
@@ -107,7 +107,7 @@ async def consolidate(
 @routes.get("/users/{user:path}/sessions")
 async def list_sessions(user: str, key: CallerKey, service: AppService) -> dict[str, Any]:
     """A user's sessions, in the order they began."""
-    user = subject(key, user, "read")
+    user = resolve_user(key, user, "read")
 
     def rows() -> list[dict[str, Any]]:
         records = service.journal.records("exchange", "session_end", user=user)
@@ -119,7 +119,7 @@ async def list_sessions(user: str, key: CallerKey, service: AppService) -> dict[
 @routes.post("/users/{user:path}/sessions/{session}/end")
 async def end_session(user: str, session: str, key: CallerKey, service: AppService) -> dict[str, Any]:
     """End a session; the response says what the policy decided."""
-    user = subject(key, user, "change")
+    user = resolve_user(key, user, "change")
     if session not in service.open_sessions(user):
         raise NotFound(f"user {user!r} has no open session {session[:80]!r}")
     job, decision = await service.end_session(user, session, "asked")
@@ -130,14 +130,14 @@ async def end_session(user: str, session: str, key: CallerKey, service: AppServi
 @routes.post("/users/{user:path}/forget")
 async def forget(user: str, key: CallerKey, service: AppService) -> dict[str, Any]:
     """Remove everything of a user; the counts say what, and that nothing remains."""
-    user = subject(key, user, "change")
+    user = resolve_user(key, user, "change")
     return {"object": "forgotten", "user": user, "removed": await asyncio.to_thread(service.forget, user)}
 
 
 @routes.get("/users/{user:path}")
 async def show_user(user: str, key: CallerKey, service: AppService) -> dict[str, Any]:
     """One user: versions, memory, open sessions and jobs."""
-    user = subject(key, user, "read")
+    user = resolve_user(key, user, "read")
     return await asyncio.to_thread(_summary, service, user)
 
 

@@ -1,4 +1,4 @@
-"""The queue of consolidations: one file per job, so that it survives every process that uses it.
+"""The queue of consolidations: one file per job, so that it survives the processes that use it.
 
 In: a user whose memory is to become weights. Out: `<home>/jobs/<id>.json` while the job is queued or running, and
 `<home>/jobs/ended/<id>.json` after. A user has at most one queued and one running job; a request for another returns
@@ -27,7 +27,7 @@ from ...storage.files import discard, make_folder, sync_folder, write_atomic, wr
 from ...store.locks import locked
 from ...store.names import check_user
 from ..log.event_types import Fact, JobChanged
-from ..log.events import Events
+from ..log.events import EventLog
 from ..log.journal_records import now
 from ..policy import DEFAULTS, Policy
 
@@ -69,7 +69,7 @@ class Job:
     worker: str = ""
     """Id of the worker that runs it."""
     cancel: Literal["", "cancel", "forget"] = ""
-    """What was asked for while it runs."""
+    """A cancellation or a forgetting that was requested while the job runs."""
     alone: bool = False
     """Whether it is never in a batch with others."""
     error: str = ""
@@ -109,12 +109,12 @@ class JobQueue:
         self._workers = self.home / "jobs" / "workers"
         for folder in (self._ended, self._workers, self.home / "locks"):
             make_folder(folder)
-        self.events = Events(self.home)
+        self.events = EventLog(self.home)
 
     def enqueue(
         self, user: str, model: str, settings: Sequence[str] = (), rules: Policy = DEFAULTS, why: str = ""
     ) -> Job:
-        """Queue a consolidation of all that `user` said, or return the job of the user that is queued already.
+        """Queue a consolidation of all that `user` stated, or return the user's job that is queued already.
 
         `settings` are `stage.key=value` words, as for `stillhouse consolidate --set`.
         """
@@ -192,10 +192,10 @@ class JobQueue:
         """End a job with its result."""
         with self._changing():
             error = note if state == "failed" else ""
-            job = replace(job, result=dict(result or {}), error=error, cancel=self._flag(job))
+            job = replace(job, result=dict(result or {}), error=error, cancel=self._cancel_requested(job))
             return self._end(job, state, note)
 
-    def again(
+    def retry(
         self, job: Job, why: str, *, counted: bool = True, delay: float | None = None, alone: bool = False
     ) -> Job:
         """Queue a job again, due later each time (5, 10, 20 … s). After `most_attempts` counted attempts it has failed.
@@ -203,7 +203,7 @@ class JobQueue:
         `delay`: seconds in place of those; `alone`: no longer in a batch with others.
         """
         with self._changing():
-            job = replace(job, cancel=self._flag(job))
+            job = replace(job, cancel=self._cancel_requested(job))
             if job.cancel:
                 return self._end(job, "cancelled", "cancelled while it ran")
             attempts = job.attempts + counted
@@ -225,11 +225,11 @@ class JobQueue:
 
     def _orphaned(self, job: Job) -> Job:
         why = f"its worker {job.worker} died"
-        return self.again(job, why, counted=job.deaths % _DEATHS_AN_ATTEMPT == 0, delay=0.0)
+        return self.retry(job, why, counted=job.deaths % _DEATHS_AN_ATTEMPT == 0, delay=0.0)
 
     @contextlib.contextmanager
-    def working(self) -> Iterator[str]:
-        """Be a worker for as long as the block runs; yields its id."""
+    def register_worker(self) -> Iterator[str]:
+        """Hold the lock of a new worker for as long as the block runs; yields the worker's id."""
         name = f"{os.getpid()}-{uuid.uuid4().hex[:8]}"
         path = self._workers / name
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
@@ -269,15 +269,15 @@ class JobQueue:
                 sync_folder(folder)
         return len(mine)
 
-    def tell(self, *facts: Fact, sync: bool = True) -> None:
-        """Log facts. The queue goes on where the log cannot be written."""
+    def log(self, *facts: Fact, sync: bool = True) -> None:
+        """Log facts. The queue works on if the log cannot be written."""
         with contextlib.suppress(StoreError):
             self.events.append(*facts, sync=sync)
 
     def _live(self) -> list[Job]:
         return list(_existing(sorted(self.folder.glob("job-*.json"))))
 
-    def _flag(self, job: Job) -> Literal["", "cancel", "forget"]:
+    def _cancel_requested(self, job: Job) -> Literal["", "cancel", "forget"]:
         """Whether a job was cancelled or its user forgotten since its worker read it."""
         try:
             return self.get(job.id).cancel
@@ -311,10 +311,10 @@ class JobQueue:
             self._write(job, note)
         discard(self.folder / f"{job.id}.json")
         discard(self._progress(job.id))
-        self._forget_old()
+        self._drop_old()
         return job
 
-    def _forget_old(self) -> None:
+    def _drop_old(self) -> None:
         past = sorted(self._ended.glob("job-*.json"))
         if len(past) > KEPT + KEPT // 100:  # now and then some, instead of one every time
             for path in past[:-KEPT]:
@@ -323,7 +323,7 @@ class JobQueue:
     def _write(self, job: Job, note: str) -> None:
         folder = self.folder if job.state in LIVE else self._ended
         write_atomic(folder / f"{job.id}.json", canonical({"format": FORMAT, "job": asdict(job)}))
-        self.tell(JobChanged(job.id, job.user, job.state, note=note))
+        self.log(JobChanged(job.id, job.user, job.state, note=note))
 
 
 def _is_due(job: Job) -> bool:

@@ -62,7 +62,7 @@ def consolidate(
         items = node.remote(packed_home(store, work["model"], work["memories"]), dict(work), list(command))
         for item in map(ray.get, items):
             if isinstance(item, tuple):
-                return _settled(store, *item)
+                return _saved_result(store, *item)
             report(from_mapping(Report, item))
     except ray.exceptions.RayError as error:
         raise StoreError(f"the Ray cluster lost the batch: {str(error).splitlines()[0]}; it is tried again") from error
@@ -93,7 +93,7 @@ def packed_home(store: Store, model: str, users: Collection[str]) -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         small = Store(Path(folder) / "home")
         for version in _champions(store, model, users):
-            carry(version, store, small)
+            copy_version(version, store, small)
         for file in sorted((store.home / CALIBRATION).glob("*.json")):
             (small.home / CALIBRATION).mkdir(exist_ok=True)
             (small.home / CALIBRATION / file.name).write_bytes(file.read_bytes())
@@ -120,7 +120,7 @@ def run_packed(
         yield answer, _packed(here)
 
 
-def carry(version: Version, source: Store, target: Store, *, whole: bool = False) -> Version:
+def copy_version(version: Version, source: Store, target: Store, *, whole: bool = False) -> Version:
     """Save a version in another home, under that home's number; `whole`: with the signals and the memory.
 
     Returns the version there. One with this candidate and verdict is not saved again.
@@ -142,7 +142,7 @@ def carry(version: Version, source: Store, target: Store, *, whole: bool = False
     return target.save_version(candidate, verdict, files, version.base_ref, version.parents)
 
 
-def _settled(store: Store, answer: Answer, home: bytes) -> Answer:
+def _saved_result(store: Store, answer: Answer, home: bytes) -> Answer:
     """The node's result, with its versions saved and numbered here. Raises the node's error."""
     if "error" in answer:
         raise error_of(answer)
@@ -150,7 +150,7 @@ def _settled(store: Store, answer: Answer, home: bytes) -> Answer:
         node = Store(_unpacked(home, Path(folder)))
         for row in answer["rows"]:
             version = next(v for v in node.versions(row["user"]) if v.number == row["version"])
-            number = carry(version, node, store, whole=True).number
+            number = copy_version(version, node, store, whole=True).number
             folder_here = store.version_dir(row["user"], number)
             row |= {"version": number, "folder": str(folder_here), "report": str(folder_here / "gate_report.html")}
     return answer

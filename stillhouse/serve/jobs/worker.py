@@ -78,8 +78,8 @@ def batch_command(executor: str, address: str | None = None, gpus: float = 0.0) 
 def run(home: Path, config: Config = Config(), *, once: bool = False, stop: Callable[[], bool] = lambda: False) -> int:
     """Work until `stop()`, or with `once` until no job is due; returns how many jobs were ended."""
     jobs, ended = JobQueue(home), 0
-    with jobs.working() as worker:
-        jobs.tell(ServerChanged("worker started", os.getpid()))
+    with jobs.register_worker() as worker:
+        jobs.log(ServerChanged("worker started", os.getpid()))
         while not stop():
             jobs.recover()
             batch = jobs.claim(worker, config.most)
@@ -89,7 +89,7 @@ def run(home: Path, config: Config = Config(), *, once: bool = False, stop: Call
                 break
             else:
                 time.sleep(config.poll)
-        jobs.tell(ServerChanged("worker stopped", os.getpid()))
+        jobs.log(ServerChanged("worker stopped", os.getpid()))
     return ended
 
 
@@ -98,7 +98,7 @@ def _batch(jobs: JobQueue, batch: Sequence[Job], config: Config, stop: Callable[
     try:
         memories = {job.user: memory_of(jobs.home, job.user) for job in batch}
     except StillhouseError as error:
-        return [jobs.again(job, str(error)) for job in batch]
+        return [jobs.retry(job, str(error)) for job in batch]
     empty = [jobs.finish(job, "failed", NOTHING) for job in batch if not stated(memories[job.user])]
     batch = [job for job in batch if stated(memories[job.user])]
     if not batch:
@@ -115,11 +115,11 @@ def _judged(jobs: JobQueue, job: Job, row: dict[str, Any]) -> Job:
     number, user = int(row["version"]), job.user
     seconds = float(sum(row["seconds"].values()))
     facts = (row["memory_tokens"], row["tokens_saved"], row["coverage"], seconds)
-    jobs.tell(VersionSaved(user, number, row["approved"], tuple(row["failed"])))
+    jobs.log(VersionSaved(user, number, row["approved"], tuple(row["failed"])))
     if row["approved"]:
-        jobs.tell(Consolidated(user, number, True, *facts), AliasMoved(user, number, by="consolidation"))
+        jobs.log(Consolidated(user, number, True, *facts), AliasMoved(user, number, by="consolidation"))
         return jobs.finish(job, "succeeded", f"v{number} is served", row)
-    jobs.tell(Consolidated(user, number, False, *facts))
+    jobs.log(Consolidated(user, number, False, *facts))
     retry = policy.after_refusal(job.rules, int(row["rank"]))
     ended = jobs.finish(job, "rejected", f"v{number} refused by {', '.join(row['failed'])}: {retry.why}", row)
     if retry.rank is not None:
@@ -133,14 +133,14 @@ def _without_result(jobs: JobQueue, job: Job, outcome: Outcome, together: int) -
     if outcome.stopped == "late":
         return jobs.finish(job, "failed", f"took longer than {job.rules.max_consolidation_time:g} s")
     if outcome.stopped:
-        return jobs.again(job, outcome.stopped, counted=False, delay=0.0)
+        return jobs.retry(job, outcome.stopped, counted=False, delay=0.0)
     if outcome.kind == "Busy":
-        return jobs.again(job, outcome.error, counted=False, delay=10.0)
+        return jobs.retry(job, outcome.error, counted=False, delay=10.0)
     if together > 1:  # one of them may be at fault: each by itself
-        return jobs.again(job, outcome.error, counted=False, delay=0.0, alone=True)
+        return jobs.retry(job, outcome.error, counted=False, delay=0.0, alone=True)
     if outcome.kind in ("InputError", "ModelError", "NotFound"):
         return jobs.finish(job, "failed", outcome.error)
-    return jobs.again(job, outcome.error)
+    return jobs.retry(job, outcome.error)
 
 
 class _Stopped(Exception):
@@ -198,7 +198,7 @@ class _Batch:
     def _note(self, report: Report) -> None:
         self.progress = report
         facts = [JobChanged(job.id, job.user, "running", *_columns(report)) for job in self.batch]
-        self.jobs.tell(*facts, sync=False)
+        self.jobs.log(*facts, sync=False)
 
 
 def _columns(report: Report) -> tuple[str, int, int | None, str]:

@@ -1,1 +1,1 @@
-"""The journal of what users said, and the log of what the system did."""
+"""The journal of what users sent, and the log of what the system did."""

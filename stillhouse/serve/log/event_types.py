@@ -1,7 +1,7 @@
 """The types of events: what can happen, as frozen records. `TYPES` maps the name on disk to the class.
 
-In: plain values from whoever notices something. Out: a fact: what happened to whom, never what anybody said. Its place
-and its time are given by the log (`events.py`).
+In: plain values. Out: a fact: what happened to which user, never a text of theirs. The log (`events.py`) gives it a
+number and a time.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 In: facts, from any number of processes. Out: `<home>/events/<first number>.jsonl`, one event a line with a number that
 rises by one. Readers ask for what came after a number, so a reader that was away misses nothing that is still kept.
-Format: docs/formats/journal.md. It does not know who reads it, and keeps nothing that anybody said.
+Format: docs/formats/journal.md. It does not know who reads it, and keeps no text of any user.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ...storage.files import make_folder, sync_folder, writing
 from ...store.locks import locked
 from .event_types import TYPES, Fact
 from .journal_records import now
-from .jsonl import decode, encode, sound
+from .jsonl import decode, encode, intact_length
 from .segments import rewrite
 
 POLL_SECONDS = 0.2
@@ -65,7 +65,7 @@ class Event:
         return f"id: {self.seq}\nevent: {self.fact.type}\ndata: {json.dumps(self.as_dict(), ensure_ascii=False)}\n\n"
 
 
-class Events:
+class EventLog:
     """The log of one home. Any number of threads and processes may write and read it."""
 
     def __init__(self, home: Path, config: Config = Config()) -> None:
@@ -85,9 +85,9 @@ class Events:
                 _extend(path, b"".join(lines), sync)
         return number + len(facts)
 
-    def tail(self, after: int | None = None) -> Tail:
+    def tail(self, after: int | None = None) -> LogReader:
         """A reader of what comes after a number; None: of what comes from now on."""
-        return Tail(self.folder, self.last() if after is None else after)
+        return LogReader(self.folder, self.last() if after is None else after)
 
     def last(self) -> int:
         """The number of the newest event; 0 if there is none."""
@@ -144,12 +144,12 @@ class Events:
         whole = last[: last.rfind(b"\n") + 1]
         fields = decode(whole[whole.rstrip(b"\n").rfind(b"\n") + 1 :])
         if fields is None or len(whole) < len(last):
-            return self._mended(files[-1], size) if size else (files[-1], 0, int(files[-1].stem) - 1)
+            return self._truncated(files[-1], size) if size else (files[-1], 0, int(files[-1].stem) - 1)
         return files[-1], start + len(whole), _seq(files[-1], fields)
 
-    def _mended(self, path: Path, size: int) -> tuple[Path, int, int]:
+    def _truncated(self, path: Path, size: int) -> tuple[Path, int, int]:
         data = path.read_bytes()
-        good = sound(data)
+        good = intact_length(data)
         path.chmod(0o600)
         with writing(path):
             os.truncate(path, good)
@@ -157,8 +157,8 @@ class Events:
         return path, good, _seq(path, fields) if fields else int(path.stem) - 1
 
 
-class Tail:
-    """A reader's place in the log. Not for two threads at once."""
+class LogReader:
+    """A reader of the log, and how far it has read. Not for two threads at once."""
 
     def __init__(self, folder: Path, after: int) -> None:
         self.after = after

@@ -1,10 +1,9 @@
-"""The journal: what users said, what was answered, and their feedback; on disk before it is acknowledged.
+"""The journal: what users sent, what was answered, and their feedback; on disk before it is acknowledged.
 
 In: records. Out: `<home>/journal/`, segments of JSON lines (docs/formats/journal.md). Many threads append. One thread
 writes what has gathered, syncs once, and resolves the futures of all. Every process has a segment of its own, so none
-waits for another. DuckDB reads the sealed segments with `read_json`.
-
-It does not know models, adapters or policies, and it does not look for one user's words in another's records.
+waits for another. DuckDB reads the sealed segments with `read_json`. It does not know models, adapters or policies, and
+it does not look for one user's words in another's records.
 """
 
 from __future__ import annotations
@@ -72,7 +71,7 @@ class Journal:
         self._segment: Segment | None = None
         self._closed = False
         for path in segments(self.folder):
-            self._learn(path)
+            self._index_segment(path)
         self._thread = threading.Thread(target=self._write, name="journal", daemon=True)
         self._thread.start()
         for note in sorted(self.folder.glob(".forgetting-*")):
@@ -92,7 +91,7 @@ class Journal:
                 raise Busy("the journal is closed: the server is shutting down; try again")
             if self._pending_bytes > _MOST_PENDING:
                 raise Busy(f"{self._pending_bytes} bytes wait for the disk already; try again later")
-            if isinstance(record, Feedback) and (known := self._known(record, done)) is not done:
+            if isinstance(record, Feedback) and (known := self._first_with_id(record, done)) is not done:
                 return known
             self._pending_bytes += len(line)
             self._pending.put((line, done))
@@ -127,7 +126,7 @@ class Journal:
         with self._lock:
             if self._closed:
                 return
-            self._pending.put(lambda: _resolve(done, self._seal))
+            self._pending.put(lambda: _run_for(done, self._seal))
         done.result()
 
     def forget(self, user: str) -> dict[str, int]:
@@ -147,7 +146,7 @@ class Journal:
                 for path in (p for p in matched if p.suffix == SEALED):
                     removed += rewrite(path, lambda line: token not in line)
                     touched.append(path.name)
-                    self._learn(path)
+                    self._index_segment(path)
             if not matched:
                 break
         remaining = sum(1 for p in segments(self.folder) for _ in lines(p, lambda line: token in line))
@@ -182,7 +181,7 @@ class Journal:
         with locked(self.folder / ".lock", "the journal is being rewritten"):
             for path in sorted(self.folder.glob(f"*{SEALED}")):
                 removed += rewrite(path, keep)
-                self._learn(path)
+                self._index_segment(path)
         return removed
 
     def close(self) -> None:
@@ -192,7 +191,7 @@ class Journal:
                 return
             self._closed = True
             done: Future[None] = Future()
-            self._pending.put(lambda: _resolve(done, self._seal))
+            self._pending.put(lambda: _run_for(done, self._seal))
         self._thread.join()
         done.result()
 
@@ -202,7 +201,7 @@ class Journal:
     def __exit__(self, *error: object) -> None:
         self.close()
 
-    def _known(self, record: Feedback, done: Future[None]) -> Future[None]:
+    def _first_with_id(self, record: Feedback, done: Future[None]) -> Future[None]:
         """The future of the first feedback with this user and id; if it failed, this one takes its place."""
         key = _feedback_key(record)
         first = self._feedback.get(key)
@@ -256,12 +255,12 @@ class Journal:
     def _seal(self) -> None:
         segment, self._segment = self._segment, None
         if segment is not None and (sealed := segment.seal()) is not None:
-            self._learn(sealed)
+            self._index_segment(sealed)
 
-    def _learn(self, path: Path) -> None:
+    def _index_segment(self, path: Path) -> None:
         """Note whose records a sealed segment holds, and the ids of its feedback."""
         users: set[bytes] = set()
-        for _, line in _raw(path):
+        for _, line in _unchecked_lines(path):
             users.update(_USER.findall(line))
             if _FEEDBACK in line and isinstance(record := record_of(line), Feedback):
                 self._feedback.setdefault(_feedback_key(record), _DONE)
@@ -284,14 +283,14 @@ def _records(paths: Sequence[Path], kinds: Sequence[str], user: str | None) -> I
                 yield record
 
 
-def _raw(path: Path) -> Iterator[tuple[int, bytes]]:
+def _unchecked_lines(path: Path) -> Iterator[tuple[int, bytes]]:
     """Numbered lines whose checksums are not looked at: opening a large journal has to be quick."""
     with contextlib.suppress(FileNotFoundError), path.open("rb") as file:
         yield from enumerate((line for line in file if line.endswith(b"\n")), 1)
 
 
 def _mentions(path: Path, token: bytes) -> bool:
-    return any(token in line for _, line in _raw(path))
+    return any(token in line for _, line in _unchecked_lines(path))
 
 
 def _token(user: str) -> bytes:
@@ -302,16 +301,16 @@ def _feedback_key(feedback: Feedback) -> bytes:
     return hashlib.sha256(canonical([feedback.user, feedback.id])).digest()[:12]
 
 
-def _settled() -> Future[None]:
+def _done_future() -> Future[None]:
     done: Future[None] = Future()
     done.set_result(None)
     return done
 
 
-_DONE = _settled()
+_DONE = _done_future()
 
 
-def _resolve(done: Future[None], work: Callable[[], None]) -> None:
+def _run_for(done: Future[None], work: Callable[[], None]) -> None:
     try:
         work()
     except (StoreError, OSError) as error:

@@ -1,4 +1,4 @@
-"""The records of the journal: exchanges, feedback, memories handed over, ends of sessions, proofs of forgetting.
+"""The records of the journal: exchanges, feedback, uploaded memories, ends of sessions, proofs of forgetting.
 
 In: plain values from the HTTP side. Out: frozen records; `record_of` reads one back from its line. Times are ISO 8601
 in UTC. It does not know files.
@@ -30,49 +30,57 @@ class Turn:
 
 @dataclass(frozen=True)
 class Exchange:
-    """One request and its answer. `turns` are the messages this request added to its session; times are in seconds."""
+    """One request and its answer. Durations are in seconds."""
 
     kind: ClassVar[str] = "exchange"
 
-    id: str  # the response id that the client got
+    id: str
+    """The response id that the client got."""
     user: str
     session: str
-    time: str  # ISO 8601, UTC
+    time: str
     turns: tuple[Turn, ...]
+    """The messages that this request added to its session."""
     answer: str
     model: str
-    base: str  # fingerprint
-    path: str  # adapted, retrieval, both, base, teacher
-    version: int | None = None  # of the adapter that answered
+    base: str
+    """Fingerprint of the base."""
+    path: str
+    """The route: adapted, retrieval, both, base or teacher."""
+    version: int | None = None
+    """Version of the adapter that answered."""
     finish: str = "stop"
     prompt_tokens: int = 0
     cached_tokens: int = 0
     completion_tokens: int = 0
     first_token_seconds: float = 0.0
     seconds: float = 0.0
-    key: str = ""  # id of the API key, never the key
+    key: str = ""
+    """Id of the API key, never the key itself."""
 
 
 @dataclass(frozen=True)
 class Feedback:
-    """What somebody thought of a response. The last one of the same response, key, source and user counts."""
+    """A judgement of a response. The last one of the same response, key, source and user counts."""
 
     kind: ClassVar[str] = "feedback"
 
-    id: str  # the idempotency id: a second record with it is not written
+    id: str
+    """The idempotency id: a second record with it is not written."""
     user: str
     time: str
     response_id: str
     key: str = "score"
     value: Value = None
     comment: str = ""
-    correction: str = ""  # what the answer should have been: a training target
+    correction: str = ""
+    """What the answer should have been: a training target."""
     source: Source = "human"
 
 
 @dataclass(frozen=True)
 class Memory:
-    """A text that a user handed over to be remembered; `replace`: in place of all that was handed over before."""
+    """A text that a user uploaded to be remembered; `replace`: in place of all that was uploaded before."""
 
     kind: ClassVar[str] = "memory"
 

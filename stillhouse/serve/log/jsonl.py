@@ -37,7 +37,7 @@ def decode(line: bytes) -> dict[str, Any] | None:
     return fields if isinstance(fields, dict) else None
 
 
-def sound(data: bytes) -> int:
+def intact_length(data: bytes) -> int:
     """The number of leading bytes of `data` that are whole, unaltered lines."""
     end = 0
     while (newline := data.find(b"\n", end)) >= 0 and decode(data[end:newline]) is not None:

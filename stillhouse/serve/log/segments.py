@@ -17,7 +17,7 @@ from pathlib import Path
 
 from ...errors import StoreError
 from ...storage.files import sync_folder, write_synced, writing
-from .jsonl import decode, sound
+from .jsonl import decode, intact_length
 
 OPEN, SEALED = ".open", ".jsonl"
 
@@ -40,7 +40,7 @@ class Segment:
                 _write_all(self._fd, data)
                 os.fsync(self._fd)
         except StoreError:
-            self._cut()
+            self._truncate()
             raise
         self.size += len(data)
 
@@ -52,7 +52,7 @@ class Segment:
         finally:
             os.close(self._fd)
 
-    def _cut(self) -> None:
+    def _truncate(self) -> None:
         """Back to the last acknowledged line."""
         try:
             os.ftruncate(self._fd, self.size)
@@ -67,7 +67,7 @@ def recover(folder: Path) -> list[Path]:
     for path in sorted(folder.glob(f"*{OPEN}")):
         with contextlib.suppress(FileNotFoundError), writing(path), _unowned(path) as fd:
             if fd is not None:
-                os.ftruncate(fd, sound(path.read_bytes()))
+                os.ftruncate(fd, intact_length(path.read_bytes()))
                 os.fsync(fd)
                 sealed += [made] if (made := _seal(path, fd)) else []
     return sealed
@@ -78,15 +78,15 @@ def segments(folder: Path) -> list[Path]:
     return sorted([*folder.glob(f"*{SEALED}"), *folder.glob(f"*{OPEN}")])
 
 
-def lines(path: Path, having: Callable[[bytes], bool] = lambda line: True) -> Iterator[tuple[int, bytes]]:
-    """(number, line) of the whole lines for which `having` is true. `StoreError`: one in a sealed segment is damaged.
+def lines(path: Path, matches: Callable[[bytes], bool] = lambda line: True) -> Iterator[tuple[int, bytes]]:
+    """(number, line) of the whole lines for which `matches` is true. `StoreError`: one in a sealed segment is damaged.
 
     An open segment ends with the last line its writer has written whole. A segment that is sealed meanwhile is read
     under its new name; one that is deleted meanwhile has no lines.
     """
     with contextlib.suppress(FileNotFoundError), _opened(path) as file:
         for number, line in enumerate(file, 1):
-            if not having(line):
+            if not matches(line):
                 continue
             if not line.endswith(b"\n") or decode(line) is None:
                 if path.suffix == OPEN:

@@ -66,7 +66,7 @@ def test_a_key_is_found_by_its_secret_alone(tmp_path: Path) -> None:
     secret, key = keyring.create("user", tenant="acme", user="alice", note="her phone")
     other, _ = keyring.create("admin")
     assert Keyring(tmp_path).find(secret) == key
-    assert key.own == "acme/alice"
+    assert key.own_user == "acme/alice"
     for wrong in ("", secret[:-1], secret + "x", secret.upper(), other[:21] + secret[21:], "ключ", "\ud800"):
         assert keyring.find(wrong) is None
     raw = keyring.path.read_text()

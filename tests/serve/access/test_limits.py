@@ -22,29 +22,29 @@ class Clock:
 def test_a_burst_and_then_the_rate() -> None:
     clock = Clock()
     limits = RateLimiter(Config(requests_per_minute=60, burst_seconds=3), clock)
-    assert [limits.request("a") for _ in range(4)] == [0.0, 0.0, 0.0, 1.0]
-    assert limits.request("b") == 0.0
+    assert [limits.take_request("a") for _ in range(4)] == [0.0, 0.0, 0.0, 1.0]
+    assert limits.take_request("b") == 0.0
     clock.now += 0.5
-    assert limits.request("a") == pytest.approx(0.5)
+    assert limits.take_request("a") == pytest.approx(0.5)
     clock.now += 0.5
-    assert limits.request("a") == 0.0
+    assert limits.take_request("a") == 0.0
     clock.now += 3600
-    assert [limits.request("a") for _ in range(4)] == [0.0, 0.0, 0.0, 1.0]
+    assert [limits.take_request("a") for _ in range(4)] == [0.0, 0.0, 0.0, 1.0]
 
 
 def test_a_cost_above_the_depth_waits_and_is_not_refused_for_ever() -> None:
     clock = Clock()
     limits = RateLimiter(Config(tokens_per_minute=600, burst_seconds=1), clock)
-    assert limits.tokens("a", 50) == 0.0
-    assert limits.tokens("a", 1) == pytest.approx(4.1)
+    assert limits.take_tokens("a", 50) == 0.0
+    assert limits.take_tokens("a", 1) == pytest.approx(4.1)
     clock.now += 4.2
-    assert limits.tokens("a", 1) == 0.0
+    assert limits.take_tokens("a", 1) == 0.0
 
 
 def test_no_limit_is_no_limit() -> None:
     limits = RateLimiter(Config(requests_per_minute=None), Clock())
-    assert {limits.request("a") for _ in range(10_000)} == {0.0}
-    assert limits.tokens("a", 10**9) == 0.0
+    assert {limits.take_request("a") for _ in range(10_000)} == {0.0}
+    assert limits.take_tokens("a", 10**9) == 0.0
 
 
 @given(st.lists(st.tuples(st.floats(-5, 5), st.floats(0.1, 10)), max_size=40), st.floats(0.1, 100), st.floats(1, 50))

@@ -68,7 +68,7 @@ def until(met: Callable[[], object], seconds: float = 60.0) -> None:
 def test_a_user_has_one_queued_and_one_running_job(jobs: JobQueue) -> None:
     first = jobs.enqueue("alice", "tiny", why="3 sessions")
     assert jobs.enqueue("alice", "other") == first
-    with jobs.working() as me:
+    with jobs.register_worker() as me:
         assert [j.id for j in jobs.claim(me)] == [first.id]
         second = jobs.enqueue("alice", "tiny")
         assert second.id > first.id
@@ -84,7 +84,7 @@ def test_what_may_be_trained_together_is_claimed_together_the_urgent_first(jobs:
         jobs.enqueue(user, "tiny")
     jobs.enqueue("d", "tiny", ["train.rank=8"])
     jobs.enqueue("e", "tiny", rules=policy.Policy(priority="high"))
-    with jobs.working() as me:
+    with jobs.register_worker() as me:
         assert [[j.user for j in jobs.claim(me, most=2)] for _ in range(5)] == [["e"], ["a", "b"], ["c"], ["d"], []]
 
 
@@ -99,14 +99,14 @@ def test_claims_of_many_workers_do_not_meet(jobs: JobQueue) -> None:
 def test_retries_wait_longer_each_time_and_end(jobs: JobQueue) -> None:
     jobs.enqueue("alice", "tiny")
     waits = []
-    with jobs.working() as me:
+    with jobs.register_worker() as me:
         for _ in range(3):
             (job,) = _claim_now(jobs, me)
-            job = jobs.again(job, "no luck")
+            job = jobs.retry(job, "no luck")
             waits.append(job.due - time.time())
             assert jobs.claim(me) == []
         (job,) = _claim_now(jobs, me)
-        assert jobs.again(job, "no luck").state == "failed"
+        assert jobs.retry(job, "no luck").state == "failed"
     assert [4 <= w < 6.5 for w in waits[:1]] + [8 <= w < 12.5 for w in waits[1:2]] + [16 <= w < 25 for w in waits[2:]]
     assert "gave up after 4 attempts: no luck" in [e.fact.note for e in jobs.events.tail(0).next()
                                                    if isinstance(e.fact, JobChanged)]  # fmt: skip
@@ -125,9 +125,9 @@ def test_a_clock_that_was_set_back_keeps_no_job_waiting(jobs: JobQueue) -> None:
     """A time further off than any delay was written before the clock moved."""
     jobs.enqueue("alice", "tiny")
     (job,) = jobs.claim("w")
-    assert jobs.again(job, "no memory left", delay=500.0).state == "queued"
+    assert jobs.retry(job, "no memory left", delay=500.0).state == "queued"
     assert jobs.claim("w") == []
-    jobs.again(job, "no memory left", delay=86_400.0)
+    jobs.retry(job, "no memory left", delay=86_400.0)
     assert [j.user for j in jobs.claim("w")] == ["alice"]
 
 
@@ -136,10 +136,10 @@ def test_cancelling(jobs: JobQueue) -> None:
     assert jobs.cancel(job.id).state == "cancelled"
     assert jobs.cancel(job.id).state == "cancelled"
     other = jobs.enqueue("alice", "tiny")
-    with jobs.working() as me:
+    with jobs.register_worker() as me:
         (running,) = jobs.claim(me)
         assert jobs.cancel(other.id).cancel == "cancel"
-        assert jobs.again(running, "stopped", counted=False).state == "cancelled"
+        assert jobs.retry(running, "stopped", counted=False).state == "cancelled"
     with pytest.raises(NotFound, match=r"no job '\.\./keys'"):
         jobs.cancel("../keys")
 
@@ -160,7 +160,7 @@ def test_the_jobs_of_a_dead_worker_are_taken_up_again(jobs: JobQueue) -> None:
     script = (
         "import sys; from pathlib import Path; from stillhouse.serve.jobs.queue import JobQueue\n"
         "j = JobQueue(Path(sys.argv[1]))\n"
-        "with j.working() as me: j.claim(me); print(me, flush=True); sys.stdin.read()"
+        "with j.register_worker() as me: j.claim(me); print(me, flush=True); sys.stdin.read()"
     )
     jobs.enqueue("alice", "tiny")
     child = subprocess.Popen(

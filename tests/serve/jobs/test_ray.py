@@ -66,7 +66,7 @@ def test_a_version_is_carried_once_with_all_it_came_from(home: Store, tmp_path: 
     other = Store(tmp_path / "other")
     (version,) = home.versions("carol")
     save(other, user="carol", seed="something before")
-    assert [ray.carry(version, home, other, whole=True).number for _ in range(2)] == [2, 2]
+    assert [ray.copy_version(version, home, other, whole=True).number for _ in range(2)] == [2, 2]
     signals = other.get(Signals, version.parents[2])
     assert other.blobs.get(signals.memory) == b"the memory first of carol of carol"
     assert [step[0] for step in other.lineage(version.candidate)] == ["candidate", "signals", "memory"]

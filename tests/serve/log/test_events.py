@@ -14,7 +14,7 @@ import pytest
 
 from stillhouse.errors import InputError, StoreError
 from stillhouse.serve.log.event_types import TYPES, AliasMoved, JobChanged, MemoryPressure, Routed
-from stillhouse.serve.log.events import Config, Event, Events
+from stillhouse.serve.log.events import Config, Event, EventLog
 from tests.serve.disk import no_file_larger_than
 from tests.serve.typed import typed
 
@@ -25,12 +25,12 @@ def job(user: str = "alice", done: int = 0) -> JobChanged:
     return JobChanged("job-1", user, "running", "train", done, 200, "ünïcode \n")
 
 
-def read(log: Events, after: int = 0) -> list[Event]:
+def read(log: EventLog, after: int = 0) -> list[Event]:
     return list(log.between(after, log.last()))
 
 
 def test_what_is_logged_is_read_in_order(tmp_path: Path) -> None:
-    log = Events(tmp_path)
+    log = EventLog(tmp_path)
     assert log.last() == 0
     assert log.append(job(), AliasMoved("alice", 2, None, "save")) == 2
     assert log.append(MemoryPressure("kv", 10, 5)) == 3
@@ -46,7 +46,7 @@ def test_a_fact_does_not_hide_what_stands_around_it(kind: type) -> None:
 
 
 def test_an_event_as_sent_to_a_browser(tmp_path: Path) -> None:
-    log = Events(tmp_path)
+    log = EventLog(tmp_path)
     log.append(job())
     (event,) = read(log)
     identity, kind, data, *rest = event.sse().split("\n")
@@ -55,7 +55,7 @@ def test_an_event_as_sent_to_a_browser(tmp_path: Path) -> None:
 
 
 def test_a_tail_gives_each_event_once_across_files(tmp_path: Path) -> None:
-    log = Events(tmp_path, Config(file_bytes=300, keep_files=3))
+    log = EventLog(tmp_path, Config(file_bytes=300, keep_files=3))
     tail = log.tail()
     seen = []
     for i in range(20):
@@ -72,21 +72,22 @@ def test_a_tail_gives_each_event_once_across_files(tmp_path: Path) -> None:
 
 def test_processes_that_write_at_once(tmp_path: Path) -> None:
     script = (
-        "import sys; from pathlib import Path; from stillhouse.serve.log.events import Events, Config;"
-        "from stillhouse.serve.log.event_types import Routed; log = Events(Path(sys.argv[1]), Config(file_bytes=8000));"
+        "import sys; from pathlib import Path; from stillhouse.serve.log.events import EventLog, Config;"
+        "from stillhouse.serve.log.event_types import Routed;"
+        "log = EventLog(Path(sys.argv[1]), Config(file_bytes=8000));"
         "[log.append(Routed('u', 'base', why=str(i)), sync=False) for i in range(150)]"
     )
     command = [sys.executable, "-c", script, str(tmp_path)]
     children = [subprocess.Popen(command, cwd=ROOT) for _ in range(3)]
     assert [child.wait() for child in children] == [0, 0, 0]
-    found = read(Events(tmp_path))
+    found = read(EventLog(tmp_path))
     assert [e.seq for e in found] == list(range(1, 451))
     assert sorted(e.fact.why for e in found if isinstance(e.fact, Routed)) == sorted(map(str, [*range(150)] * 3))
 
 
 @pytest.mark.parametrize("torn", [b'{"crc32":"00', b"\0" * 50, b'{"crc32":"00000000","x":1}\n'])
 def test_a_torn_end_is_cut_off_by_the_next_writer(tmp_path: Path, torn: bytes) -> None:
-    log = Events(tmp_path)
+    log = EventLog(tmp_path)
     log.append(job(), job())
     (path,) = log.folder.glob("*.jsonl")
     with path.open("ab") as file:
@@ -96,7 +97,7 @@ def test_a_torn_end_is_cut_off_by_the_next_writer(tmp_path: Path, torn: bytes) -
 
 
 def test_a_damaged_line_and_an_unknown_type_are_said(tmp_path: Path) -> None:
-    log = Events(tmp_path)
+    log = EventLog(tmp_path)
     log.append(job(), job("bob"))
     (path,) = log.folder.glob("*.jsonl")
     path.write_bytes(path.read_bytes().replace(b"alice", b"malic", 1))
@@ -105,7 +106,7 @@ def test_a_damaged_line_and_an_unknown_type_are_said(tmp_path: Path) -> None:
 
 
 def test_a_user_is_forgotten_and_numbers_go_on(tmp_path: Path) -> None:
-    log = Events(tmp_path, Config(file_bytes=300))
+    log = EventLog(tmp_path, Config(file_bytes=300))
     for i in range(6):
         log.append(job("alice" if i % 2 else "bob", i))
     tail = log.tail(0)
@@ -121,7 +122,7 @@ def test_a_user_is_forgotten_and_numbers_go_on(tmp_path: Path) -> None:
 
 
 def test_following_sees_what_comes_and_ends_when_told(tmp_path: Path) -> None:
-    log, over = Events(tmp_path), threading.Event()
+    log, over = EventLog(tmp_path), threading.Event()
     seen: list[Event] = []
     log.append(job())
 
@@ -138,7 +139,7 @@ def test_following_sees_what_comes_and_ends_when_told(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_leaves_whole_lines(tmp_path: Path) -> None:
-    log = Events(tmp_path)
+    log = EventLog(tmp_path)
     log.append(job())
     (path,) = log.folder.glob("*.jsonl")
     with no_file_larger_than(path.stat().st_size + 50), pytest.raises(StoreError, match=r"disk is full"):
@@ -154,7 +155,7 @@ def test_settings_that_make_no_sense(settings: dict[str, int]) -> None:
 
 
 def test_the_command(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    Events(tmp_path).append(job(), Routed("bob", "adapted", "base", 3, "v3 is served"))
+    EventLog(tmp_path).append(job(), Routed("bob", "adapted", "base", 3, "v3 is served"))
     done = typed(capsys, "events", "--home", tmp_path)
     assert done.code == 0
     assert "bob" in done.out.splitlines()[1]

@@ -90,7 +90,7 @@ def test_a_line_is_read_back_and_no_altered_one_is(fields: dict[str, object]) ->
     for at in random.Random(0).sample(range(len(line) - 1), min(8, len(line) - 1)):
         assert jsonl.decode(line[:at] + bytes([line[at] ^ 1]) + line[at + 1 :]) is None
         assert jsonl.decode(line[:at]) is None
-        assert jsonl.sound(line + line[:at]) == len(line)
+        assert jsonl.intact_length(line + line[:at]) == len(line)
 
 
 def test_a_lone_surrogate_is_refused_and_the_journal_goes_on(journal: Journal) -> None:
