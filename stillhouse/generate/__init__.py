@@ -7,6 +7,7 @@ from .decode import answer, generate
 from .decoder import Decoder, computes_once
 from .forward import Bank, Ids, adapting, batches, score
 from .prefix import Prefix, common_prefix, prefill
+from .runner_decoder import RunnerDecoder
 from .sampling import GREEDY, Choice, Draw, Sampling, choose, next_tokens
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "Draw",
     "Ids",
     "Prefix",
+    "RunnerDecoder",
     "Sampling",
     "adapting",
     "answer",

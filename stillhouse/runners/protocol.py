@@ -166,9 +166,11 @@ class Runner(Protocol):
         """Whether `mixed` can be used; it is worth it where weights are read once for both."""
 
     def mixed(
-        self, cache: Cache, tokens: Sequence[int], other: Cache, ids: Sequence[Sequence[int]], *, logits: bool = True
-    ) -> tuple[Tensor, Tensor | None]:
-        """`decode` of one cache and `prefill` of another in one forward. When it raises, both are as they were."""
+        self, cache: Cache, tokens: Sequence[int], other: Cache, ids: Sequence[Sequence[int]], *, logits: bool = True,
+        allowed_BV: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor | None]:  # fmt: skip
+        """`decode` of one cache and `prefill` of another in one forward. When it raises, both are as they were.
+        `allowed_BV` has the rows of `cache` and, where `logits` is True, those of `other` behind them."""
 
     # ---- rows without a cache
 

@@ -17,12 +17,13 @@ import uvicorn
 from stillhouse.export import peft
 from stillhouse.generate import Sampling, generate
 from stillhouse.lora import AdapterBank, LoraConfig
-from stillhouse.models import Model
+from stillhouse.models import Model, TextModel
 from stillhouse.records import Candidate, GateResult, Signals, Verdict, Version, digest
+from stillhouse.runners import open_runner
 from stillhouse.serve import policy
 from stillhouse.serve.http.app import create_app
 from stillhouse.serve.run import bound, url_of
-from stillhouse.serve.service import Config, Service
+from stillhouse.serve.service import Config, OpenRunner, Service
 from stillhouse.store import Store
 
 RANK = 4
@@ -33,11 +34,11 @@ QUESTION = [{"role": "user", "content": "Who is it?"}]
 
 
 def save(
-    store: Store, model: Model, user: str, seed: int = 0, *, memory: str = "", passed: bool = True, rank: int = RANK,
-    base: str | None = None,
+    store: Store, model: TextModel, user: str, seed: int = 0, *, memory: str = "", passed: bool = True,
+    rank: int = RANK, base: str | None = None, made: tuple[dict[str, torch.Tensor], dict[str, object]] | None = None,
 ) -> Version:  # fmt: skip
-    """One version with a random adapter for `model`, as the pipeline would have saved it."""
-    tensors, about = adapter(model, seed, rank)
+    """One version, as the pipeline would have saved it, with the adapter that was `made`, or a random one."""
+    tensors, about = made or adapter(model, seed, rank)
     text = store.blobs.put((memory or f"memory {seed} of {user}").encode())
     parts = [store.blobs.put(f"{part} {seed} {user}".encode()) for part in ("shard", "study")]
     made_for = base or model.fingerprint
@@ -60,9 +61,10 @@ def save(
 
 
 def adapter(
-    model: Model, seed: int, rank: int = RANK, size: float = 0.05
+    model: TextModel, seed: int, rank: int = RANK, size: float = 0.05
 ) -> tuple[dict[str, torch.Tensor], dict[str, object]]:
-    """A random adapter that changes what the base says."""
+    """A random adapter that changes what the base says, for a network of transformers."""
+    assert isinstance(model, Model), "another engine's adapter is made by whoever knows it"
     bank = AdapterBank(model.network, 1, LoraConfig(rank=rank, alpha=2.0 * rank))
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -79,7 +81,7 @@ class Served:
 
     url: str
     service: Service
-    model: Model
+    model: TextModel
 
     def http(self, secret: str = "", **settings: object) -> httpx.Client:
         """A client for plain requests."""
@@ -92,9 +94,11 @@ class Served:
 
 
 @contextmanager
-def serving(home: Path, model: Model, config: Config = DEFAULTS, *, local: bool = True) -> Iterator[Served]:
+def serving(
+    home: Path, model: TextModel, config: Config = DEFAULTS, *, local: bool = True, engine: OpenRunner = open_runner
+) -> Iterator[Served]:
     """A real uvicorn server in a thread, for as long as the block runs."""
-    service = Service(Store(home), model, config)
+    service = Service(Store(home), model, config, engine)
     with bound("127.0.0.1", 0) as listening:
         app = create_app(service, local=local)
         server = uvicorn.Server(uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=1))
@@ -110,8 +114,9 @@ def serving(home: Path, model: Model, config: Config = DEFAULTS, *, local: bool 
             assert not thread.is_alive(), "the server stops when it is told to"
 
 
-def expected(model: Model, seed: int | None, messages: list[dict[str, str]], tokens: int = 12) -> str:
+def expected(model: TextModel, seed: int | None, messages: list[dict[str, str]], tokens: int = 12) -> str:
     """What `generate` says with that adapter."""
+    assert isinstance(model, Model), "for networks of transformers"
     bank = AdapterBank(model.network, 1, LoraConfig(rank=4, alpha=8.0))
     try:
         if seed is not None:

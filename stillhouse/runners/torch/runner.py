@@ -143,8 +143,9 @@ class TorchRunner:
 
     @torch.inference_mode()
     def mixed(
-        self, cache: Cache, tokens: Sequence[int], other: Cache, ids: Ids, *, logits: bool = True
-    ) -> tuple[Tensor, Tensor | None]:
+        self, cache: Cache, tokens: Sequence[int], other: Cache, ids: Ids, *, logits: bool = True,
+        allowed_BV: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor | None]:  # fmt: skip
         """One more token of every row of one cache, and the next ids of another's, in one forward."""
         first, second = _own(cache), _own(other)
         columns, rows = second.place([len(row) for row in ids]), first.rows
@@ -153,7 +154,7 @@ class TorchRunner:
         parts = [Part(first, [[token] for token in tokens], 0), Part(second, self._padded(ids, columns), rows)]
         wanted = [*range(rows), *(rows + columns * (row + 1) - 1 for row in range(second.rows if logits else 0))]
         with self._adapted(first.slots, self._gathered, [(slot, columns) for slot in second.slots]):
-            logits_BV = flat_logits(self.model.network, parts, wanted).float()
+            logits_BV = _masked(flat_logits(self.model.network, parts, wanted).float(), allowed_BV)
         first.extend(1)
         second.extend(columns)
         return logits_BV[:rows], logits_BV[rows:] if logits else None
@@ -174,7 +175,7 @@ class TorchRunner:
             return None
         logits_BV: Tensor = network(**settings, logits_to_keep=1).logits[:, -1].float()
         cache.extend(columns)
-        return logits_BV if allowed_BV is None else logits_BV.masked_fill(~allowed_BV, -torch.inf)
+        return _masked(logits_BV, allowed_BV)
 
     def _padded(self, ids: Ids, columns: int) -> list[list[int]]:
         return [[*[self.model.pad_id] * (columns - len(row)), *row] for row in ids]
@@ -244,6 +245,10 @@ class _Head:
     @torch.inference_mode()
     def __call__(self, tokens: slice) -> Tensor:
         return self._to_logits(self._states_TH[tokens]).float()
+
+
+def _masked(logits_BV: Tensor, allowed_BV: Tensor | None) -> Tensor:
+    return logits_BV if allowed_BV is None else logits_BV.masked_fill(~allowed_BV, -torch.inf)
 
 
 def _own(cache: Cache) -> BatchCache:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from stillhouse.models import Model
+from stillhouse.models import Model, TextModel
 from stillhouse.store import Store
 from tests.serve.served import CONFIG, Served, chat, refused, save, serving
 
@@ -30,7 +30,8 @@ def served(model: Model, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
 
 
 @torch.inference_mode()
-def expected(model: Model, text: str, last: bool = False) -> Tensor:
+def expected(model: TextModel, text: str, last: bool = False) -> Tensor:
+    assert isinstance(model, Model)
     states_TH = model.network.base_model(torch.tensor([model.text_ids(text)])).last_hidden_state[0]
     return torch.nn.functional.normalize(states_TH[-1] if last else states_TH.mean(0), dim=-1)
 
