@@ -39,7 +39,9 @@ def _supervision(settings: Settings) -> Settings:
     capture = settings.capture
     more = {"wordings": capture.wordings + 3, "rounds": capture.rounds + 2, "draws": min(255, 2 * capture.draws)}
     unknown = -(-3 * capture.unknown_per_statement // 2)
-    return replace(settings, capture=replace(capture, unknown_per_statement=unknown, **more))
+    # In as many steps as before, each wording would be seen less often.
+    train = replace(settings.train, steps=2 * settings.train.steps)
+    return replace(settings, train=train, capture=replace(capture, unknown_per_statement=unknown, **more))
 
 
 def _rank(settings: Settings) -> Settings:
@@ -67,7 +69,9 @@ def _routing(settings: Settings) -> Settings:
 
 
 REMEDIES = (
-    Remedy("supervision", "more wordings, more unanswerable questions, more of the teacher’s doubt", _supervision),
+    Remedy(
+        "supervision", "more wordings, unanswerable questions and doubt of the teacher, twice the steps", _supervision
+    ),
     Remedy("rank", "twice the rank", _rank),
     Remedy("anchors", "more KL to the base", _anchors),
     Remedy("constraints", "fewer steps", _constraints),

@@ -104,6 +104,16 @@ def test_what_changes_nothing_is_not_tried() -> None:
     assert not made.asked
 
 
+def test_more_to_learn_gets_more_steps() -> None:
+    """Three more wordings in as many steps: each was seen less often, and "What is my dog called?" was not learned."""
+    settings = replace(Settings(), train=TrainConfig(steps=30))
+    made = Pipeline({})
+    follow([result({"paraphrase": ("supervision",)})], settings, made)
+    ((_, changed, _),) = made.asked
+    assert changed.capture.wordings == settings.capture.wordings + 3
+    assert changed.train.steps == 60
+
+
 def test_users_with_the_same_trouble_go_together() -> None:
     made = Pipeline({}, {}, {})
     first = [result(ALL, user="alice"), result({}, user="bob"), result(ALL, user="carol")]
