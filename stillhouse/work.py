@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from .errors import StoreError
+from .errors import NotFound, StoreError
 from .storage.files import make_folder, write_atomic
 
 R = TypeVar("R")
@@ -54,6 +54,8 @@ class Work(Generic[R]):
             return self.load(self.mark)
         except FileNotFoundError as error:
             raise StoreError(f"{str(error.filename)!r} is missing, so work is not finished; {again}") from error
+        except NotFound as error:
+            raise StoreError(f"finished work has no result: {error}; {again}") from error
         except (ValueError, KeyError, TypeError) as error:
             raise StoreError(f"finished work is damaged ({type(error).__name__}: {error}); {again}") from error
 

@@ -83,26 +83,13 @@ def in_context(store: Any, model: Any, judged: Judged, suite: Any = None) -> Ite
 
     Inside, torch has as many threads as the model is fastest with.
     """
-    from .. import consolidation, gating
+    from .. import consolidation
     from ..compute.threads import fastest_threads
-    from ..lora import AdapterBank
-    from ..runners import TorchRunner
-    from ..signals import shards
 
-    others = _others(store, judged, consolidation.OTHERS)
-    bank = AdapterBank(model.network, 1 + len(others), consolidation.lora_config(judged.candidate))
-    try:
-        slots = [consolidation.bank_slot(store, bank, n, c) for n, c in enumerate([judged.candidate, *others])]
-        examples, _ = shards.read(store.blobs.get(judged.signals.shard))
-        ctx = gating.Context(
-            TorchRunner(model, bank), 0, consolidation.load_study(store, judged.signals),
-            tuple(s for s in slots[1:] if s is not None),
-            trained=gating.trained_prompts(examples), suite=suite,
-        )  # fmt: skip
-        with fastest_threads(model):
-            yield ctx
-    finally:
-        bank.detach()
+    others = consolidation.neighbours(store, judged.candidate.base, judged.candidate.user)
+    candidate, signals = judged.candidate, judged.signals
+    with fastest_threads(model), consolidation.in_context(store, model, candidate, signals, others, suite) as ctx:
+        yield ctx
 
 
 def page(store: Any, judged: Judged, verdict: Any, samples: Any = None) -> str:
@@ -142,12 +129,3 @@ def _digest(record: Any) -> str:
     from ..records import digest
 
     return digest(record)
-
-
-def _others(store: Any, judged: Judged, most: int) -> list[Any]:
-    """Other users' champions on the same base, at most `most`."""
-    from ..records import Candidate
-
-    champions = [store.champion(user) for user in store.users() if user != judged.candidate.user]
-    fit = [v for v in champions if v is not None and v.base == judged.candidate.base]
-    return [store.get(Candidate, v.candidate) for v in fit[:most]]

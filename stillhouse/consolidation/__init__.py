@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
+from .capture import load_study
+from .judge import bank_slot, in_context, lora_config, neighbours
 from .result import Consolidation
-from .run import (
-    DEFAULTS,
-    OTHERS,
-    bank_slot,
-    base_title,
-    candidates,
-    consolidate,
-    consolidate_all,
-    load_study,
-    lora_config,
-)
+from .run import DEFAULTS, candidates, consolidate, consolidate_all
 from .settings import Settings, read_settings
+from .version import base_title
 
 __all__ = [
     "DEFAULTS",
-    "OTHERS",
     "Consolidation",
     "Settings",
     "bank_slot",
@@ -26,7 +18,9 @@ __all__ = [
     "candidates",
     "consolidate",
     "consolidate_all",
+    "in_context",
     "load_study",
     "lora_config",
+    "neighbours",
     "read_settings",
 ]

@@ -1,0 +1,102 @@
+"""Stage 4: a candidate with its verdict becomes a version of the user.
+
+In: a candidate, its verdict, and the context it was judged in. Out: a `Version` record with its folder, and what a
+finished run gives back to whoever asked for it (`Consolidation`).
+
+It does not know how candidates are made.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from .. import gating
+from ..config import as_dict
+from ..gating import AnswerComparison, report
+from ..records import Candidate, Signals, Verdict, Version, digest, from_mapping
+from ..store import Store
+from ..text.prompts import with_memory, without_memory
+from .capture import load_study
+from .pipeline import Pipeline
+from .result import Consolidation, Try, model_card, samples
+from .train import base_name
+
+
+def existing(store: Store, candidate: Candidate, verdict: Verdict) -> Version | None:
+    """The version this candidate and verdict have. An approved one becomes the champion again."""
+    user = candidate.user
+    for version in store.versions(user):
+        if (version.candidate, version.verdict) == (digest(candidate), digest(verdict)):
+            champion = store.champion(user)
+            if version.approved and (champion is None or champion.number != version.number):
+                store.promote(user, version.number, "consolidated again")
+            return version
+    return None
+
+
+def save(
+    pipeline: Pipeline, memory: str, signals: Signals, candidate: Candidate, verdict: Verdict, ctx: gating.Context,
+    before: Sequence[Try] = (),
+) -> Version:  # fmt: skip
+    """A new version with its report. `before`: what was tried for this user until now."""
+    store, compared = pipeline.store, samples(ctx)
+    tries = [as_dict(one) for one in before]
+    if tries:
+        failed = [r.gate for r in verdict.results if not r.passed]
+        tries.append(as_dict(Try(pipeline.note, "", {}, 0, verdict.passed, tuple(failed))))
+    page = report(
+        verdict, candidate, ctx.study, memory, compared, candidate.losses, _facts(pipeline, signals, candidate, ctx),
+        _calibration(pipeline, verdict), tries,
+    )  # fmt: skip
+    judged = as_dict(verdict) | {"samples": [as_dict(s) for s in compared], "tries": tries}
+    files = {
+        "adapter_config.json": json.dumps(candidate.adapter_config, indent=2, sort_keys=True).encode(),
+        "adapter_model.safetensors": store.blobs.get(candidate.adapter),
+        "gate_report.json": json.dumps(judged, indent=1, ensure_ascii=False).encode(),
+        "gate_report.html": page.encode(),
+        "README.md": model_card(candidate, verdict).encode(),
+    }
+    parents = (digest(candidate), digest(verdict), digest(signals), signals.memory)
+    return store.save_version(candidate, verdict, files, base_name(pipeline.model), parents)
+
+
+def result(pipeline: Pipeline, version: Version, signals: Signals, seconds: Mapping[str, float]) -> Consolidation:
+    """What came of one user's memory, read from the store."""
+    store, user = pipeline.store, version.user
+    folder = store.version_dir(user, version.number)
+    written = json.loads((folder / "gate_report.json").read_text(encoding="utf-8"))
+    return Consolidation(
+        user, version, folder, store.get(Verdict, version.verdict), load_study(store, signals),
+        tuple(from_mapping(AnswerComparison, s) for s in written["samples"]), signals.memory_tokens,
+        _tokens_saved(pipeline, store.blobs.get(signals.memory).decode()), dict(seconds),
+    )  # fmt: skip
+
+
+def base_title(ref: str) -> str:
+    """How a base is called in a report: the hub id, or the folder's own name."""
+    return Path(ref).name if Path(ref).is_absolute() else ref
+
+
+def _facts(pipeline: Pipeline, signals: Signals, candidate: Candidate, ctx: gating.Context) -> dict[str, str]:
+    """The head of a report."""
+    model = pipeline.model
+    return {
+        "user": candidate.user, "base": f"{base_title(model.ref)} ({model.fingerprint[:12]})",
+        "memory": f"{signals.memory_tokens} tokens, {len(ctx.study.statements)} statements",
+        "signals": f"{signals.examples} examples, {signals.positions} positions ({digest(signals)[:12]})",
+        "training": f"{candidate.steps} steps, rank {candidate.config['rank']}",
+    }  # fmt: skip
+
+
+def _calibration(pipeline: Pipeline, verdict: Verdict) -> gating.Calibration | None:
+    """The calibration that this verdict was taken with, for the report's scales."""
+    current = gating.read_calibration(pipeline.store.home, pipeline.model.fingerprint)
+    return current if current is not None and current.digest == verdict.config.get("calibrated_by") else None
+
+
+def _tokens_saved(pipeline: Pipeline, memory: str) -> int:
+    """Prompt tokens of a request with the memory in its context, minus those of one without."""
+    ids = pipeline.model.chat_ids
+    return len(ids(with_memory(memory, "?"))) - len(ids(without_memory("?")))
