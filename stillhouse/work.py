@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from .errors import NotFound, StoreError
+from .errors import StoreError
 from .storage.files import make_folder, write_atomic
 
 R = TypeVar("R")
@@ -30,7 +30,8 @@ class Work(Generic[R]):
     mark: Path
     """The file that is written last. It stands in the folder where the work is done."""
     load: Callable[[Path], R]
-    """Reads the result, given the mark. A `ValueError`, `KeyError` or `TypeError` means that a file is damaged."""
+    """Reads the result, given the mark. For a damaged file it raises a `StoreError`, or what reading malformed JSON
+    raises: `ValueError`, `KeyError`, `TypeError` or `AttributeError`."""
 
     @property
     def folder(self) -> Path:
@@ -54,9 +55,9 @@ class Work(Generic[R]):
             return self.load(self.mark)
         except FileNotFoundError as error:
             raise StoreError(f"{str(error.filename)!r} is missing, so work is not finished; {again}") from error
-        except NotFound as error:
-            raise StoreError(f"finished work has no result: {error}; {again}") from error
-        except (ValueError, KeyError, TypeError) as error:
+        except StoreError as error:
+            raise StoreError(f"finished work is damaged: {error}; {again}") from error
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise StoreError(f"finished work is damaged ({type(error).__name__}: {error}); {again}") from error
 
     def once(self, make: Callable[[Path], bytes | None]) -> R:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from stillhouse.errors import StoreError
+from stillhouse.errors import NotFound, StoreError
 from stillhouse.records import canonical, digest
 from stillhouse.work import Work, complete
 
@@ -99,6 +99,18 @@ def test_a_damaged_mark_is_said_and_not_made_anew(tmp_path: Path, content: bytes
     one.mark.unlink()
     assert one.once(make) == 42
     assert make.made == [], "what lies beside the mark is still good"
+
+
+def test_an_error_of_the_store_says_what_to_do_too(tmp_path: Path) -> None:
+    def load(mark: Path) -> int:
+        raise NotFound("there is no blob abc")
+
+    one = Work(tmp_path / "folder" / "result.json", load)
+    one.finish(b"")
+    with pytest.raises(
+        StoreError, match=r"finished work is damaged: there is no blob abc; remove '.*result\.json' and"
+    ):
+        one.result()
 
 
 def test_work_that_nobody_finished_has_no_result(tmp_path: Path) -> None:

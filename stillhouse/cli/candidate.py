@@ -94,19 +94,13 @@ def in_context(store: Any, model: Any, judged: Judged, suite: Any = None) -> Ite
 
 def page(store: Any, judged: Judged, verdict: Any, samples: Any = None) -> str:
     """The HTML report of a verdict, from what the store holds."""
-    import json
-
     from .. import consolidation, gating
-    from ..records import from_mapping
 
     version, signals, candidate = judged.version, judged.signals, judged.candidate
-    tries = []
+    tries: Any = []
     if version is not None and version.verdict == _digest(verdict):
-        folder = store.version_dir(version.user, version.number)
-        written = json.loads((folder / "gate_report.json").read_text(encoding="utf-8"))
-        tries = written.get("tries", [])
-        if samples is None:
-            samples = [from_mapping(gating.AnswerComparison, s) for s in written["samples"]]
+        written, tries = consolidation.read_report(store, version)
+        samples = written if samples is None else samples
     try:
         text = store.blobs.get(signals.memory).decode()
     except NotFound:

@@ -7,7 +7,7 @@ from .judge import bank_slot, in_context, lora_config, neighbours
 from .result import Consolidation
 from .run import DEFAULTS, candidates, consolidate, consolidate_all
 from .settings import Settings, read_settings
-from .version import base_title
+from .version import base_title, read_report
 
 __all__ = [
     "DEFAULTS",
@@ -22,5 +22,6 @@ __all__ = [
     "load_study",
     "lora_config",
     "neighbours",
+    "read_report",
     "read_settings",
 ]

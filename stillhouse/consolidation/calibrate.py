@@ -16,16 +16,17 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import safetensors.torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from .. import kinds
 from ..capture import memory as teacher
 from ..compute.threads import fastest_threads
 from ..config import as_dict
-from ..errors import InputError
+from ..errors import InputError, first_line
 from ..gating.context import Context, trained_prompts
 from ..gating.run_gates import run
 from ..gating.thresholds import HONEST, Calibration, CalibrationTrial, measurements, revive_trial, thresholds
@@ -37,9 +38,12 @@ from ..signals import DistillArtifact, shards
 from ..storage.files import make_folder, write_atomic
 from ..text.prompts import PROMPTS_VERSION
 from ..train import adapter as student
+from ..work import Work, complete
 from . import sabotage
 from .sabotage import KINDS, Signals
 
+T = TypeVar("T")
+SHARD = "signals.parquet"
 OnStep = Callable[[int, str], None]
 Tensors = Mapping[str, Tensor]
 Job = tuple[int, str]  # number of the memory, sabotage
@@ -48,14 +52,18 @@ Place = Callable[[str, Sequence[int]], Path]  # (name, numbers of memories) -> a
 
 @dataclass(frozen=True)
 class Plan:
-    """How many honest consolidations, how many of each sabotage, and with what settings; `together` are trained in one
-    batch."""
+    """How many trials are made, and with what settings."""
 
     good: int = 12
+    """Honest consolidations, each of a memory of its own; at least 2."""
     bad: int = 2
+    """Consolidations by each sabotage; at least 1."""
     together: int = 4
+    """Students that are trained in one batch, at most; at least 1."""
     capture: teacher.Config = field(default_factory=teacher.Config)
+    """How memories are captured."""
     train: student.Config = field(default_factory=student.Config)
+    """How honest students are trained."""
 
     def __post_init__(self) -> None:
         if self.good < 2 or self.bad < 1 or self.together < 1:
@@ -66,7 +74,7 @@ class Plan:
 
     @property
     def memories(self) -> int:
-        """How many memories it takes."""
+        """Memories that it takes."""
         return max(self.good, self.bad)
 
     def jobs(self) -> list[Job]:
@@ -87,7 +95,7 @@ def prepare(
 ) -> None:  # fmt: skip
     """Capture and train one of `plan.batches()`; what is done already is not done again."""
     with fastest_threads(model):
-        _work(model, memories, plan, folder, on_step, place).honest(batch)
+        _trials(model, memories, plan, folder, on_step, place).honest(batch)
 
 
 def trials(
@@ -97,22 +105,22 @@ def trials(
     """One trial per job (default: all of the plan), in their order. `on_step(1, name)` is told of each.
 
     `folder` keeps the trials, which are numbers; signals and adapters lie where `place` says, by default there too.
-    Raises `InputError` for too few memories, or one that cannot be captured.
+    Raises `InputError` for too few memories, or one that cannot be captured; `StoreError` for a damaged file.
     """
-    work = _work(model, memories, plan, folder, on_step, place)
+    works = _trials(model, memories, plan, folder, on_step, place)
     with fastest_threads(model):
-        return work.all(plan.jobs() if jobs is None else jobs)
+        return works.all(plan.jobs() if jobs is None else jobs)
 
 
-def calibrate(model: Model, plan: Plan, found: Sequence[CalibrationTrial]) -> Calibration:
+def calibrate(model: Model, plan: Plan, trials: Sequence[CalibrationTrial]) -> Calibration:
     """Thresholds from finished trials, with the settings they hold for."""
     about = {"capture": as_dict(plan.capture), "train": student.about(model, plan.train)}
-    return Calibration(model.fingerprint, model.ref, thresholds(found), tuple(found), about)
+    return Calibration(model.fingerprint, model.ref, thresholds(trials), tuple(trials), about)
 
 
-def _work(
+def _trials(
     model: Model, memories: Sequence[str], plan: Plan, folder: Path, on_step: OnStep, place: Place | None
-) -> _Work:
+) -> _Trials:
     if len(memories) < plan.memories:
         raise InputError(f"{len(memories)} memories; {plan.memories} are needed for {plan.good} good, {plan.bad} bad")
     if len(set(memories[: plan.memories])) < plan.memories:
@@ -124,71 +132,71 @@ def _work(
         return folder / name
 
     plan = replace(plan, train=student.resolved(model, plan.train))
-    return _Work(model, memories, plan, folder, on_step, place or beside)
+    return _Trials(model, memories, plan, folder, on_step, place or beside)
 
 
-class _Work:
-    """One call: what is on disk, and what is still to do."""
+class _Trials:
+    """One call: the work of every job, finished or not."""
 
     def __init__(
         self, model: Model, memories: Sequence[str], plan: Plan, folder: Path, on_step: OnStep, place: Place
     ) -> None:
         self.model, self.memories, self.plan, self.folder = model, memories, plan, folder
         self.on_step, self.place = on_step, place
-        self._signals: dict[int, Signals] = {}
+        self._last: tuple[int, Signals] | None = None
 
     def all(self, jobs: Sequence[Job]) -> list[CalibrationTrial]:
-        missing = [job for job in jobs if not self._file(job).exists()]
+        """One trial per job, in their order."""
+        missing = [job for job in jobs if not self._trial(job).finished]
         needed = {n % self.plan.good for number, _ in missing for n in (number, number + 1, number + 2)}
         for batch in self.plan.batches():
             if needed & set(batch):
                 self.honest(batch)
         for number in dict.fromkeys(number for number, name in missing if name and KINDS[name].trained):
-            self._sabotaged(number)
-        return [self._trial(job) for job in jobs]
+            for group in self._groups(number):
+                self._train({job: self._trial(job) for job in group}, self._judged)
+        return [self._judge(job) for job in jobs]
 
     def honest(self, batch: Sequence[int]) -> None:
         """Capture these memories and train their honest students in one batch."""
-        if all(self._adapter_file(n).exists() for n in batch):
-            return
-        jobs = [(n, HONEST) for n in batch]
-        work = self._fit_folder(jobs)
-        for (number, _), tensors in zip(jobs, self._train(jobs, work), strict=True):
-            write_atomic(self._adapter_file(number), safetensors.torch.save(dict(tensors)))
-        shutil.rmtree(work)
-
-    def _sabotaged(self, number: int) -> None:
-        """Train and judge the sabotaged students of one memory that are trained on their own."""
-        for jobs in self._groups(number):
-            if not all(self._file(job).exists() for job in jobs):
-                work = self._fit_folder(jobs)
-                for job, tensors in zip(jobs, self._train(jobs, work), strict=True):
-                    self._judge(job, tensors)
-                shutil.rmtree(work)
+        works = {(number, HONEST): self._adapter(number) for number in batch}
+        self._train(works, lambda job, tensors: safetensors.torch.save(dict(tensors)))
 
     def _groups(self, number: int) -> Iterator[list[Job]]:
-        """Always the same ones, so that a checkpoint fits: equal settings in one batch, `together` at most."""
+        """The sabotaged students of one memory that are trained on their own. Those with equal settings are in one
+        batch, `together` at most; always the same ones, so that a checkpoint fits."""
         for way in ("signals", "training"):
             mine = [(number, name) for name, kind in KINDS.items() if kind.acts_on == way]
             yield from (mine[i : i + self.plan.together] for i in range(0, len(mine), self.plan.together))
 
-    def _trial(self, job: Job) -> CalibrationTrial:
-        """From its file, or judged now: students that need no training of their own."""
-        if not self._file(job).exists():
-            self._judge(job, self._changed(job))
-        found = revive_trial(json.loads(self._file(job).read_bytes()))
+    def _train(self, works: Mapping[Job, Work[T]], mark: Callable[[Job, Tensors], bytes]) -> None:
+        """Train the students of these jobs in one batch, unless all are finished; `mark` says what each leaves."""
+
+        def make(missing: Sequence[Job]) -> Iterator[tuple[Job, bytes]]:
+            folder = self._checkpoints(list(works))
+            for job, tensors in zip(works, self._fit(list(works), folder), strict=True):
+                if job in missing:
+                    yield job, mark(job, tensors)
+            shutil.rmtree(folder)
+
+        complete(works, make)
+
+    def _judge(self, job: Job) -> CalibrationTrial:
+        """A job's trial. Students that need no training of their own are judged now."""
+        trial = self._trial(job).once(lambda _: self._judged(job, self._changed(job)))
         self.on_step(1, f"{job[1] or 'honest'} {job[0]}")
-        return replace(found, memory=str(job[0]))
+        return replace(trial, memory=str(job[0]))
 
     def _changed(self, job: Job) -> Tensors:
+        """The honest adapter that a job is judged with, sabotaged; where the memory is, another memory's."""
         number, name = job
         if name and KINDS[name].acts_on == "memory":
-            return self._adapter((number + 1) % self.plan.good)
-        own = self._adapter(number % self.plan.good)
+            return self._adapter((number + 1) % self.plan.good).result()
+        own = self._adapter(number % self.plan.good).result()
         return KINDS[name].change(own, number) if name else own
 
-    def _judge(self, job: Job, tensors: Tensors) -> None:
-        """Measure with every gate. Another honest adapter, not this memory's, is asked the same for `swap`."""
+    def _judged(self, job: Job, tensors: Tensors) -> bytes:
+        """What every gate measures. Another honest adapter, not this memory's, is asked the same for `swap`."""
         number, name = job
         signals, near = self._captured(number), (number + 2) % self.plan.good
         config, spoil = self.plan.train, KINDS[name].study if name else None
@@ -198,51 +206,70 @@ class _Work:
             bank.load(0, tensors, about)
             others = (1,) if near != number % self.plan.good else ()
             if others:
-                bank.load(1, self._adapter(near), about)
+                bank.load(1, self._adapter(near).result(), about)
             study = spoil(signals.study) if spoil else signals.study
             runner, trained = TorchRunner(self.model, bank), trained_prompts(self._spoiled(job))
             ctx = Context(runner, 0, study, others, trained=trained)
             verdict = run(_candidate(self.model), digest("calibration"), ctx)
         finally:
             bank.detach()
-        trial = CalibrationTrial(str(number), name, measurements(verdict.results))
-        write_atomic(self._file(job), canonical(asdict(trial)))
+        return canonical(asdict(CalibrationTrial(str(number), name, measurements(verdict.results))))
 
     def _spoiled(self, job: Job) -> Sequence[DistillArtifact]:
         """What the student of a job was trained on, as its records would say."""
         signals, spoil = self._captured(job[0]), KINDS[job[1]].spoil if job[1] else None
         return spoil(signals) if spoil else signals.artifacts
 
-    def _train(self, jobs: Sequence[Job], work: Path) -> list[Tensors]:
-        """One adapter per job, in one batch. Goes on from a checkpoint that a killed run left."""
+    def _fit(self, jobs: Sequence[Job], folder: Path) -> list[Tensors]:
+        """One adapter per job, in one batch. Goes on from a checkpoint that a killed run left in `folder`."""
         config, names = self.plan.train, [name for _, name in jobs]
         if names[0] and KINDS[names[0]].acts_on == "training":
             config = sabotage.overtrained(config)
         note = ", ".join(f"{name or 'honest'} {number}" for number, name in jobs)
 
-        def on_step(_: int, said: str) -> None:
-            self.on_step(0, f"training {note}: {said}")
+        def on_step(_: int, text: str) -> None:
+            self.on_step(0, f"training {note}: {text}")
 
-        found = student.train(self.model, [self._spoiled(job) for job in jobs], config, work, on_step)
-        return [trained.tensors for trained in found]
-
-    def _adapter(self, number: int) -> Tensors:
-        return safetensors.torch.load_file(self._adapter_file(number))
+        students = student.train(self.model, [self._spoiled(job) for job in jobs], config, folder, on_step)
+        return [trained.tensors for trained in students]
 
     def _captured(self, number: int) -> Signals:
-        if number not in self._signals:
-            folder = self._own(number)
-            shard, study = folder / "signals.parquet", folder / "study.json"
-            if not study.exists():
-                self.on_step(0, f"capturing memory {number}")
-                found = teacher.capture(self.model, self.memories[number], self.plan.capture)
-                about = {"base": self.model.fingerprint, "vocabulary": str(self.model.vocabulary)}
-                write_atomic(shard, shards.write(found.artifacts, about))
-                write_atomic(study, canonical(found.study))
-            examples, _ = shards.read(shard.read_bytes())
-            revived = from_mapping(Study, json.loads(study.read_bytes()))
-            self._signals = {number: Signals(self.model, tuple(examples), revived, number)}  # one at a time is enough
-        return self._signals[number]
+        """A memory's signals and study. Only the last one is kept: signals are large."""
+        if self._last is None or self._last[0] != number:
+            self._last = number, self._signals(number).once(lambda folder: self._capture(number, folder))
+        return self._last[1]
+
+    def _capture(self, number: int, folder: Path) -> bytes:
+        self.on_step(0, f"capturing memory {number}")
+        captured = teacher.capture(self.model, self.memories[number], self.plan.capture)
+        about = {"base": self.model.fingerprint, "vocabulary": str(self.model.vocabulary)}
+        write_atomic(folder / SHARD, shards.write(captured.artifacts, about))
+        return canonical(captured.study)
+
+    # ---- works, by what they come from
+
+    def _signals(self, number: int) -> Work[Signals]:
+        """The capture of one memory; its mark is the study."""
+
+        def load(study: Path) -> Signals:
+            examples, _ = shards.read((study.parent / SHARD).read_bytes())
+            return Signals(self.model, tuple(examples), from_mapping(Study, json.loads(study.read_bytes())), number)
+
+        return Work(self._own(number) / "study.json", load)
+
+    def _adapter(self, number: int) -> Work[Tensors]:
+        """The honest student of one memory; its mark is the adapter."""
+        return Work(self._own(number) / f"{digest(['honest', self._inputs((number, HONEST))])}.safetensors", _tensors)
+
+    def _trial(self, job: Job) -> Work[CalibrationTrial]:
+        near = self._source((job[0] + 2) % self.plan.good)
+        name = digest(["trial", self._inputs(job), near, kinds.names("gate")])
+        return Work(self.folder / f"{name}.json", lambda mark: revive_trial(json.loads(mark.read_bytes())))
+
+    def _checkpoints(self, jobs: Sequence[Job]) -> Path:
+        """Where the training of these jobs leaves its checkpoint."""
+        name = digest(["fit", [self._inputs(job) for job in jobs]])
+        return self.place(name, sorted({number for number, _ in jobs}))
 
     def _own(self, number: int) -> Path:
         """Where one memory's signals and honest adapter lie, with the memory's digest, which whoever forgets it
@@ -269,16 +296,12 @@ class _Work:
             "near": sources, "about": KINDS[name].about if name else "",
         }  # fmt: skip
 
-    def _file(self, job: Job) -> Path:
-        near = self._source((job[0] + 2) % self.plan.good)
-        return self.folder / f"{digest(['trial', self._inputs(job), near, kinds.names('gate')])}.json"
 
-    def _fit_folder(self, jobs: Sequence[Job]) -> Path:
-        name = digest(["fit", [self._inputs(job) for job in jobs]])
-        return self.place(name, sorted({number for number, _ in jobs}))
-
-    def _adapter_file(self, number: int) -> Path:
-        return self._own(number) / f"{digest(['honest', self._inputs((number, HONEST))])}.safetensors"
+def _tensors(file: Path) -> Tensors:
+    try:
+        return safetensors.torch.load(file.read_bytes())
+    except SafetensorError as error:
+        raise ValueError(first_line(error)) from error
 
 
 def _candidate(model: Model) -> Candidate:

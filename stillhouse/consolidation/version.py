@@ -11,9 +11,11 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from .. import gating
 from ..config import as_dict
+from ..errors import StoreError
 from ..gating import AnswerComparison, report
 from ..records import Candidate, Signals, Verdict, Version, digest, from_mapping
 from ..store import Store
@@ -22,6 +24,8 @@ from .capture import load_study
 from .pipeline import Pipeline
 from .result import Consolidation, Try, model_card, samples
 from .train import base_name
+
+REPORT = "gate_report.json"
 
 
 def existing(store: Store, candidate: Candidate, verdict: Verdict) -> Version | None:
@@ -54,7 +58,7 @@ def save(
     files = {
         "adapter_config.json": json.dumps(candidate.adapter_config, indent=2, sort_keys=True).encode(),
         "adapter_model.safetensors": store.blobs.get(candidate.adapter),
-        "gate_report.json": json.dumps(judged, indent=1, ensure_ascii=False).encode(),
+        REPORT: json.dumps(judged, indent=1, ensure_ascii=False).encode(),
         "gate_report.html": page.encode(),
         "README.md": model_card(candidate, verdict).encode(),
     }
@@ -65,13 +69,25 @@ def save(
 def result(pipeline: Pipeline, version: Version, signals: Signals, seconds: Mapping[str, float]) -> Consolidation:
     """What came of one user's memory, read from the store."""
     store, user = pipeline.store, version.user
-    folder = store.version_dir(user, version.number)
-    written = json.loads((folder / "gate_report.json").read_text(encoding="utf-8"))
+    compared, _ = read_report(store, version)
     return Consolidation(
-        user, version, folder, store.get(Verdict, version.verdict), load_study(store, signals),
-        tuple(from_mapping(AnswerComparison, s) for s in written["samples"]), signals.memory_tokens,
+        user, version, store.version_dir(user, version.number), store.get(Verdict, version.verdict),
+        load_study(store, signals), compared, signals.memory_tokens,
         _tokens_saved(pipeline, store.blobs.get(signals.memory).decode()), dict(seconds),
     )  # fmt: skip
+
+
+def read_report(store: Store, version: Version) -> tuple[tuple[AnswerComparison, ...], list[dict[str, Any]]]:
+    """The answers side by side in a version's report, and the tries on the way to it. `StoreError`: it is damaged."""
+    file = store.version_dir(version.user, version.number) / REPORT
+    try:
+        written = json.loads(file.read_bytes())
+        return tuple(from_mapping(AnswerComparison, s) for s in written["samples"]), written.get("tries", [])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise StoreError(
+            f"the report {str(file)!r} is damaged ({type(error).__name__}: {error}); restore it, or forget the user "
+            "and consolidate again"
+        ) from error
 
 
 def base_title(ref: str) -> str:

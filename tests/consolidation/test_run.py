@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -11,9 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stillhouse.capture.memory import Config as CaptureConfig
+from stillhouse.capture import memory
 from stillhouse.consolidation import Settings, consolidate, consolidate_all, read_settings
-from stillhouse.errors import InputError
+from stillhouse.errors import InputError, StoreError
 from stillhouse.generate import Sampling, generate
 from stillhouse.inputs import check_memory, home_folder
 from stillhouse.models import Model
@@ -24,14 +25,14 @@ from stillhouse.store import Store
 from stillhouse.text.answers import same_answer, says
 from stillhouse.text.language import is_unknown
 from stillhouse.text.prompts import without_memory
-from stillhouse.train.adapter import Config as TrainConfig
+from stillhouse.train import adapter
 from stillhouse.train.adapter import checkpoints
 from tests.consolidated import FACTS, MEMORY, Consolidated
 
 SMALL = Settings(
-    CaptureConfig(wordings=2, rounds=0, unknown_per_statement=2, decoys=4, anchor_texts=3, anchor_prompts=2,
+    memory.Config(wordings=2, rounds=0, unknown_per_statement=2, decoys=4, anchor_texts=3, anchor_prompts=2,
                   max_answer_tokens=6),
-    TrainConfig(rank=4, steps=2, warmup=1, facts=4, unknowns=2, anchors=2),
+    adapter.Config(rank=4, steps=2, warmup=1, facts=4, unknowns=2, anchors=2),
 )  # fmt: skip
 
 
@@ -151,14 +152,65 @@ def test_users_in_one_run_get_their_own(random_model: Callable[..., Model], tmp_
 
 def test_other_settings_are_another_candidate(random_model: Callable[..., Model], tmp_path: Path) -> None:
     model = random_model("llama")
-    memory = "My dog is called Zorvik."
-    first = consolidate("alice", memory, model=model, home=tmp_path, settings=SMALL)
-    other = Settings(SMALL.capture, TrainConfig(rank=2, steps=2, warmup=1, facts=4, unknowns=2, anchors=2))
-    second = consolidate("alice", memory, model=model, home=tmp_path, settings=other)
+    text = "My dog is called Zorvik."
+    first = consolidate("alice", text, model=model, home=tmp_path, settings=SMALL)
+    other = Settings(SMALL.capture, adapter.Config(rank=2, steps=2, warmup=1, facts=4, unknowns=2, anchors=2))
+    second = consolidate("alice", text, model=model, home=tmp_path, settings=other)
     assert [first.version.number, second.version.number] == [1, 2]
     assert len(list(Store(tmp_path).records(Signals))) == 1, "the signals are written once"
-    third = consolidate("alice", memory + " He is old now.", model=model, home=tmp_path, settings=SMALL)
+    third = consolidate("alice", text + " He is old now.", model=model, home=tmp_path, settings=SMALL)
     assert third.version.number == 3
+
+
+@pytest.fixture(scope="module")
+def small_home(random_model: Callable[..., Model], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of a finished run."""
+    home = tmp_path_factory.mktemp("small")
+    consolidate("alice", "My dog is called Zorvik.", model=random_model("llama"), home=home, settings=SMALL)
+    return home
+
+
+def marks(home: Path) -> dict[str, Path]:
+    """The marks of the three stages, by the kind of record each of them names."""
+    kinds = {file.stem: file.parent.name for file in (home / "manifests").rglob("*.json")}
+    return {kinds[json.loads(mark.read_text())["digest"]]: mark for mark in (home / "work").rglob("result.json")}
+
+
+@pytest.mark.parametrize("kind", ["signals", "candidate", "verdict"])
+@pytest.mark.parametrize(
+    "damage", ["", "{", "[]", "{}", '{"digest": 7}', '{"digest": "../x"}', "manifest", "no manifest"]
+)
+def test_a_damaged_file_of_a_finished_stage_is_one_clear_error(
+    random_model: Callable[..., Model], small_home: Path, tmp_path: Path, kind: str, damage: str
+) -> None:
+    home, model = Path(shutil.copytree(small_home, tmp_path / "home")), random_model("llama")
+    mark = marks(home)[kind]
+    manifest = home / "manifests" / kind / f"{json.loads(mark.read_text())['digest']}.json"
+    if damage == "no manifest":
+        manifest.unlink()
+    else:
+        (manifest if damage == "manifest" else mark).write_text(damage)
+    again = re.escape(f"; remove {str(mark)!r} and run the command again")
+    with pytest.raises(StoreError, match=f"^finished work is damaged[^\n]*{again}$"):
+        consolidate("alice", "My dog is called Zorvik.", model=model, home=home, settings=SMALL)
+    mark.unlink()
+    result = consolidate("alice", "My dog is called Zorvik.", model=model, home=home, settings=SMALL)
+    assert result.version.number == 1, "the same again"
+    assert Store(home).verify() == []
+
+
+def test_a_damaged_report_is_one_clear_error(
+    random_model: Callable[..., Model], small_home: Path, tmp_path: Path
+) -> None:
+    home, model = Path(shutil.copytree(small_home, tmp_path / "home")), random_model("llama")
+    report = Store(home).version_dir("alice", 1) / "gate_report.json"
+    for damage in ("", "[]", "{}", '{"samples": 7}'):
+        report.write_text(damage)
+        with pytest.raises(StoreError, match=r"^the report '[^\n]*gate_report\.json' is damaged [^\n]*restore it"):
+            consolidate("alice", "My dog is called Zorvik.", model=model, home=home, settings=SMALL)
+    report.unlink()
+    with pytest.raises(StoreError, match=r"gate_report\.json"):
+        consolidate("alice", "My dog is called Zorvik.", model=model, home=home, settings=SMALL)
 
 
 def test_memories_that_say_nothing_are_refused_before_a_model_is_loaded(tmp_path: Path) -> None:
