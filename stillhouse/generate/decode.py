@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from ..compute.attention import replaceable
+from ..compute.attention import fits
 from ..compute.threads import fastest_threads
 from ..errors import InputError
 from ..models import Model, TextModel
@@ -29,12 +29,11 @@ from ..runners import BASE, Runner, TorchRunner
 from .batching import Row, columns, grouped, runner_columns
 from .decoder import Decoder, computes_once
 from .forward import Bank, Ids
-from .prefix import Prefix
+from .prefix import Prefix, plain_cache
 from .prefix_tree import much_alike
 from .prompt_lookup import Copied
 from .runner_decoder import RunnerDecoder
 from .sampling import GREEDY, Draw, Sampling, next_tokens
-from .shared_prefix import plain_cache, shareable
 
 OnStep = Callable[[list[int], Tensor], None]
 
@@ -186,7 +185,7 @@ def _plan(
     lengths = [n + len(p) for n, p in zip(shared, prompts, strict=True)]
     room, longest = _rooms(model, lengths, sampling), max(lengths, default=0)
     beyond = longest + 2 * sampling.max_new_tokens > _window(model)  # with what is read ahead
-    shares = (any(texts) or much_alike(prompts, slots)) and shareable(model.network)
+    shares = (any(texts) or much_alike(prompts, slots)) and fits(model)
     usable = drafts is not None and sampling.greedy and _forgets(model) and (shares or not beyond)
     ahead = [list(d[: max(0, n - 1)]) if usable else [] for d, n in zip(drafts or prompts, room, strict=True)]
     lookup = lookup if _looks_up(model, sampling, longest + (lookup + 2) * sampling.max_new_tokens, shares) else 0
@@ -207,7 +206,7 @@ def _looks_up(model: Model, sampling: Sampling, columns: int, shares: bool) -> b
 
 def _forgets(model: Model) -> bool:
     """Whether what was read in vain can be taken back: a column of a cache, in a network that goes by positions."""
-    return replaceable(model.network) and plain_cache(model.network)
+    return plain_cache(model.network) and fits(model)
 
 
 def _window(model: Model) -> int:

@@ -8,25 +8,27 @@ chosen or when an answer ends.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from ..compute.attention import CachedRows, Distinct, Text, Visible, forward
 from ..compute.threads import for_steps
 from ..models import Model
 from ..models.forward import head
 from .forward import Bank, Ids, adapting
-from .prefix import Prefix, prefill
-from .prefix_tree import Alike
-from .shared_prefix import Shared, Text
+from .prefix import Prefix
+from .prefix_tree import distinct_tokens
 
 
 class Decoder:
-    """The rows of one batch while they are being answered; finished rows leave it. A row's own tokens are the columns
-    of its cache where `own_BS` is 1, at `position_BS`. `shares`: rows look at one copy of their text; with `once` what
-    rows behind one text begin with is computed once too."""
+    """The rows of one batch while they are being answered; finished rows leave it.
+
+    A row's own tokens are the columns of its cache where `own_BS` is 1, at `position_BS`. `shares`: rows look at one
+    copy of their text, rows of one text beside each other; with `once` the tokens that rows behind one text begin with
+    are computed once too.
+    """
 
     def __init__(
         self,
@@ -52,16 +54,16 @@ class Decoder:
         self.own_BS = torch.tensor(sides, device=model.device)
         self.before_B1 = torch.tensor([[len(text.ids) if text else 0] for text in texts], device=model.device)
         self.position_BS = (self.own_BS.cumsum(1) - 1).clamp(min=0) + self.before_B1
-        self.shared: Shared | None = None
-        self._begun: Alike | None = None
+        self._texts: list[Text | None] | None = None
+        self._begun: Distinct | None = None
         if shares:
             known = {id(text): Text(text.cache, len(text.ids)) for text in texts if text}
-            self.cache, self.shared = DynamicCache(), Shared(model.network, [known.get(id(text)) for text in texts])
+            self.cache, self._texts = DynamicCache(), [known.get(id(text)) for text in texts]
             if once:
                 own = [[*prompt, *draft] for prompt, draft in zip(prompts, self.drafts, strict=True)]
                 kinds = list(zip(map(id, texts), slots or [0] * len(own), strict=True))
                 starts = [width - len(prompt) for prompt in prompts]
-                self._begun = Alike(own, kinds, starts, width + self.ahead, model.device)
+                self._begun = distinct_tokens(own, kinds, starts, width + self.ahead, model.device)
         else:  # one for all
             text = texts[0]
             self.cache = text.expand(len(prompts)) if text else DynamicCache(config=model.network.config)
@@ -72,41 +74,43 @@ class Decoder:
             return self._step()
 
     def _step(self) -> Tensor:
-        if self.shared and self._begun:
-            alike, self._begun = self._begun, None
-            return self._first(self.shared, alike)
         position_BT = self.position_BS[:, -self.ids_BT.shape[1] :]
-        looking: AbstractContextManager[None] = nullcontext()
-        mask_BS = None
-        if self.shared:
-            looking = self.shared.looking(position_BT, self.position_BS, self.own_BS)
-        else:
-            before_BP = self.own_BS.new_ones(len(self.own_BS), int(self.before_B1[0]))
-            mask_BS = torch.cat([before_BP, self.own_BS], dim=1)
-        with looking, adapting(self.bank, self.slots, self.model):
-            out = self.model.network(
+        if self._texts is not None:
+            rows = [self._rows(self._texts, *position_BT.shape)]
+            if self._begun is not None:
+                begun, self._begun = self._begun, None
+                return self._first(rows, begun)
+            with adapting(self.bank, self.slots, self.model):
+                logits_BKV: Tensor = forward(
+                    self.model.network, self.ids_BT, position_BT, rows, logits_to_keep=self.ahead + 1
+                ).logits
+            return logits_BKV.float()
+        before_BP = self.own_BS.new_ones(len(self.own_BS), int(self.before_B1[0]))
+        with adapting(self.bank, self.slots, self.model):
+            logits_BKV = self.model.network(
                 input_ids=self.ids_BT,
-                attention_mask=mask_BS,
+                attention_mask=torch.cat([before_BP, self.own_BS], dim=1),
                 position_ids=position_BT,
                 past_key_values=self.cache,
                 use_cache=True,
                 logits_to_keep=self.ahead + 1,
-            )
-        logits_BKV: Tensor = out.logits.float()
-        return logits_BKV
+            ).logits
+        return logits_BKV.float()
 
-    def _first(self, shared: Shared, alike: Alike) -> Tensor:
+    def _rows(self, texts: list[Text | None], rows: int, new: int) -> CachedRows:
+        return CachedRows(0, rows, new, self.cache, Visible(self.position_BS, self.own_BS.bool(), new), texts)
+
+    def _first(self, rows: list[CachedRows], begun: Distinct) -> Tensor:
         """The same from a forward of beginnings, each once."""
-        slots = [self.slots[row] for row in alike.row_of] if self.slots is not None else None
-        given_U1, position_U1 = (alike.once(s_BT)[:, None] for s_BT in (self.ids_BT, self.position_BS))
-        with (
-            shared.looking(self.position_BS, self.position_BS, self.own_BS, (alike, self.cache)),
-            adapting(self.bank, slots, self.model),
-        ):
-            hidden_U1H = self.model.network.base_model(
-                input_ids=given_U1, position_ids=position_U1, use_cache=False
-            ).last_hidden_state
-        place_R, at_BK = alike.place_BT[:, -self.ahead - 1 :].unique(return_inverse=True)
+        columns = self.ids_BT.shape[1]
+        row_of = (begun.source_U // columns).tolist()
+        slots = [self.slots[row] for row in row_of] if self.slots is not None else None
+        ids_U1, position_U1 = (begun.pick(s_BT.flatten())[:, None] for s_BT in (self.ids_BT, self.position_BS))
+        with adapting(self.bank, slots, self.model):
+            hidden_U1H = forward(self.model.network.base_model, ids_U1, position_U1, rows, begun).last_hidden_state
+        assert begun.place_T is not None, "of every column"
+        place_BT = begun.place_T.view(-1, columns)
+        place_R, at_BK = place_BT[:, -self.ahead - 1 :].unique(return_inverse=True)
         logits_RV: Tensor = head(self.model)(hidden_U1H[place_R, 0])
         return logits_RV.float()[at_BK]
 
@@ -142,35 +146,23 @@ class Decoder:
         self.ids_BT, self.own_BS, self.position_BS, self.before_B1 = (
             s[index] for s in (self.ids_BT, self.own_BS, self.position_BS, self.before_B1)
         )
-        if self.shared:
-            self.shared.keep(rows)
+        if self._texts is not None:
+            self._texts = [self._texts[row] for row in rows]
         self.cache.batch_select_indices(index)
         self.drafts = [self.drafts[r] for r in rows]
         self.slots = [self.slots[r] for r in rows] if self.slots is not None else None
 
 
 def computes_once(model: Model) -> bool:
-    """Whether what rows begin with can be computed once for them, with everything else left as it is: a trial shows it,
-    for networks look at a row's tokens by other means than attention, or make something else of their last state."""
-    return model.once("generate.computes_once", lambda: _agrees(model))
+    """Whether logits are `head` of the last hidden state and nothing more, so that a state computed once for several
+    rows can become logits for each: a trial shows it, for some networks scale their logits."""
+    return model.once("generate.computes_once", lambda: _head_is_all(model))
 
 
 @torch.inference_mode()
-def _agrees(model: Model) -> bool:
-    some = [(7 * n + 5) % model.vocabulary for n in range(12)]
-    try:
-        text = prefill(model, some[:4])
-        first, second = (_tried(model, text, [some[4:8], some[4:6]], [[], some[8:10]], once) for once in (True, False))
-    except Exception:  # noqa: BLE001 - whatever a stranger's forward raises
-        return False
-    apart = ((a - b).norm(dim=-1) / b.norm(dim=-1) for a, b in zip(first, second, strict=True))
-    close = 1e-3 if model.network.dtype == torch.float32 else 5e-2
-    return all(bool((part <= close).all()) for part in apart)
-
-
-def _tried(model: Model, text: Prefix, prompts: Sequence[Ids], drafts: Sequence[Ids], once: bool) -> list[Tensor]:
-    """Logits of a first step and of one after it."""
-    state = Decoder(model, prompts, drafts, [text] * len(prompts), shares=True, once=once)
-    found = [state.step()[:, 0]]
-    state.append([prompt[0] for prompt in prompts])
-    return [*found, state.step()[:, 0]]
+def _head_is_all(model: Model) -> bool:
+    ids_BT = torch.tensor([[(7 * n + 5) % model.vocabulary for n in range(8)]], device=model.device)
+    logits_BTV = model.network(input_ids=ids_BT, use_cache=False).logits
+    ours_BTV = head(model)(model.network.base_model(input_ids=ids_BT, use_cache=False).last_hidden_state)
+    apart_BT = (ours_BTV - logits_BTV).float().norm(dim=-1)
+    return bool((apart_BT <= 1e-3 * logits_BTV.float().norm(dim=-1)).all())

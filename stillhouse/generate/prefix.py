@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from transformers import DynamicCache
+from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
 from ..errors import ModelError
@@ -55,3 +55,8 @@ def prefill(model: Model, ids: Sequence[int], chunk: int = 2048) -> Prefix:
         part_BT = torch.tensor([ids[start : start + chunk]], device=model.device)
         model.network.base_model(input_ids=part_BT, past_key_values=cache, use_cache=True)
     return Prefix(tuple(ids), cache)
+
+
+def plain_cache(network: PreTrainedModel) -> bool:
+    """Whether all that this network remembers of a row are keys and values, a column for each token."""
+    return all(isinstance(layer, DynamicLayer) for layer in DynamicCache(config=network.config).layers)

@@ -10,7 +10,8 @@ from collections.abc import Hashable, Iterable, Sequence
 from itertools import repeat
 
 import torch
-from torch import Tensor
+
+from ..compute.attention import Distinct
 
 FEW, LONG, ALIKE = 8, 256, 0.8  # rows and tokens of one; part of all tokens that beginnings are where it is worth it
 
@@ -40,30 +41,16 @@ def much_alike(rows: Sequence[Sequence[int]], kinds: Sequence[Hashable] | None =
     return len(distinct) <= ALIKE * sum(map(len, rows))
 
 
-class Alike:
-    """B rows in T columns, each from its own column on, and their U beginnings."""
-
-    def __init__(
-        self, rows: Sequence[Sequence[int]], kinds: Sequence[Hashable], starts: Sequence[int], width: int,
-        device: torch.device,
-    ) -> None:  # fmt: skip
-        numbers = beginnings(rows, kinds)
-        firsts: list[tuple[int, int]] = []
-        places = []
-        for row, (start, own) in enumerate(zip(starts, numbers, strict=True)):
-            for column, number in enumerate(own, start):
-                if number == len(firsts):
-                    firsts.append((row, column))
-            places.append([0] * start + own + [0] * (width - start - len(own)))
-        self.row_of = [row for row, _ in firsts]  # of each beginning, the first row that has it
-        self.place_BT = torch.tensor(places, device=device)
-        self.back_U = torch.tensor([row * width + column for row, column in firsts], device=device)
-
-    def once(self, values_BTX: Tensor) -> Tensor:
-        """Of every beginning, `[U, ...]`."""
-        return values_BTX.flatten(0, 1).index_select(0, self.back_U)
-
-    def rows(self, values_UX: Tensor) -> Tensor:
-        """Of every column of every row, `[B, T, ...]`; what padding gets means nothing."""
-        found: Tensor = values_UX.index_select(0, self.place_BT.flatten()).unflatten(0, self.place_BT.shape)
-        return found
+def distinct_tokens(
+    rows: Sequence[Sequence[int]], kinds: Sequence[Hashable], starts: Sequence[int], width: int, device: torch.device
+) -> Distinct:
+    """The beginnings of rows that stand in `width` columns, each from its own column on; what padding gets means
+    nothing."""
+    source: list[int] = []
+    places = []
+    for row, (start, numbers) in enumerate(zip(starts, beginnings(rows, kinds), strict=True)):
+        for column, number in enumerate(numbers, row * width + start):
+            if number == len(source):
+                source.append(column)
+        places += [0] * start + numbers + [0] * (width - start - len(numbers))
+    return Distinct(torch.tensor(places, device=device), torch.tensor(source, device=device))

@@ -15,11 +15,11 @@ from typing import Literal
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from ..compute.attention import SHORT
 from ..compute.fused import between
 from ..compute.threads import fastest_threads
 from ..models import Model
 
-SHORT = 128  # tokens
 BATCH = (32, 16)  # rows and tokens of a usual step, to choose threads by
 Precision = Literal["auto", "float32", "bfloat16"]
 

@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from stillhouse.compute.attention import fits
 from stillhouse.errors import InputError
 from stillhouse.generate import Ids, Sampling, batches, common_prefix, computes_once, generate, prefill, score
-from stillhouse.generate.prefix_tree import Alike, beginnings, much_alike
-from stillhouse.generate.shared_prefix import shareable
+from stillhouse.generate.prefix_tree import beginnings, distinct_tokens, much_alike
 from stillhouse.models import Model
 from stillhouse.runners import TorchRunner
 from stillhouse.trainer import padding_free
@@ -72,11 +72,11 @@ def test_batched_on_a_shared_prefix_is_token_for_token_one_by_one(model: Model) 
 
 @pytest.mark.parametrize("name", sorted(architectures.ALL))
 def test_a_text_is_shared_wherever_attention_is_of_the_common_form(random_model: Make, name: str) -> None:
-    assert shareable(random_model(name).network) == (name != "gemma2"), "which caps its scores"
+    assert fits(random_model(name)) == (name != "gemma2"), "which caps its scores"
 
 
 def test_the_shipped_model_shares(shipped: Model) -> None:
-    assert shareable(shipped.network) and computes_once(shipped)
+    assert fits(shipped) and computes_once(shipped)
 
 
 @pytest.mark.parametrize("name", sorted(set(architectures.ALL) - {"gemma2"}))
@@ -86,7 +86,7 @@ def test_what_rows_begin_with_is_computed_once(random_model: Make, name: str) ->
     drafts = [[ids[0], 9] for ids in own]
     seen: list[int] = []
     embedding = model.network.get_input_embeddings()
-    computes_once(model)
+    assert fits(model) and computes_once(model)
     with embedding.register_forward_pre_hook(lambda module, ids: seen.append(ids[0].numel())):
         generate(model, own, Sampling(3), drafts=drafts)
     rows = [tuple(ids + draft) for ids, draft in zip(own, drafts, strict=True)]
@@ -101,15 +101,17 @@ def test_beginnings_are_the_same_where_everything_before_is(drawn: list[tuple[in
     assert len(set(zip(numbers, before, strict=True))) == len(set(numbers)) == len(set(before)) == max(numbers) + 1
     width = max(map(len, rows)) + 1
     starts = [width - len(row) - n % 2 for n, row in enumerate(rows)]
-    alike = Alike(rows, kinds, starts, width, torch.device("cpu"))
+    distinct = distinct_tokens(rows, kinds, starts, width, torch.device("cpu"))
     number_BT = torch.full((len(rows), width), -1)
     for b, (start, own) in enumerate(zip(starts, beginnings(rows, kinds), strict=True)):
         number_BT[b, start : start + len(own)] = torch.tensor(own)
-    once_U = alike.once(number_BT)
+    once_U = distinct.pick(number_BT.flatten())
     assert once_U.tolist() == list(range(max(numbers) + 1))
-    assert alike.rows(once_U)[number_BT >= 0].tolist() == numbers
+    assert distinct.expand(once_U).view_as(number_BT)[number_BT >= 0].tolist() == numbers
     kind_of = {number: kind for number, (kind, *_) in zip(numbers, before, strict=True)}
-    assert [kinds[row] for row in alike.row_of] == [kind_of[number] for number in once_U.tolist()]
+    assert [kinds[cell // width] for cell in distinct.source_U.tolist()] == [
+        kind_of[number] for number in once_U.tolist()
+    ]
 
 
 @pytest.mark.parametrize(

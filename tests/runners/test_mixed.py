@@ -77,4 +77,3 @@ def test_the_logits_are_those_of_forwards_of_their_own(runner: TorchRunner) -> N
     lengths = [[cache.length(row) for row in range(5)] for cache in (beside, apart)]
     assert lengths == [[13, 34, 8, 22, 14]] * 2
     assert list(beside.slots) == [0, BASE, 2, 1, 2]
-    assert runner.model.network.config.get_text_config()._attn_implementation == "sdpa"

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from ...errors import ModelError
 from ...generate import Ids, Prefix, Sampling, common_prefix, generate, prefill
-from ...generate.shared_prefix import plain_cache
+from ...generate.prefix import plain_cache
 from ...models import Model
 from ...signals import DistillArtifact, Kind, PositionTarget, position_targets
 from ...signals.sparsify import Sparsity, sparsify

@@ -18,6 +18,7 @@ from torch import Tensor
 from transformers import Cache, DynamicCache, PreTrainedModel
 from transformers.cache_utils import CacheLayerMixin, DynamicLayer
 
+from ...compute.attention import Visible
 from ...errors import InputError, ModelError
 
 BLOCK = 64  # columns that are allocated at once
@@ -165,6 +166,14 @@ class BatchCache(Cache):
         """`[rows, more]`: the position of each of the next columns in its row; 0 before a row's first token."""
         start_B1 = torch.tensor(self.starts, device=device)[:, None]
         return (torch.arange(self.extent.end, self.extent.end + more, device=device) - start_B1).clamp(min=0)
+
+    def visible(self, more: int, device: torch.device) -> Visible:
+        """What each of the next columns may look at."""
+        column_S = torch.arange(self.extent.first, self.extent.end + more, device=device)
+        own_BS = None
+        if any(start != self.extent.first for start in self.starts):
+            own_BS = column_S >= torch.tensor(self.starts, device=device)[:, None]
+        return Visible(column_S[None], own_BS, more)
 
     def place(self, counts: Sequence[int]) -> int:
         """Before a forward over so many more tokens of each row: room for them, and how many columns they take.

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...compute.attention import replaceable
+from ...compute.attention import fits
 from ...compute.experts import answering
 from ...compute.kernels import built
 from ...compute.packed import pack
@@ -139,7 +139,7 @@ class TorchRunner:
     @property
     def mixes(self) -> bool:
         """Whether prompts can be read in the forwards of rows that are answered."""
-        return not self._deterministic and replaceable(self.model.network)
+        return not self._deterministic and fits(self.model)
 
     @torch.inference_mode()
     def mixed(
@@ -151,7 +151,7 @@ class TorchRunner:
         columns, rows = second.place([len(row) for row in ids]), first.rows
         first.place([1] * rows)
         self._threads.prepare(rows + columns * second.rows)
-        parts = [Part(first, [[token] for token in tokens], 0), Part(second, self._padded(ids, columns), rows)]
+        parts = [Part(first, [[token] for token in tokens]), Part(second, self._padded(ids, columns))]
         wanted = [*range(rows), *(rows + columns * (row + 1) - 1 for row in range(second.rows if logits else 0))]
         with self._adapted(first.slots, self._gathered, [(slot, columns) for slot in second.slots]):
             logits_BV = _masked(flat_logits(self.model.network, parts, wanted).float(), allowed_BV)
