@@ -26,7 +26,7 @@ from stillhouse.generate import batches
 from stillhouse.models import Model
 from stillhouse.signals import Kind, Shard
 from stillhouse.signals.columns import concatenate
-from stillhouse.teachers.examples import Spoken
+from stillhouse.teachers.examples import TokenizedExample
 from stillhouse.teachers.scoring import Mixture, targets
 from stillhouse.text import corpus
 
@@ -61,17 +61,17 @@ def with_network(model: Model, network: PreTrainedModel, name: str) -> Model:
     return replace(model, ref=name, network=network, fingerprint=name)
 
 
-def examples(model: Model, n: int, prompt: int, answer: int, seed: int = 0) -> list[Spoken]:
+def examples(model: Model, n: int, prompt: int, answer: int, seed: int = 0) -> list[TokenizedExample]:
     """Running English cut into a prompt and an answer of that many tokens each."""
     found = []
     for text in corpus.anchors(16 * n, seed):
         ids = tuple(model.text_ids(text))[: prompt + answer]
         if len(ids) == prompt + answer:
-            found.append(Spoken(ids[:prompt], ids[:prompt], ids[prompt:]))
+            found.append(TokenizedExample(ids[:prompt], ids[:prompt], ids[prompt:]))
     return found[:n]
 
 
-def signals(model: Model, spoken: Sequence[Spoken], config: Config) -> Shard:
+def signals(model: Model, spoken: Sequence[TokenizedExample], config: Config) -> Shard:
     """What `capture` stores for these, sorted by length."""
     generator, alone = torch.Generator().manual_seed(config.seed), Mixture((model,), (1.0,))
     order, found = [], []

@@ -27,7 +27,7 @@ from stillhouse.capture.prompts import Config
 from stillhouse.signals import Shard
 from stillhouse.signals.columns import concatenate, from_sparse
 from stillhouse.signals.sparsify import sparsify_logits
-from stillhouse.teachers.examples import Spoken
+from stillhouse.teachers.examples import TokenizedExample
 from stillhouse.text.corpus import held_out
 
 VOCABULARY = 151_936
@@ -36,7 +36,7 @@ VOCABULARY = 151_936
 def real(model: models.Model, positions: int, config: Config) -> Shard:
     """Running text, with the model's distribution at every token but the first."""
     found = [tuple(model.text_ids(t[:400])) for t in held_out(positions // 60)]
-    shard = signals(model, [Spoken(ids[:1], ids[:1], ids[1:]) for ids in found], config)
+    shard = signals(model, [TokenizedExample(ids[:1], ids[:1], ids[1:]) for ids in found], config)
     name_V = torch.randperm(VOCABULARY, generator=torch.Generator().manual_seed(0))[: model.vocabulary].numpy()
     named = replace(shard.targets, ids=name_V[shard.targets.ids], draw_ids=name_V[shard.targets.draw_ids])
     return replace(shard, x_ids=tuple(name_V[ids] for ids in shard.x_ids), targets=named)

@@ -31,11 +31,11 @@ from stillhouse.capture.prompts import Config
 from stillhouse.compute.packed import packing
 from stillhouse.generate import batches, pad_right
 from stillhouse.models import Model
-from stillhouse.teachers.examples import Spoken
+from stillhouse.teachers.examples import TokenizedExample
 
 
 @torch.inference_mode()
-def bare(model: Model, spoken: Sequence[Spoken], config: Config) -> torch.Tensor:
+def bare(model: Model, spoken: Sequence[TokenizedExample], config: Config) -> torch.Tensor:
     """The teacher's forward over all batches; the logits of the last one."""
     logits_BTV = torch.empty(0)
     for rows in batches([len(s.x_ids) for s in spoken], config.batch_tokens):
@@ -44,13 +44,13 @@ def bare(model: Model, spoken: Sequence[Spoken], config: Config) -> torch.Tensor
     return logits_BTV
 
 
-def stored(model: Model, spoken: Sequence[Spoken], config: Config) -> bytes:
+def stored(model: Model, spoken: Sequence[TokenizedExample], config: Config) -> bytes:
     """The shard of these; packing the weights is part of it, as it is of every shard's."""
-    with packing([model.network]):
+    with packing(model.network, once=model.once):
         return signals(model, spoken, config).to_bytes()
 
 
-def apart(model: Model, spoken: Spoken, config: Config) -> float:
+def apart(model: Model, spoken: TokenizedExample, config: Config) -> float:
     """Largest difference between a stored log-probability of a first choice and the bare logits'."""
     logprobs_TV = bare(model, [spoken], config)[0].float().log_softmax(-1)
     found = signals(model, [spoken], config).targets.sparse()

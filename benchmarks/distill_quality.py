@@ -35,7 +35,7 @@ from stillhouse.generate import head
 from stillhouse.losses import Objective, SparseTargets, Tail, dense_forward_kl
 from stillhouse.models import Model
 from stillhouse.signals import read_shard
-from stillhouse.teachers.examples import Spoken
+from stillhouse.teachers.examples import TokenizedExample
 from stillhouse.text import corpus
 from stillhouse.train import full
 
@@ -109,7 +109,7 @@ class Trial:
 
     teacher: Model
     student: Model
-    train: list[Spoken]
+    train: list[TokenizedExample]
     held: SameTokens
     config: full.Config
 
@@ -124,15 +124,15 @@ class Trial:
         return measured(student, self.teacher, self.held)
 
 
-def feed_of(teacher: Model, spoken: Sequence[Spoken], config: Config) -> SameTokens:
+def feed_of(teacher: Model, spoken: Sequence[TokenizedExample], config: Config) -> SameTokens:
     stored = signals(teacher, spoken, config).to_bytes()
     return SameTokens([read_shard(stored)], teacher.vocabulary, teacher.context)
 
 
-def spoken_of(model: Model, passages: Sequence[str], most: int) -> list[Spoken]:
+def spoken_of(model: Model, passages: Sequence[str], most: int) -> list[TokenizedExample]:
     """Running text: every token but the first is a target."""
     found = [tuple(model.text_ids(t))[:most] for t in passages]
-    return [Spoken(ids[:1], ids[:1], ids[1:]) for ids in found if len(ids) > 1]
+    return [TokenizedExample(ids[:1], ids[:1], ids[1:]) for ids in found if len(ids) > 1]
 
 
 def half(teacher: Model) -> Model:

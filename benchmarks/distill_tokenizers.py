@@ -45,7 +45,7 @@ from stillhouse.feeds.same_tokens import Head, padded
 from stillhouse.losses import Objective, SparseTargets
 from stillhouse.models import Model
 from stillhouse.signals import Shard
-from stillhouse.teachers.examples import Spoken
+from stillhouse.teachers.examples import TokenizedExample
 from stillhouse.text import corpus
 from stillhouse.train import full
 
@@ -77,7 +77,7 @@ def uld(student_PV: Tensor, teacher_PV: Tensor) -> Tensor:
 class Paired:
     """Feed of the same examples in the same student's tokens, the i-th tokens of the answers side by side."""
 
-    def __init__(self, aligned: AlignedTokens, spoken: Sequence[Spoken], teacher: Model, term: Term):
+    def __init__(self, aligned: AlignedTokens, spoken: Sequence[TokenizedExample], teacher: Model, term: Term):
         self.aligned, self.spoken, self.teacher, self.term = aligned, spoken, teacher, term
         self.lengths, self._heard = aligned.lengths, dict[int, Tensor]()
         places = [aligned.batch([i], 0, teacher.device).where()[1] for i in range(len(spoken))]
@@ -128,7 +128,7 @@ class PairedBatch:
 class Data:
     """Examples that every student can spell, and their signals, one shard each."""
 
-    spoken: list[Spoken]
+    spoken: list[TokenizedExample]
     shards: list[Shard]
 
     def aligned(self, teacher: Teacher, student: Model) -> AlignedTokens:
@@ -148,7 +148,7 @@ def data(model: Model, told: Sequence[str], teacher: Teacher, students: Sequence
     spoken, shards = [], []
     for text in told:
         ids = tuple(model.text_ids(text))[:96]
-        one = Spoken(ids[:8], ids[:8], ids[8:])
+        one = TokenizedExample(ids[:8], ids[:8], ids[8:])
         if len(ids) < 12:
             continue
         shard = signals(model, [one], Config())

@@ -1,9 +1,10 @@
-"""Memory that a stage has freed stays in the process for its next step, instead of going back to the kernel.
+"""Freed memory stays in the process for the next step, instead of a return to the kernel.
 
-In: nothing. Out: a context. Training frees and takes the same megabytes thousands of times; glibc returns large ones to
-the kernel at once, and the kernel clears every page of them again: half a million page faults in one consolidation, a
-tenth of a training step. What is kept lies in huge pages where the kernel has them: five hundred times fewer, and a
-twelfth of a step. Elsewhere than on Linux with glibc nothing happens. It does not know models.
+In: nothing. Out: a context. Training frees and takes the same megabytes thousands of times. glibc returns large blocks
+to the kernel at once, and the kernel clears their pages again: half a million page faults in one consolidation, a tenth
+of a training step. The memory that is kept lies in huge pages where the kernel has them. That makes five hundred times
+fewer faults, and saves a twelfth of a step. On other systems than Linux with glibc nothing happens. It does not know
+models.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from .expert_gate import gate_of
 from .fused import between, combined, taken
 from .kernels import built, usable
-from .packed import BYTES, Packed, pack, packed_experts
+from .packed import BYTES, Once, PackedWeight, anew, pack, packed_experts
 from .patch import is_plain, replace
 
 FEW_TOKENS = 64  # up to here no row is worth adding to make shapes repeat
@@ -81,8 +81,8 @@ def product(module: nn.Module, name: str, x_TI: Tensor, ends: list[int]) -> Tens
     """`W_e x` of rows sorted by expert, without biases; gradients of x alone."""
     weight_EOI = oriented(module, name).to(x_TI.dtype)
     packed = packed_experts(module, name) if weight_EOI.dtype == torch.float32 else None
-    found: Tensor = _Experts.apply(x_TI, weight_EOI, ends, packed)  # type: ignore[no-untyped-call]
-    return found
+    out_TO: Tensor = _Experts.apply(x_TI, weight_EOI, ends, packed)  # type: ignore[no-untyped-call]
+    return out_TO
 
 
 def per_expert(x_SI: Tensor, weight_EIO: Tensor, ends: list[int]) -> Tensor:
@@ -116,12 +116,12 @@ def gate(module: Any, gate_up_TI: Tensor) -> Tensor:
 
 
 @contextmanager
-def answering(network: nn.Module, limit: int = BYTES) -> Iterator[None]:
+def answering(network: nn.Module, limit: int = BYTES, once: Once = anew) -> Iterator[None]:
     """Inside, a frozen network on a CPU answers many rows at a time without gradients, as fast as it can: from packed
     weights where that is faster, experts too, as far as `limit` bytes of copies go, and with the kernels between its
-    products."""
+    products. `once` keeps what a trial has shown."""
     with ExitStack() as undone:
-        undone.callback(pack(network, limit, experts=True))
+        undone.callback(pack(network, limit, experts=True, once=once))
         undone.enter_context(between(network))
         for module in network.modules():
             if built() and is_known(module) and is_plain(module) and module.down_proj.device.type == "cpu":
@@ -153,7 +153,7 @@ class _Experts(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x_TI: Tensor, weight_EOI: Tensor, ends: list[int], packed_E: list[Packed] | None = None
+        ctx: Any, x_TI: Tensor, weight_EOI: Tensor, ends: list[int], packed_E: list[PackedWeight] | None = None
     ) -> Tensor:
         ctx.save_for_backward(weight_EOI)
         ctx.ends, ctx.packed_E = ends, packed_E

@@ -26,33 +26,33 @@ from .patch import is_plain, replace
 
 def norm(x: Tensor, weight_D: Tensor, eps: float, offset: float = 0.0) -> Tensor:
     """`x / rms(x) * (weight + offset)` over the last dimension."""
-    found: Tensor = _Norm.apply(x, weight_D, eps, offset)  # type: ignore[no-untyped-call]
-    return found
+    y: Tensor = _Norm.apply(x, weight_D, eps, offset)  # type: ignore[no-untyped-call]
+    return y
 
 
 def gated(gate: Tensor, up: Tensor) -> Tensor:
     """`silu(gate) * up`, of one shape."""
     assert gate.shape == up.shape, f"gate {tuple(gate.shape)}, up {tuple(up.shape)}"
-    found: Tensor = _Gated.apply(gate, up)  # type: ignore[no-untyped-call]
-    return found
+    y: Tensor = _Gated.apply(gate, up)  # type: ignore[no-untyped-call]
+    return y
 
 
 def gated_halves(gate_up: Tensor) -> Tensor:
     """The same of one tensor whose last dimension is gate, then up."""
-    found: Tensor = _GatedHalves.apply(gate_up)  # type: ignore[no-untyped-call]
-    return found
+    y: Tensor = _GatedHalves.apply(gate_up)  # type: ignore[no-untyped-call]
+    return y
 
 
 def taken(x_NH: Tensor, token_T: Tensor, place_NK: Tensor) -> Tensor:
     """Rows of `x` by number, `[T, H]`; row n went to `place[n]`, and to others that nobody reads."""
-    found: Tensor = _Taken.apply(x_NH, token_T, place_NK)  # type: ignore[no-untyped-call]
-    return found
+    x_TH: Tensor = _Taken.apply(x_NH, token_T, place_NK)  # type: ignore[no-untyped-call]
+    return x_TH
 
 
 def combined(x_TH: Tensor, place_NK: Tensor, weight_NK: Tensor) -> Tensor:
     """`sum over k of weight[n, k] * x[place[n, k]]`, `[N, H]`. No row of `x` stands at two places."""
-    found: Tensor = _Combined.apply(x_TH, place_NK, weight_NK)  # type: ignore[no-untyped-call]
-    return found
+    y_NH: Tensor = _Combined.apply(x_TH, place_NK, weight_NK)  # type: ignore[no-untyped-call]
+    return y_NH
 
 
 def attention(
@@ -60,10 +60,10 @@ def attention(
 ) -> Tensor:
     """Causal attention, `[T, Q, D]`, within rows: row b from `start[b]` to `start[b + 1]`, the last start is T. A token
     sees the `window` newest, itself one of them. Q heads share G keys, Q / G neighbours each."""
-    found: Tensor = _Attention.apply(  # type: ignore[no-untyped-call]
+    y_TQD: Tensor = _Attention.apply(  # type: ignore[no-untyped-call]
         query_TQD, keys_TGD, values_TGD, start_B, len(query_TQD) + 1 if window is None else window, scale
     )
-    return found
+    return y_TQD
 
 
 @contextmanager
@@ -256,12 +256,8 @@ def _named(states: Any, ending: str = "") -> dict[str, Tensor]:
 def _replaced(module: Any) -> Callable[[], None] | None:
     """What undoes the replacement of this module's own computation; None where nothing is replaced."""
     weight = getattr(module, "weight", None)
-    if (
-        type(module).__name__.endswith("RMSNorm")
-        and isinstance(weight, nn.Parameter)
-        and weight.dim() == 1
-        and usable(weight)
-    ):
+    is_norm = type(module).__name__.endswith("RMSNorm")
+    if is_norm and isinstance(weight, nn.Parameter) and weight.dim() == 1 and usable(weight):
         eps = float(getattr(module, "variance_epsilon", getattr(module, "eps", None)) or 0)
         for offset in (0.0, 1.0) if eps else ():  # Gemma's weights are differences from one
             own = partial(_own_norm, module, eps, offset)
@@ -272,11 +268,10 @@ def _replaced(module: Any) -> Callable[[], None] | None:
         known = is_plain(module) and isinstance(module.gate_proj, nn.Linear) and usable(module.gate_proj.weight)
         if known and _agrees(module, own, _inputs(module)):
             return replace(module, own)
-    elif (
-        (stock := gate_of(module)) and hasattr(module, "gate_up_proj") and _is_silu(module) and not is_replaced(module)
-    ):
+    elif hasattr(module, "gate_up_proj") and _is_silu(module) and (stock := gate_of(module)):
         own = partial(_own_gate, stock)
-        if usable(module.gate_up_proj) and _agrees(stock, own, _trial(module.gate_up_proj, 64)):
+        known = not is_replaced(module) and usable(module.gate_up_proj)
+        if known and _agrees(stock, own, _trial(module.gate_up_proj, 64)):
             return replace_gate(module, own)
     return None
 
@@ -328,8 +323,8 @@ def _own_norm(module: Any, eps: float, offset: float, x: Tensor) -> Tensor:
 def _own_mlp(module: Any, x: Tensor) -> Tensor:
     gate, up = module.gate_proj(x), module.up_proj(x)
     middle = gated(gate, up) if usable(gate, up) and gate.numel() else module.act_fn(gate) * up
-    found: Tensor = module.down_proj(middle)
-    return found
+    out: Tensor = module.down_proj(middle)
+    return out
 
 
 def _own_gate(stock: Callable[[Tensor], Tensor], gate_up: Tensor) -> Tensor:

@@ -31,8 +31,8 @@ def library() -> ctypes.CDLL | None:
         file = Path(__file__).parents[1] / f"_kernels{suffix}"
         if file.exists():
             try:
-                found = ctypes.CDLL(str(file))
-                return found if found.stillhouse_version() == VERSION else None
+                loaded = ctypes.CDLL(str(file))
+                return loaded if loaded.stillhouse_version() == VERSION else None
             except (OSError, AttributeError):
                 return None
     return None
@@ -80,8 +80,8 @@ class Call(ctypes.Structure):
 
 @cache
 def _function(name: str) -> Callable[[Any], None]:
-    found = library()
-    assert found is not None, "asked for what is not usable"
-    function = found[f"stillhouse_{name}"]
+    loaded = library()
+    assert loaded is not None, "a kernel was called without the library"
+    function = loaded[f"stillhouse_{name}"]
     function.restype = None
     return function

@@ -1,23 +1,23 @@
-"""Weights in the order in which a CPU multiplies them: oneDNN's packed form, made once, used by every forward.
+"""Packed copies of weights, in the order in which oneDNN multiplies them on a CPU.
 
-In: a network on a CPU in float32, whose weights stay as they are. Out: its linear layers and stacked experts compute
-the same products from packed copies, where a trial shows that this processor is faster so: twice as fast where its own
-library is not at its best (MKL on an AMD with AVX-512; benchmarks/serve_mixed.py), slower on one with AVX2 alone.
-Rounding may differ in the last bits. Gradients of what goes in come from copies packed the other way round. The weights
-stay where they are, for whoever reads them; the copies take as many bytes again, or twice as many, up to a limit.
+In: a network on a CPU in float32. Out: its linear layers and stacked experts compute the same products from packed
+copies, where a trial shows that this processor is faster with them. They are twice as fast where MKL is not at its best
+(an AMD with AVX-512; benchmarks/serve_mixed.py), and slower on a processor with AVX2 alone. Rounding may differ in the
+last bits. Gradients of the inputs come from copies of the transposed weights. The weights themselves stay as they are.
+The copies take as many bytes again, or twice as many, up to a limit.
 
-It does not know adapters: they follow the same layers' forwards, and take an expert's copies from `packed_experts`.
+It does not know adapters. They follow the same layers' forwards, and take an expert's copies from `packed_experts`.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from statistics import median
 from time import perf_counter
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -25,15 +25,26 @@ from torch import Tensor, nn
 from .onednn import available, multiply, reorder
 from .patch import is_plain, replace
 
-SMALL = 2**16  # weights of a layer up to here lie in the cache anyway, which is what counts for the few rows of answers
-BYTES = 8 * 2**30  # of copies, where nobody says how many
-TRIAL = 2**24, 64  # multiplications of a product that is tried, and its rows at most
-ROUNDS, WORTH = 7, 1.25  # of trying both in turns; how much faster it has to be
+SMALL = 2**16  # a layer of so many weights stays in the cache, which decides the time of few rows
+BYTES = 8 * 2**30  # of copies, where a caller sets no limit
+TRIAL = 2**24, 64  # multiplications of the product in a trial, and its rows, at most
+ROUNDS, WORTH = 7, 1.25  # rounds in which both are timed in turns; how much faster copies have to be
 _EXPERTS = "_packed_experts"
-_FASTER: dict[tuple[int, int, int], bool] = {}  # by the weight's shape and the threads
+T = TypeVar("T")
 
 
-class Packed(NamedTuple):
+class Once(Protocol):
+    """Keeps results by name: `once` of a `models.Model`."""
+
+    def __call__(self, name: str, make: Callable[[], T]) -> T: ...
+
+
+def anew(name: str, make: Callable[[], T]) -> T:
+    """An `Once` that keeps nothing."""
+    return make()
+
+
+class PackedWeight(NamedTuple):
     """A weight's copies: for `x W^T`, and for `g W` where gradients are wanted."""
 
     forward: Tensor
@@ -53,16 +64,21 @@ class Packed(NamedTuple):
         return multiply(grad.contiguous(), self.backward)
 
 
-def pack(network: nn.Module, limit: int, gradients: bool = False, experts: bool = False) -> Callable[[], None]:
-    """Pack linear layers, in module order, while the copies take at most `limit` bytes; returns what undoes it. With
-    `experts` those too, and layers that gain by it only for many rows at a time; with `gradients` all that, and of
-    what goes into a layer, for adapters that are trained on a frozen network.
+def pack(
+    network: nn.Module, limit: int, gradients: bool = False, experts: bool = False, once: Once = anew
+) -> Callable[[], None]:
+    """Pack linear layers, in module order, while the copies take at most `limit` bytes; returns what undoes it.
 
-    Where nothing can be packed (an accelerator, another type, a torch without oneDNN) or gains by it, nothing happens.
+    `experts`: pack stacked experts too, and layers that are faster only for many rows at a time. `gradients`: the same,
+    and copies for the gradients of inputs, for adapters that are trained on a frozen network. `once` keeps the result
+    of the trial. Nothing is packed on an accelerator, in another number format, without oneDNN, or where copies are not
+    faster.
     """
     undo: list[Callable[[], None]] = []
-    found = list(_weights(network, gradients or experts))
-    for layer, name in found if found and _faster(_commonest([getattr(*where) for where in found])) else ():
+    places = list(_weights(network, gradients or experts))
+    if not places or not _faster(_commonest([getattr(*place) for place in places]), once):
+        places = []
+    for layer, name in places:
         weight = getattr(layer, name)
         limit -= weight.nbytes * (2 if gradients else 1)
         if limit < 0:
@@ -82,22 +98,23 @@ def pack(network: nn.Module, limit: int, gradients: bool = False, experts: bool 
 
 
 @contextmanager
-def packing(networks: Iterable[nn.Module], limit: int = BYTES) -> Iterator[None]:
-    """Inside, these answer from packed weights, as far as `limit` bytes each go."""
-    with ExitStack() as packed:
-        for network in networks:
-            packed.callback(pack(network, limit))
+def packing(network: nn.Module, limit: int = BYTES, once: Once = anew) -> Iterator[None]:
+    """Inside, the network answers from packed weights, as far as `limit` bytes go."""
+    unpack = pack(network, limit, once=once)
+    try:
         yield
+    finally:
+        unpack()
 
 
-def packed_experts(module: nn.Module, name: str) -> list[Packed] | None:
-    """The copies of a stack of experts, one each; None where there are none, or products are of another type."""
-    found: list[Packed] | None = module.__dict__.get(_EXPERTS, {}).get(name)
-    return None if torch.is_autocast_enabled("cpu") else found
+def packed_experts(module: nn.Module, name: str) -> list[PackedWeight] | None:
+    """The copies of a stack of experts, one per expert; None where there are none, or under autocast."""
+    copies: list[PackedWeight] | None = module.__dict__.get(_EXPERTS, {}).get(name)
+    return None if torch.is_autocast_enabled("cpu") else copies
 
 
 def _weights(network: nn.Module, many: bool) -> Iterator[tuple[nn.Module, str]]:
-    """Weights that gain by it: of plain linear layers, and stacks of experts as transformers keeps them."""
+    """The weights that are worth a copy: of plain linear layers, and transformers' stacks of experts."""
     for module in network.modules() if available() else ():
         if type(module) is nn.Linear and is_plain(module) and _gains(module.weight, many):
             yield module, "weight"
@@ -117,20 +134,23 @@ def _commonest(weights: Sequence[Tensor]) -> Tensor:
     return next(weight for weight in weights if weight.shape[-2:] == most)
 
 
-@torch.inference_mode()
-def _faster(weight: Tensor) -> bool:
-    """Whether products with such a weight are faster from a packed copy."""
+def _faster(weight: Tensor, once: Once) -> bool:
+    """Whether products with such a weight are faster from a packed copy, with as many threads as there are."""
     weight_OI = weight.detach().flatten(0, -3)[0] if weight.dim() == 3 else weight.detach()
-    key = (*weight_OI.shape, torch.get_num_threads())
-    if key not in _FASTER:
-        most, rows = TRIAL
-        x_TI = torch.ones(max(1, min(rows, most // weight_OI.numel())), weight_OI.shape[1])
-        packed = _packed(weight_OI, False)
-        ways = (partial(multiply, x_TI, packed.forward), partial(nn.functional.linear, x_TI, weight_OI))
-        seconds = [[_seconds(way) for way in ways] for _ in range(ROUNDS + 1)][1:]
-        copied, lying = (median(found) for found in zip(*seconds, strict=True))
-        _FASTER[key] = copied * WORTH < lying
-    return _FASTER[key]
+    rows, columns = weight_OI.shape
+    name = f"compute.packed: {rows} x {columns} with {torch.get_num_threads()} threads"
+    return once(name, lambda: _try(weight_OI))
+
+
+@torch.inference_mode()
+def _try(weight_OI: Tensor) -> bool:
+    most, rows = TRIAL
+    x_TI = torch.ones(max(1, min(rows, most // weight_OI.numel())), weight_OI.shape[1])
+    packed = _packed(weight_OI, False)
+    ways = (partial(multiply, x_TI, packed.forward), partial(nn.functional.linear, x_TI, weight_OI))
+    seconds = [[_seconds(way) for way in ways] for _ in range(ROUNDS + 1)][1:]
+    from_copy, from_weight = (float(median(column)) for column in zip(*seconds, strict=True))
+    return from_copy * WORTH < from_weight
 
 
 def _seconds(product: Callable[[], Tensor]) -> float:
@@ -146,13 +166,13 @@ def _gains(weight: Tensor, many: bool) -> bool:
 
 
 @torch.inference_mode()
-def _packed(weight_OI: Tensor, gradients: bool) -> Packed:
+def _packed(weight_OI: Tensor, gradients: bool) -> PackedWeight:
     weight_OI = weight_OI.detach()
-    return Packed(reorder(weight_OI), reorder(weight_OI.T.contiguous()) if gradients else None)
+    return PackedWeight(reorder(weight_OI), reorder(weight_OI.T.contiguous()) if gradients else None)
 
 
-def _forward(layer: nn.Linear, packed: Packed, x: Tensor) -> Tensor:
-    """`layer(x)`; from the weights themselves where they learn, and for what they were not packed for."""
+def _forward(layer: nn.Linear, packed: PackedWeight, x: Tensor) -> Tensor:
+    """`layer(x)`, from the weights themselves where they learn or the copies cannot give it."""
     wanted = torch.is_grad_enabled() and (layer.weight.requires_grad or (x.requires_grad and packed.backward is None))
     if wanted or x.dtype != torch.float32 or torch.is_autocast_enabled("cpu") or not x.numel():
         return nn.functional.linear(x, layer.weight, layer.bias)

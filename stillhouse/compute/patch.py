@@ -1,8 +1,8 @@
-"""What a layer computes, and what is added to it: its forward is replaced where it stands, and put back.
+"""A layer's forward is replaced, or followed by another function, and put back.
 
-In: a layer of one input and one output, and either another way to its own product or something that follows it. Out:
-the layer called as ever. A forward hook would do the same for five times the overhead, which a step of an answer pays a
-hundred times. Put on and taken off in any order; own products one at a time.
+In: a layer of one input and one output, and either another way to compute its product or a function of its input and
+output. Out: the layer, called as before. A forward hook does the same at five times the overhead, which one step of an
+answer pays a hundred times. Functions come and go in any order; there is one replacement at a time.
 
 It does not know what is computed.
 """
@@ -69,10 +69,10 @@ def _of_class(layer: nn.Module, forward: Forward) -> bool:
 
 
 def _innermost(layer: nn.Module) -> _Followed | None:
-    found, forward = None, vars(layer).get("forward")
+    inner, forward = None, vars(layer).get("forward")
     while isinstance(forward, _Followed):
-        found, forward = forward, forward.own
-    return found
+        inner, forward = forward, forward.own
+    return inner
 
 
 def _unfollow(layer: nn.Module, followed: _Followed) -> None:

@@ -24,7 +24,7 @@ from ..models import Model
 from ..records import digest
 from ..signals.columns import DEEPEST
 from ..storage.files import write_atomic
-from ..teachers.examples import Example, Spoken, end, rendered
+from ..teachers.examples import Example, TokenizedExample, end, rendered
 from ..teachers.local import Teacher
 from ..teachers.settings import Config as Capture
 from ..text.answers import same_answer
@@ -80,7 +80,7 @@ class Auditor:
 
     def audit(self, student: Model, requests: Sequence[Example], bank: AdapterBank | None, slot: int) -> list[Finding]:
         """Both answer; the teacher judges. `requests` in their domain's style."""
-        words = self.teacher.words
+        words = self.teacher.text_model
         prompts = [rendered(words, r, self.system) for r in requests]
         theirs = [a.text for a in answer(student, requests, self.most, bank, slot)]
         ours = [text.strip() for text in self.teacher.replies(prompts, self.most)]
@@ -92,21 +92,23 @@ class Auditor:
 
     def _ids(self, text: str) -> list[int]:
         """An answer in the teacher's tokens, with its end unless only the limit ended it."""
-        ids = self.teacher.words.text_ids(text)
-        return [*ids, *(end(self.teacher.words) if len(ids) < self.most else [])]
+        ids = self.teacher.text_model.text_ids(text)
+        return [*ids, *(end(self.teacher.text_model) if len(ids) < self.most else [])]
 
 
 def judge(teacher: Teacher, prompts: Sequence[list[int]], answers: Sequence[list[int]]) -> list[tuple[float, float]]:
     """Of every answer, in the teacher's tokens: mean log-likelihood per token, in nats, and the share of tokens that
     are the teacher's first choice."""
     spoken = [
-        Spoken(tuple(p), tuple(p), tuple(a), str(i)) for i, (p, a) in enumerate(zip(prompts, answers, strict=True)) if a
+        TokenizedExample(tuple(p), tuple(p), tuple(a), str(i))
+        for i, (p, a) in enumerate(zip(prompts, answers, strict=True))
+        if a
     ]
     said = teacher.signals(spoken, [], Capture(top_k=1, draws=0, keep=0.0), digest([prompts, answers]))
     found = [(-DEEPEST, 0.0)] * len(prompts)
     targets, first = said.targets, np.cumsum(said.targets.count_P) - said.targets.count_P
     ends = np.cumsum(said.counts_N)
-    for one, stop, n in zip(said.spoken, ends.tolist(), said.counts_N.tolist(), strict=True):
+    for one, stop, n in zip(said.examples, ends.tolist(), said.counts_N.tolist(), strict=True):
         here = slice(stop - n, stop)
         likely = np.maximum(targets.actual_P[here].astype(np.float64), -DEEPEST)
         chosen = targets.ids[first[here]] == np.array(one.answer)

@@ -336,7 +336,9 @@ class Run:
                 "tokenizer; leave train.hidden and train.routing out"
             )
         taught = [lesson.taught for lesson in self.lessons]
-        return TracedFeed(feed, [t for signals in taught for t in record(teacher.words, signals, self.recipe.traces)])
+        return TracedFeed(
+            feed, [t for signals in taught for t in record(teacher.text_model, signals, self.recipe.traces)]
+        )
 
     def _twin(self, name: str, student: Student) -> list[Distilled]:
         """The same student trained on stored signals alone, at equal steps; for comparison."""

@@ -81,7 +81,9 @@ class Specialists:
 
     def _asked(self, data: Data, request: Example) -> list[int]:
         """What the teacher reads of a request: in the domain's style, after the system message that is its own."""
-        return rendered(self.teacher.words, data.style(request), getattr(data, "teacher_system", "") or self.system)
+        return rendered(
+            self.teacher.text_model, data.style(request), getattr(data, "teacher_system", "") or self.system
+        )
 
     def close(self) -> None:
         """Take the specialists off the base."""

@@ -12,7 +12,7 @@ from pathlib import Path
 from .. import models
 from ..capture import prompts
 from ..capture.prompts import Captured, Example
-from ..capture.prompts.workers import Source, spread
+from ..capture.prompts.workers import TeacherSource, spread
 from ..errors import InputError
 from ..models import Device, Model
 from ..teachers.examples import rendered
@@ -63,11 +63,11 @@ class TeacherTable:
             raise InputError("teacher.tokenizer and teacher.key are of an endpoint; give its teacher.url")
 
     @property
-    def source(self) -> Source:
+    def source(self) -> TeacherSource:
         """Where local models come from, the one that renders prompts first."""
         names = sorted(self.mix, key=lambda name: name != self.model) if self.mix else [self.model]
         weights = tuple(self.mix[name] for name in names) if self.mix else ()
-        return Source(tuple(names), weights, self.device, self.bits)
+        return TeacherSource(tuple(names), weights, self.device, self.bits)
 
 
 @dataclass(frozen=True)
@@ -76,12 +76,12 @@ class Opened:
 
     table: TeacherTable
     teacher: Teacher
-    source: Source | None
+    source: TeacherSource | None
 
     @property
     def ref(self) -> str:
         """What it is called."""
-        return " + ".join(self.source.models) if self.source else f"{self.teacher.words.ref} at {self.table.url}"
+        return " + ".join(self.source.models) if self.source else f"{self.teacher.text_model.ref} at {self.table.url}"
 
     @property
     def fingerprint(self) -> str:
@@ -98,7 +98,7 @@ class Opened:
     def base(self, student: str) -> Model:
         """The model that a student starts from where it names no other."""
         if isinstance(self.teacher, Local):
-            return self.teacher.words
+            return self.teacher.text_model
         if not student:
             raise InputError(
                 "students: the teacher is an endpoint, so no weights are here to start from; give each student a model"
@@ -117,8 +117,8 @@ class Opened:
     def answers(self, examples: Sequence[Example], most: int) -> list[Answer]:
         """Greedy answers of at most `most` tokens."""
         if isinstance(self.teacher, Local):
-            return answer(self.teacher.words, examples, most)
-        words = self.teacher.words
+            return answer(self.teacher.text_model, examples, most)
+        words = self.teacher.text_model
         said = self.teacher.replies([rendered(words, e, "") for e in examples], most)
         return [Answer(text, len(words.text_ids(text)) >= most) for text in said]
 
@@ -128,17 +128,17 @@ def open_teacher(table: TeacherTable, home: Path) -> Opened:
     home.mkdir(parents=True, exist_ok=True)
     if not table.url:
         cache = home / "fingerprints.json"
-        source = Source(**(table.source.__dict__ | {"cache": str(cache.resolve())}))
+        source = TeacherSource(**(table.source.__dict__ | {"cache": str(cache.resolve())}))
         return Opened(table, source.open(), source)
     return Opened(table, _endpoint(table), None)
 
 
 def _endpoint(table: TeacherTable) -> Teacher:
     try:
-        from ..teachers.client import Wire
+        from ..teachers.client import EndpointClient
         from ..teachers.endpoint import open_endpoint, secret
     except ImportError as error:
         raise InputError("teacher.url: an endpoint takes httpx: pip install 'stillhouse[endpoint]'") from error
-    wire = Wire(table.url, secret(table.key), table.timeout, table.retries, table.concurrency)
+    wire = EndpointClient(table.url, secret(table.key), table.timeout, table.retries, table.concurrency)
     model = "" if table.model == models.DEFAULT else table.model
     return open_endpoint(wire, model, table.tokenizer, table.dialect, table.context, table.revision)

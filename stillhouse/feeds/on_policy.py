@@ -31,7 +31,7 @@ from ..losses import Objective, SparseTargets
 from ..models import Model
 from ..records import digest
 from ..signals import Shard
-from ..teachers.examples import Example, Spoken, rendered
+from ..teachers.examples import Example, TokenizedExample, rendered
 from ..teachers.local import Local, Teacher
 from ..teachers.settings import Config as Capture
 from .same_tokens import Batch, Feed, Head, SameBatch, SameTokens, padded, trimmed
@@ -67,7 +67,7 @@ class OnPolicy:
 class Asked:
     """An example before it is answered: what both sides read, and how long the stored answer is."""
 
-    spoken: Spoken
+    spoken: TokenizedExample
     length: int
 
 
@@ -114,9 +114,9 @@ class OnPolicyFeed:
         self.written += sum(len(s.answer) for s in spoken)
         return WrittenBatch(self._scored(spoken, seed, pad, device), [self.positions[i] for i in numbers])
 
-    def _scored(self, spoken: Sequence[Spoken], seed: int, pad: int, device: torch.device) -> SameBatch:
+    def _scored(self, spoken: Sequence[TokenizedExample], seed: int, pad: int, device: torch.device) -> SameBatch:
         said = self.teacher.signals(spoken, (), self.capture, digest([seed, [s.x_ids for s in spoken]]))
-        place = {s: i for i, s in enumerate(said.spoken)}  # the teacher batches them by length
+        place = {s: i for i, s in enumerate(said.examples)}  # the teacher batches them by length
         starts = np.cumsum([0, *said.counts_N])
         rows = [np.arange(starts[place[s]], starts[place[s] + 1]) for s in spoken]
         targets = trimmed(said.targets.sparse(np.concatenate(rows), device), self.student.vocabulary)
@@ -148,7 +148,9 @@ class WrittenBatch:
 
 
 @torch.inference_mode()
-def write(student: Model, teacher: Teacher, asked: Sequence[Asked], wanted: OnPolicy, seed: int) -> list[Spoken]:
+def write(
+    student: Model, teacher: Teacher, asked: Sequence[Asked], wanted: OnPolicy, seed: int
+) -> list[TokenizedExample]:
     """The student's answers, the token that ends them included. No row leaves the batch before the last has ended:
     the student's adapters belong to rows."""
     voices = [Decoder(student, [list(a.spoken.student_prompt) for a in asked])]
@@ -170,7 +172,7 @@ def write(student: Model, teacher: Teacher, asked: Sequence[Asked], wanted: OnPo
         for voice in voices:
             voice.append(next_B.tolist())
     return [
-        Spoken(a.spoken.teacher_prompt, a.spoken.student_prompt, tuple(ids), a.spoken.request)
+        TokenizedExample(a.spoken.teacher_prompt, a.spoken.student_prompt, tuple(ids), a.spoken.request)
         for a, ids in zip(asked, answers, strict=True)
     ]
 
@@ -204,7 +206,8 @@ def _drawn(logprobs_BV: Tensor, temperature: float, generator: torch.Generator) 
 def _room(student: Model, teacher: Teacher, asked: Asked, wanted: OnPolicy) -> int:
     """How many tokens an answer may have."""
     free = min(
-        student.context - len(asked.spoken.student_prompt), teacher.words.context - len(asked.spoken.teacher_prompt)
+        student.context - len(asked.spoken.student_prompt),
+        teacher.text_model.context - len(asked.spoken.teacher_prompt),
     )
     return max(1, min(wanted.max_new_tokens or asked.length, free))
 
@@ -227,8 +230,8 @@ def _asked(shard: Shard, teacher: Teacher, system: str) -> Iterator[Asked]:
         said = json.loads(request) or {}
         example = Example(tuple(said.get("messages", ())), said.get("text", ""))
         if example.messages or example.text:
-            prompt = rendered(teacher.words, example, "")
-            told = rendered(teacher.words, example, system) if system else prompt
+            prompt = rendered(teacher.text_model, example, "")
+            told = rendered(teacher.text_model, example, system) if system else prompt
         else:
             prompt = told = ids[: max(1, len(ids) // 2)]
-        yield Asked(Spoken(tuple(told), tuple(prompt), (), request), max(1, len(ids) - len(prompt)))
+        yield Asked(TokenizedExample(tuple(told), tuple(prompt), (), request), max(1, len(ids) - len(prompt)))

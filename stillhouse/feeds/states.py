@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..capture.prompts.states import Seen, Traced
+from ..capture.prompts.states import LayerOutputs, Traced
 from ..errors import InputError
 from ..losses import Objective, SparseTargets
 from ..losses.states import hidden_distance, routing_divergence
@@ -96,7 +96,7 @@ class Matching(nn.Module):
                 self.projections += [nn.Linear(width, wide, bias=False) for _ in feed.layers]
             self.projections.to(model.device)
 
-    def forward(self, seen: Seen, data: TracedBatch) -> Tensor:
+    def forward(self, seen: LayerOutputs, data: TracedBatch) -> Tensor:
         """What is added to the loss of every target."""
         row_P, at_P = data.where()
         added_P = torch.zeros(len(row_P), device=row_P.device)
@@ -109,7 +109,7 @@ class Matching(nn.Module):
                 added_P = added_P + self.routing * self._routing(seen, data, layer, row_P, at_P)
         return added_P / len(self.layers)
 
-    def _routing(self, seen: Seen, data: TracedBatch, layer: float, row_P: Tensor, at_P: Tensor) -> Tensor:
+    def _routing(self, seen: LayerOutputs, data: TracedBatch, layer: float, row_P: Tensor, at_P: Tensor) -> Tensor:
         if layer not in seen.router:
             raise InputError(f"train.routing: the student has no router at {layer:g} of its depth")
         logits_BTE = seen.router[layer].view(*data.ids_BT.shape, -1)

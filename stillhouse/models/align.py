@@ -55,33 +55,33 @@ def chunks(teacher: Sequence[bytes], student: Sequence[bytes]) -> list[Chunk]:
     Tokens that stand for nothing belong to the chunk before them, at the very beginning to the first.
     """
     left, right = list(accumulate(map(len, teacher))), list(accumulate(map(len, student)))
-    found: list[Chunk] = []
+    result: list[Chunk] = []
     i = j = start_i = start_j = 0
     while i < len(left) and j < len(right):
         if left[i] == right[j]:
             end_i, end_j = _last_at(left, i), _last_at(right, j)
             if left[i]:
-                found.append(Chunk(start_i, end_i, start_j, end_j))
+                result.append(Chunk(start_i, end_i, start_j, end_j))
                 start_i, start_j = end_i, end_j
             i, j = end_i, end_j
         elif left[i] < right[j]:
             i += 1
         else:
             j += 1
-    return found
+    return result
 
 
 def pieces(text: bytes, ids: Sequence[int], vocabulary: Sequence[bytes]) -> list[bytes] | None:
-    """What each of `ids` covers of `text`, or None where they spell another text.
+    """The bytes of `text` that each of `ids` covers; None where the ids spell another text.
 
-    A tokenizer that puts a space before every text is taken at its word without that space.
+    The space that some tokenizers put before every text does not count.
     """
-    found = [vocabulary[i] for i in ids]
-    spelt = b"".join(found)
-    if spelt == b" " + text and found and found[0].startswith(b" "):
-        found[0] = found[0][1:]
-        return found
-    return found if spelt == text else None
+    tokens = [vocabulary[i] for i in ids]
+    spelt = b"".join(tokens)
+    if spelt == b" " + text and tokens and tokens[0].startswith(b" "):
+        tokens[0] = tokens[0][1:]
+        return tokens
+    return tokens if spelt == text else None
 
 
 def whole_characters(text: bytes) -> bytes:

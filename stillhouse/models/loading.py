@@ -69,8 +69,8 @@ def _load(ref: str, device: Device, cache: Path | None) -> Model:
         )  # fmt: skip
     except Exception as error:  # transformers, tokenizers and safetensors raise a dozen kinds, `Exception` itself too
         raise ModelError(f"{ref}: cannot be loaded as a causal language model: {first_line(error)}") from error
-    network, found = loaded
-    if missing := sorted(found["missing_keys"]):
+    network, report = loaded
+    if missing := sorted(report["missing_keys"]):
         raise ModelError(f"{ref}: {len(missing)} tensors are missing from the weights, {missing[0]!r} first")
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise ModelError(f"{ref}: has no fast tokenizer (tokenizer.json); convert it with transformers first")

@@ -55,10 +55,10 @@ def _inert(tokenizer: PreTrainedTokenizerFast, text: str) -> str:
 
 def stop_ids(network: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> frozenset[int]:
     """Ids that end an answer, from the tokenizer and the generation config."""
-    found: set[int] = set()
+    ids: set[int] = set()
     for value in (tokenizer.eos_token_id, getattr(network.generation_config, "eos_token_id", None)):
-        found.update([value] if isinstance(value, int) else value or [])
-    return frozenset(found)
+        ids.update([value] if isinstance(value, int) else value or [])
+    return frozenset(ids)
 
 
 def token_bytes(tokenizer: PreTrainedTokenizerFast, vocabulary: int) -> list[bytes]:
@@ -68,19 +68,19 @@ def token_bytes(tokenizer: PreTrainedTokenizerFast, vocabulary: int) -> list[byt
     backend = tokenizer.backend_tokenizer
     byte_level = "ByteLevel" in f"{backend.decoder}{backend.pre_tokenizer}"
     table = _byte_level_table() if byte_level else {}
-    found = [b""] * vocabulary
+    bytes_of = [b""] * vocabulary
     for token, index in tokenizer.get_vocab().items():
         if index >= vocabulary:
             continue
         if token in added:
-            found[index] = token.encode()
+            bytes_of[index] = token.encode()
         elif byte_level:
-            found[index] = b"".join(bytes([table[c]]) if c in table else c.encode() for c in token)
+            bytes_of[index] = b"".join(bytes([table[c]]) if c in table else c.encode() for c in token)
         elif len(token) == 6 and token.startswith("<0x") and token.endswith(">"):
-            found[index] = bytes([int(token[3:5], 16)])
+            bytes_of[index] = bytes([int(token[3:5], 16)])
         else:
-            found[index] = token.replace("\u2581", " ").encode()
-    return found
+            bytes_of[index] = token.replace("\u2581", " ").encode()
+    return bytes_of
 
 
 def _byte_level_table() -> dict[str, int]:

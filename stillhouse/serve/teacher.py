@@ -20,7 +20,7 @@ from typing import Any
 
 from ..errors import InputError, ModelError, StillhouseError
 from ..generate import Sampling
-from ..teachers.client import Request, Wire
+from ..teachers.client import EndpointClient, EndpointRequest
 from ..text.prompts import Message
 from .engine.sequence import Done, Event, Piece
 from .router import Route
@@ -58,7 +58,7 @@ class FallbackTeacher:
 
     def __init__(self, config: Config) -> None:
         self.config = config
-        self._wire = Wire(config.url, os.environ.get(config.secret, ""), config.timeout, retries=0)
+        self._wire = EndpointClient(config.url, os.environ.get(config.secret, ""), config.timeout, retries=0)
 
     def answer(self, messages: Sequence[Message], sampling: Sampling) -> str:
         """The teacher's answer. `ModelError`: the endpoint cannot be reached, or its answer is empty."""
@@ -66,7 +66,7 @@ class FallbackTeacher:
             "model": self.config.model, "messages": list(messages), "max_tokens": sampling.max_new_tokens,
             "temperature": sampling.temperature, "top_p": sampling.top_p,
         }  # fmt: skip
-        (reply,) = self._wire.ask([Request("chat/completions", body)])
+        (reply,) = self._wire.ask([EndpointRequest("chat/completions", body)])
         try:
             text = reply["choices"][0]["message"]["content"]
         except (KeyError, IndexError, TypeError):

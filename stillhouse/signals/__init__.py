@@ -1,4 +1,4 @@
-"""What a teacher said, kept: sparse targets in Parquet shards."""
+"""Sparse targets from a teacher, in Parquet shards."""
 
 from __future__ import annotations
 

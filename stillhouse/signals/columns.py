@@ -1,8 +1,8 @@
-"""Target positions as columns of numbers: what a shard holds, what a record shows one at a time, what a loss takes.
+"""Target positions as columns of numbers, between Parquet shards, records and the tensors of a loss.
 
-In: records, tensors, or the lists of a Parquet row group. Out: `Targets`, P positions whose exact entries and draws lie
-flat, one position's after another's, the number of each beside them. All of it is done by whole columns, so a shard of
-millions of positions costs no Python object each.
+In: records, tensors, or the lists of a Parquet row group. Out: `Targets`: P positions, with the exact entries and the
+draws of all positions in flat arrays, and their counts per position. Every function works on whole columns, so a shard
+of millions of positions takes no Python object per position.
 
 It does not know files, examples or models.
 """
@@ -150,9 +150,9 @@ def _padded(
     width = max(int(counts.max(initial=0)), least)
     index = _starts(count_P)[rows][:, None] + np.arange(width)
     inside = np.arange(width) < counts[:, None]
-    found: list[NDArray[np.generic]] = []
+    result: list[NDArray[np.generic]] = []
     for flat, fill in columns:
         padded = np.full(index.shape, fill, dtype=flat.dtype)
         padded[inside] = flat[index[inside]]
-        found.append(padded)
-    return found
+        result.append(padded)
+    return result

@@ -1,11 +1,11 @@
-"""Signals on disk: one `DistillArtifact` is one example, a Parquet shard is many.
+"""Signals on disk: a `DistillArtifact` is one example, a Parquet shard holds many.
 
 In: what the student will see, and a teacher's sparse distribution at chosen positions. Out: a Parquet file that DuckDB
 and pyarrow read without this package (`docs/formats/signals.md`), and the tensors a loss needs. Log-probabilities are
-quantised to 1/16 nat, ids are stored as gaps; what happened to the mass outside the exact entries is written in the
-shard. Shards of format 1 (1/1024 nat, plain ids) are read for ever.
+quantised to 1/16 nat, and ids are stored as gaps. The shard records what its tail consists of: draws, or the mass
+alone. Shards of format 1 (1/1024 nat, plain ids) stay readable.
 
-It does not know where the signals came from, and no byte of a memory is in it.
+This module does not know where the signals come from. No byte of a memory is in a shard.
 """
 
 from __future__ import annotations
@@ -193,8 +193,8 @@ def write(artifacts: Sequence[DistillArtifact], about: Mapping[str, str], quantu
 
 def read(data: bytes) -> tuple[list[DistillArtifact], dict[str, str]]:
     """Artifacts and metadata of a shard. `StoreError` says what is wrong with a damaged or foreign one."""
-    found = read_shard(data)
-    return found.artifacts(), dict(found.about)
+    whole = read_shard(data)
+    return whole.artifacts(), dict(whole.about)
 
 
 def read_shard(data: bytes) -> Shard:
@@ -243,12 +243,12 @@ def position_targets(
     every_logprob, tails = sparse.logprobs_PK.tolist(), sparse.tail_P.tolist()
     draws = (sparse.draw_weights_PD > 0).sum(1).tolist()
     least = float(np.log(keep))
-    found = []
+    records = []
     for i, (position, offset) in enumerate(zip(positions, offsets, strict=True)):
         logprobs, tail = every_logprob[i], tails[i]
         k = max(1, sum(x > (least if tail < keep else -np.inf) for x in logprobs))
         drawn = draws[i] if tail >= keep else 0
-        found.append(
+        records.append(
             PositionTarget(
                 position,
                 offset,
@@ -259,31 +259,31 @@ def position_targets(
                 tuple(draw_logprobs[i][:drawn]),
             )
         )
-    return found
+    return records
 
 
-def _arrays(found: Shard, quantum: float) -> list[pa.Array]:
-    t = found.targets
+def _arrays(shard: Shard, quantum: float) -> list[pa.Array]:
+    t = shard.targets
     logprobs, drawn = quantise(t.logprobs, quantum), quantise(t.draw_logprobs, quantum)
     gaps, logprobs = to_gaps(t.count_P, t.ids, logprobs)
     draw_gaps, drawn = to_gaps(t.draws_P, t.draw_ids, drawn)
     with np.errstate(divide="ignore"):
         tail = quantise(np.log(np.maximum(t.tail_P, 0)), quantum)
     actual = quantise(np.maximum(t.actual_P, -DEEPEST + 1 / quantum), quantum)
-    first = found.first_N1
+    first = shard.first_N1
     entries, draws = _ends(t.count_P)[first], _ends(t.draws_P)[first]
-    x_ends = _ends(np.array([len(x) for x in found.x_ids], np.int64))
+    x_ends = _ends(np.array([len(x) for x in shard.x_ids], np.int64))
     flat: dict[str, tuple[NDArray[Any], Ints]] = {
-        "x_ids": (np.concatenate([np.zeros(0, np.int64), *found.x_ids]), x_ends),
+        "x_ids": (np.concatenate([np.zeros(0, np.int64), *shard.x_ids]), x_ends),
         "position": (t.position_P, first), "offset": (t.offset_P, first), "actual": (actual, first),
         "count": (t.count_P, first), "ids": (gaps, entries), "logprobs": (logprobs, entries), "tail": (tail, first),
         "draws": (t.draws_P, first), "draw_ids": (draw_gaps, draws), "draw_logprobs": (drawn, draws),
     }  # fmt: skip
     plain = [
-        pa.array(found.kinds, pa.string()),
-        pa.array(found.statements, pa.int32()),
-        pa.array(found.requests or (None,) * len(found), pa.string()),
-        pa.array(found.x_bytes, pa.binary()),
+        pa.array(shard.kinds, pa.string()),
+        pa.array(shard.statements, pa.int32()),
+        pa.array(shard.requests or (None,) * len(shard), pa.string()),
+        pa.array(shard.x_bytes, pa.binary()),
     ]
     return plain + [
         pa.ListArray.from_arrays(
@@ -353,15 +353,15 @@ def _check(kinds: Sequence[str], bytes_N: Ints, flat: Mapping[str, NDArray[Any]]
     for name in (n for n in _PER_POSITION if n in sizes):
         if (wrong := np.flatnonzero(sizes[name] != positions_N)).size:
             i = wrong[0]
-            found = f"{positions_N[i]} positions, {sizes[name][i]} of {name!r}"
-            raise StoreError(f"signals shard is inconsistent: {found}")
+            mismatch = f"{positions_N[i]} positions, {sizes[name][i]} of {name!r}"
+            raise StoreError(f"signals shard is inconsistent: {mismatch}")
     row_P = np.repeat(np.arange(len(kinds)), positions_N)
     for counts, *names in (("count", "ids", "logprobs"), ("draws", "draw_ids", "draw_logprobs")):
-        said_N = np.bincount(row_P, flat[counts], len(kinds)).astype(np.int64)
+        count_N = np.bincount(row_P, flat[counts], len(kinds)).astype(np.int64)
         for name in names:
-            if (wrong := np.flatnonzero(sizes[name] != said_N)).size:
+            if (wrong := np.flatnonzero(sizes[name] != count_N)).size:
                 i = wrong[0]
-                raise StoreError(f"signals shard is inconsistent: {sizes[name][i]} entries, counts say {said_N[i]}")
+                raise StoreError(f"signals shard is inconsistent: {sizes[name][i]} entries, counts say {count_N[i]}")
     _check_places(flat, row_P, sizes["x_ids"], bytes_N)
 
 

@@ -1,11 +1,11 @@
-"""Requests to an endpoint that is sometimes away, busy or slow, each asked once.
+"""Requests to an endpoint that is sometimes down, busy or slow. Each is answered once, and the answer is stored.
 
-In: JSON bodies for a path. Out: JSON replies. What fails in a way that may pass (no connection, a timeout, 408, 409,
-425, 429, 5xx, a reply that is not JSON) is asked again, after as long as `Retry-After` says or after twice as long as
-the time before; everything else is one clear line. Replies are appended to a file and synced before they are used, so
-a killed run asks only for what it has not been told.
+In: JSON bodies for a path. Out: JSON replies. A failure that may pass (no connection, a timeout, status 408, 409, 425,
+429 or 5xx, a reply that is not JSON) is tried again: after as long as `Retry-After` says, or after twice the last wait.
+Every other failure is an error of one line. Replies are appended to a file and synced before they are used, so a killed
+run sends only the requests that have no reply yet.
 
-It does not know what is asked.
+It does not know what the requests ask for.
 """
 
 from __future__ import annotations
@@ -35,50 +35,57 @@ Body = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Request:
-    """What is posted where; `path` is below the base URL, or from the host's root where it begins with "/"."""
+class EndpointRequest:
+    """A body for a path below the base URL; a path that begins with "/" starts at the host's root."""
 
     path: str
     body: Body
 
     @property
     def key(self) -> str:
+        """The name under which a reply is stored."""
         return digest([self.path, self.body])
 
 
 @dataclass(frozen=True)
-class Wire:
-    """An endpoint's address and how patient to be. `url` ends in `/v1`; `pause` is the first wait, in seconds."""
+class EndpointClient:
+    """An endpoint's address, and how long to wait for it."""
 
     url: str
+    """Where its paths begin; usually ends in `/v1`."""
     secret: str = field(default="", repr=False)
+    """Sent as a bearer token; empty: none is sent."""
     timeout: float = 120.0
+    """Seconds that one try may take."""
     retries: int = 6
+    """Tries after the first."""
     concurrency: int = 8
+    """Requests under way at a time."""
     pause: float = 0.5
+    """Seconds before the second try; each later one waits twice as long."""
 
     def __post_init__(self) -> None:
         if not self.url.startswith(("http://", "https://")):
             raise InputError(f"teacher.url: {self.url!r} is not an address such as http://localhost:8000/v1")
 
     def get(self, path: str) -> Any:
-        """A small question, asked like all others."""
+        """The reply to a GET, with the same retries."""
         with self._client() as client:
-            return self._patiently(lambda: client.get(self._address(path)), path)
+            return self._retried(lambda: client.get(self._address(path)), path)
 
-    def ask(self, requests: Sequence[Request], kept: Path | None = None) -> list[Any]:
-        """A reply per request, in their order; those that stand in `kept` already are not sent."""
-        with _Kept(kept) as known, self._client() as client:
+    def ask(self, requests: Sequence[EndpointRequest], file: Path | None = None) -> list[Any]:
+        """A reply per request, in their order. Requests whose replies are in `file` already are not sent."""
+        with _StoredReplies(file) as stored, self._client() as client:
 
-            def one(key: str, request: Request) -> None:
+            def send(key: str, request: EndpointRequest) -> None:
                 address = self._address(request.path)
-                known.add(key, self._patiently(lambda: client.post(address, json=request.body), request.path))
+                stored.add(key, self._retried(lambda: client.post(address, json=request.body), request.path))
 
             keys = [request.key for request in requests]
-            missing = {k: r for k, r in zip(keys, requests, strict=True) if k not in known.replies}
+            missing = {k: r for k, r in zip(keys, requests, strict=True) if k not in stored.replies}
             with _threads(self.concurrency) as pool:
-                deque(pool.map(one, missing.keys(), missing.values()), maxlen=0)  # raises what one of them raised
-            return [known.replies[key] for key in keys]
+                deque(pool.map(send, missing.keys(), missing.values()), maxlen=0)  # raises what one of them raised
+            return [stored.replies[key] for key in keys]
 
     def _client(self) -> httpx.Client:
         headers = {"Authorization": f"Bearer {self.secret}"} if self.secret else {}
@@ -88,31 +95,31 @@ class Wire:
     def _address(self, path: str) -> str:
         return str(httpx.URL(self.url).join(path)) if path.startswith("/") else f"{self.url.rstrip('/')}/{path}"
 
-    def _patiently(self, send: Callable[[], httpx.Response], path: str) -> Any:
-        said = ""
+    def _retried(self, send: Callable[[], httpx.Response], path: str) -> Any:
+        failure = ""
         for attempt in range(self.retries + 1):
             wait = self.pause * 2**attempt * (1 + 0.25 * random.random())  # so that many do not come back at once
             try:
                 reply = send()
                 if reply.status_code == 200:
                     return reply.json()
-                self._refuse(reply, path)
-                said, wait = f"status {reply.status_code}", max(wait, _retry_after(reply))
+                self._check(reply, path)
+                failure, wait = f"status {reply.status_code}", max(wait, _retry_after(reply))
             except httpx.TimeoutException:
-                said = f"no answer within {self.timeout:g} s"
+                failure = f"no answer within {self.timeout:g} s"
             except (httpx.TransportError, httpx.DecodingError) as error:
-                said = str(error) or type(error).__name__
+                failure = str(error) or type(error).__name__
             except ValueError:
-                said = "a reply that is not JSON"
+                failure = "a reply that is not JSON"
             if attempt < self.retries:
                 time.sleep(min(wait, LONGEST))
         raise ModelError(
-            f"{self._address(path)}: {said}, after {self.retries + 1} tries; what was answered before is kept: run it "
-            "again to go on"
+            f"{self._address(path)}: {failure}, after {self.retries + 1} tries; what was answered before is kept: "
+            "run it again to go on"
         )
 
-    def _refuse(self, reply: httpx.Response, path: str) -> None:
-        """`InputError` for a status that trying again does not change."""
+    def _check(self, reply: httpx.Response, path: str) -> None:
+        """`InputError` for a status that another try would not change."""
         status = reply.status_code
         if status in PASSING:
             return
@@ -126,18 +133,18 @@ class Wire:
         )
 
 
-class _Kept:
-    """Replies by request, in memory and, with a file, on disk: one line each, synced."""
+class _StoredReplies:
+    """Replies by the key of their request: in memory, and with a file also on disk, one synced line each."""
 
     def __init__(self, file: Path | None):
         self.replies: dict[str, Any] = dict(_lines(file)) if file is not None and file.exists() else {}
         self._file, self._lock, self._handle = file, threading.Lock(), -1
 
-    def __enter__(self) -> _Kept:
+    def __enter__(self) -> _StoredReplies:
         if self._file is not None:
             self._handle = os.open(self._file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
             if self.replies or self._file.stat().st_size:
-                os.write(self._handle, b"\n")  # whatever a killed process left unfinished ends here
+                os.write(self._handle, b"\n")  # the line that a killed process may have left unfinished ends here
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -153,18 +160,18 @@ class _Kept:
 
 
 def _lines(file: Path) -> Iterator[tuple[str, Any]]:
-    """Whole lines; one that was cut off is asked for again."""
+    """Keys and replies of the whole lines; a line that was cut off counts for nothing."""
     for line in file.read_bytes().splitlines():
         try:
-            found = json.loads(line)
-            yield found["key"], found["reply"]
+            record = json.loads(line)
+            yield record["key"], record["reply"]
         except (ValueError, KeyError, TypeError):
             continue
 
 
 @contextmanager
 def _threads(number: int) -> Iterator[ThreadPoolExecutor]:
-    """A pool that, when one request fails, does not begin those that wait."""
+    """A pool of `number` threads. When one request fails, those that wait are not sent."""
     pool = ThreadPoolExecutor(max_workers=number, thread_name_prefix="teacher")
     try:
         yield pool
@@ -173,23 +180,23 @@ def _threads(number: int) -> Iterator[ThreadPoolExecutor]:
 
 
 def _retry_after(reply: httpx.Response) -> float:
-    """Seconds that the header asks to wait: a number or a date; 0 where it says nothing usable."""
-    said = reply.headers.get("retry-after", "")
+    """Seconds that the header asks to wait, as a number or a date; 0 without a usable header."""
+    header = reply.headers.get("retry-after", "")
     try:
-        return max(0.0, float(said))
+        return max(0.0, float(header))
     except ValueError:
         pass
     try:
-        return max(0.0, email.utils.parsedate_to_datetime(said).timestamp() - time.time())
+        return max(0.0, email.utils.parsedate_to_datetime(header).timestamp() - time.time())
     except (ValueError, TypeError):
         return 0.0
 
 
 def _reason(reply: httpx.Response) -> str:
-    """The endpoint's own words, in one line."""
+    """The endpoint's own message, in one line."""
     try:
-        found = reply.json()
-        said = found["error"]["message"] if isinstance(found.get("error"), dict) else found.get("message", found)
+        body = reply.json()
+        message = body["error"]["message"] if isinstance(body.get("error"), dict) else body.get("message", body)
     except (ValueError, KeyError, AttributeError):
-        said = reply.text
-    return " ".join(str(said).split())[:300] or reply.reason_phrase
+        message = reply.text
+    return " ".join(str(message).split())[:300] or reply.reason_phrase

@@ -1,7 +1,7 @@
-"""Who writes signals: what any teacher of a data set can do, and the one that is made of models on this machine.
+"""The interface of teachers that write signals on a data set, and the teacher made of models on this machine.
 
 In: examples in token ids, with answers or without. Out: all of them with answers and signals. Several models of one
-tokenizer are one teacher: their distributions are mixed, each answer is written by one of them, drawn by weight.
+tokenizer can be one teacher. Their distributions are mixed, and each answer is written by one model, drawn by weight.
 
 It does not know files or data sets.
 """
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -21,29 +22,29 @@ from ..compute.packed import packing
 from ..compute.threads import fastest_threads
 from ..errors import InputError
 from ..generate import Sampling, batches, generate
-from ..models import Model, align
+from ..models import Model, TextModel, align
 from ..records import digest
 from ..signals.columns import Ints, Targets, concatenate
-from .examples import Spoken, Words, end
+from .examples import TokenizedExample, TokenizedExamples, end
 from .scoring import Mixture, nothing, targets
 from .settings import Config
 
 
 @dataclass(frozen=True)
-class Said:
-    """Examples with their answers, `counts_N` positions of `targets` each."""
+class TeacherSignals:
+    """N examples with their answers. Example n has the next `counts_N[n]` positions of `targets`."""
 
-    spoken: tuple[Spoken, ...]
+    examples: tuple[TokenizedExample, ...]
     targets: Targets
     counts_N: Ints
 
 
 class Teacher(Protocol):
-    """Who writes signals. `tail` says what a shard knows of the mass outside its exact entries: "sampled" draws, or
-    "mass" alone. `fingerprint` changes with anything that changes what it says."""
+    """Writes signals. `tail`: what a shard holds of the mass outside the exact entries, "sampled" draws or the "mass"
+    alone. `fingerprint` changes with anything that changes the signals."""
 
     @property
-    def words(self) -> Words: ...
+    def text_model(self) -> TextModel: ...
     @property
     def fingerprint(self) -> str: ...
     @property
@@ -52,10 +53,17 @@ class Teacher(Protocol):
     def tail(self) -> str: ...
 
     def signals(
-        self, given: Sequence[Spoken], asked: Sequence[Spoken], config: Config, key: str, kept: Path | None = None
-    ) -> Said:
-        """Signals on the answers of `given` and on those it writes for `asked`. `key` (hex) seeds what is drawn;
-        `kept` is a file of its own, for what must not be asked twice."""
+        self,
+        given: TokenizedExamples,
+        asked: TokenizedExamples,
+        config: Config,
+        key: str,
+        kept: Path | None = None,
+    ) -> TeacherSignals:
+        """Signals on the answers of `given`, and on the answers that the teacher writes for `asked`.
+
+        `key` (hex): the seed of all draws. `kept`: a file for replies of an endpoint, so that no request is sent twice.
+        """
         ...
 
     def replies(self, prompts: Sequence[list[int]], longest: int) -> list[str]:
@@ -84,7 +92,7 @@ class Local:
         return cls(Mixture(models, tuple(w / sum(parts) for w in parts)))
 
     @property
-    def words(self) -> Model:
+    def text_model(self) -> Model:
         return self.mixture.models[0]
 
     @property
@@ -94,36 +102,45 @@ class Local:
     @property
     def fingerprint(self) -> str:
         if len(self.mixture.models) == 1:
-            return self.words.fingerprint
+            return self.text_model.fingerprint
         return digest(["mixture", [m.fingerprint for m in self.mixture.models], list(self.mixture.weights)])
 
     def signals(
-        self, given: Sequence[Spoken], asked: Sequence[Spoken], config: Config, key: str, kept: Path | None = None
-    ) -> Said:
-        with fastest_threads(self.words), packing(model.network for model in self.mixture.models):
+        self,
+        given: TokenizedExamples,
+        asked: TokenizedExamples,
+        config: Config,
+        key: str,
+        kept: Path | None = None,
+    ) -> TeacherSignals:
+        with ExitStack() as packed:
+            packed.enter_context(fastest_threads(self.text_model))
+            for model in self.mixture.models:
+                packed.enter_context(packing(model.network, once=model.once))
             return self._signals(given, asked, config, key)
 
-    def _signals(self, given: Sequence[Spoken], asked: Sequence[Spoken], config: Config, key: str) -> Said:
-        spoken = [*given, *self._written(asked, config, int(key[:8], 16) + config.seed)]
-        generator = torch.Generator(device=self.words.device).manual_seed(int(key[:15], 16))
-        order: list[Spoken] = []
-        found: list[Targets] = []
+    def _signals(self, given: TokenizedExamples, asked: TokenizedExamples, config: Config, key: str) -> TeacherSignals:
+        examples = [*given, *self._written(asked, config, int(key[:8], 16) + config.seed)]
+        generator = torch.Generator(device=self.text_model.device).manual_seed(int(key[:15], 16))
+        order: list[TokenizedExample] = []
+        parts: list[Targets] = []
         counts: list[Ints] = []
-        for rows in batches([len(s.teacher_prompt) + len(s.answer) for s in spoken], config.batch_tokens):
-            some = [spoken[i] for i in rows]
-            signals, counts_N = targets(self.mixture, some, config, generator)
-            order += some
-            found.append(signals)
+        for rows in batches([len(s.teacher_prompt) + len(s.answer) for s in examples], config.batch_tokens):
+            batch = [examples[i] for i in rows]
+            signals, counts_N = targets(self.mixture, batch, config, generator)
+            order += batch
+            parts.append(signals)
             counts.append(counts_N)
         if not order:
-            return Said((), nothing(), np.zeros(0, np.int64))
-        return Said(tuple(order), concatenate(found), np.concatenate(counts))
+            return TeacherSignals((), nothing(), np.zeros(0, np.int64))
+        return TeacherSignals(tuple(order), concatenate(parts), np.concatenate(counts))
 
     def replies(self, prompts: Sequence[list[int]], longest: int) -> list[str]:
-        return [self.words.text(ids) for ids in generate(self.words, prompts, Sampling(longest))] if prompts else []
+        answers = generate(self.text_model, prompts, Sampling(longest)) if prompts else []
+        return [self.text_model.text(ids) for ids in answers]
 
-    def _written(self, asked: Sequence[Spoken], config: Config, seed: int) -> list[Spoken]:
-        """Every example with an answer of one of the models; those answered with nothing at all are left out."""
+    def _written(self, asked: TokenizedExamples, config: Config, seed: int) -> list[TokenizedExample]:
+        """Every example with an answer by one of the models; an example whose answer is empty is left out."""
         draw = random.Random(seed)
         writers = draw.choices(range(len(self.mixture.models)), self.mixture.weights, k=len(asked))
         answers: dict[int, tuple[int, ...]] = {}
@@ -134,12 +151,12 @@ class Local:
         return [replace(s, answer=answers[i]) for i, s in enumerate(asked) if answers[i]]
 
 
-def _answers(model: Model, asked: Sequence[Spoken], config: Config, seed: int) -> list[tuple[int, ...]]:
-    """Answers, with the token that ends them where they did not run out of room."""
+def _answers(model: Model, asked: TokenizedExamples, config: Config, seed: int) -> list[tuple[int, ...]]:
+    """Answers, each with its end token where it ended before the limit."""
     sampling = Sampling(config.max_new_tokens, config.temperature, seed)
-    found = generate(model, [list(s.teacher_prompt) for s in asked], sampling)
-    rooms = [min(config.max_new_tokens, model.context - len(s.teacher_prompt)) for s in asked]
-    return [(*ids, *(end(model) if len(ids) < room else [])) for ids, room in zip(found, rooms, strict=True)]
+    answers = generate(model, [list(s.teacher_prompt) for s in asked], sampling)
+    limits = [min(config.max_new_tokens, model.context - len(s.teacher_prompt)) for s in asked]
+    return [(*ids, *(end(model) if len(ids) < limit else [])) for ids, limit in zip(answers, limits, strict=True)]
 
 
 def _check_alike(first: Model, other: Model) -> None:

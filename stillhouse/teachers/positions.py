@@ -1,9 +1,10 @@
 """Which tokens of an answer get signals, as far as the answer's text decides it.
 
-In: `Positions` and the bytes of an answer's tokens. Out: a mark per token. Where the teacher hesitates is decided by
-its logits (`teachers/scoring.py`).
+In: `Positions` and the bytes of an answer's tokens. Out: a mark per token. The choice by the teacher's entropy is made
+from its logits (`teachers/scoring.py`).
 
-A refusal is found by its words (`text/language.py`); it begins and ends at a border between sentences.
+The words of a sentence tell whether it refuses (`text/language.py`). A refusal begins and ends at a border between
+sentences.
 """
 
 from __future__ import annotations
@@ -26,21 +27,21 @@ def refuses(text: str) -> bool:
 
 
 def marked(positions: Positions, tokens: Sequence[bytes]) -> NDArray[np.bool_]:
-    """Per token of an answer whether its text alone chooses it; `tokens` are their bytes, the end's among them."""
-    found = np.full(len(tokens), positions.all)
+    """For each token of an answer, whether its text chooses it. `tokens`: the bytes of each, the end token included."""
+    chosen = np.full(len(tokens), positions.all)
     if positions.all:
-        return found
+        return chosen
     text = b"".join(tokens).decode("utf-8", "surrogateescape")
     ends = np.cumsum([len(t) for t in tokens])
     starts = ends - [len(t) for t in tokens]
     for pattern in positions.spans:
         for first, last in _spans(pattern, text):
-            found |= (ends > first) & (starts < last)
+            chosen |= (ends > first) & (starts < last)
     if positions.refusal:
         for border in _borders(text):
             at = int(np.searchsorted(ends, border, side="right"))
-            found[max(0, at - positions.refusal) : at + positions.refusal] = True
-    return found
+            chosen[max(0, at - positions.refusal) : at + positions.refusal] = True
+    return chosen
 
 
 def _spans(pattern: str, text: str) -> Iterator[tuple[int, int]]:

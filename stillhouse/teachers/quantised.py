@@ -1,8 +1,8 @@
 """A teacher whose weights are kept in 8 or 4 bits, so that a larger one fits.
 
-In: a model reference. Out: a `Model` whose linear layers are quantised, weights only, by torchao; the fingerprint says
-so, since it speaks a little differently. Weights are read in the CPU's memory and only what is quantised goes to the
-accelerator. It does not know what the teacher is for.
+In: a model reference. Out: a `Model` whose linear layers are quantised by torchao, weights only. Its fingerprint is
+another one, since its logits differ a little. The weights are read into the CPU's memory, and only the quantised ones
+go to the accelerator. It does not know what the teacher is for.
 """
 
 from __future__ import annotations

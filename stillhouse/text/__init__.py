@@ -1,1 +1,1 @@
-"""Text: what is said to a model, what a memory states, when two answers are the same, in which language."""
+"""Prompts, the statements of a memory, the comparison of answers, running text; and the language of all of it."""

@@ -1,7 +1,7 @@
-"""When two short answers are the same.
+"""Whether two short answers are the same.
 
-In: two answers as text. Out: whether they state the same fact. It compares words and knows no model; which words make
-no difference, and what "I don't know" looks like, is for the language to say.
+In: two answers as text. Out: whether they state the same fact. The language decides which words make no difference, and
+which answers say "I don't know". This module compares words, and knows no model.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import unicodedata
 
 from .language import DROPPED_WORDS, is_unknown
 
-_SIGNS = re.compile(r"((?<!\S)-(?=\d)|(?<=\w)(?:[+#]+|-)(?!\S))|[-+#]")  # the ones that belong to a word, and the rest
+_SIGNS = re.compile(r"((?<!\S)-(?=\d)|(?<=\w)(?:[+#]+|-)(?!\S))|[-+#]")  # signs that belong to a word, and others
 _NO_SIGN = re.compile(r"[^a-z0-9_.:,+#-]")  # the ASCII characters that `_lettered` turns into spaces
 
 

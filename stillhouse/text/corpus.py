@@ -1,8 +1,8 @@
-"""Running text that every machine has: the docstrings of Python's standard library, cut into passages. It is English.
+"""Running English text that every machine has: passages from the docstrings of Python's standard library.
 
-In: how many passages, and a seed. Out: passages of some 200 to 700 characters, in a fixed order for one Python version.
-A student trains on `anchors` so as not to drift; gates measure on `held_out`, which come from other modules. A user may
-pass a text of their own instead.
+In: how many passages, and a seed. Out: passages of 200 to 700 characters, in a fixed order for one Python version. A
+student trains on `anchors`, so that it does not drift. Gates measure on `held_out`, which comes from other modules. A
+user can pass another text instead.
 
 It does not know any model.
 """

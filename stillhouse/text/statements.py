@@ -1,8 +1,8 @@
 """A memory's text becomes statements: sentences, bullets, turns of a conversation, each with its place in the text.
 
-In: UTF-8 text. Out: `Statement`s with their byte spans, in order; what reads like an order to a model is marked so.
-Headings, questions and bare labels are no statements. It does not know any model, nor what a statement means; what ends
-a sentence and what is an order is for the language to say.
+In: UTF-8 text. Out: `Statement`s with their byte spans, in order. A sentence that reads like an order to a model is
+marked as one. Headings, questions and bare labels are no statements. The language decides what ends a sentence and what
+is an order. This module does not know models, nor what a statement means.
 """
 
 from __future__ import annotations

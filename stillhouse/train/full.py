@@ -126,7 +126,7 @@ def train(
     plan = Plan(schedules, config.clip, config.checkpoint_every, key, names)
     bank = learner.bank
     frozen = bank is not None and here.world == 1 and not mixed
-    unpack = pack(learner.model.network, BYTES, gradients=True) if frozen else lambda: None
+    unpack = pack(learner.model.network, BYTES, gradients=True, once=model.once) if frozen else lambda: None
     try:
         with _training(learner.model, config):
             progress = fit(task, plan, work / CHECKPOINT if work else None, on_step)

@@ -16,7 +16,7 @@ import torch
 from stillhouse import distillation, models
 from stillhouse.capture import prompts
 from stillhouse.capture.prompts import Captured, Config, Example, Positions, capture
-from stillhouse.capture.prompts.workers import Source, spread
+from stillhouse.capture.prompts.workers import TeacherSource, spread
 from stillhouse.config import resolve
 from stillhouse.distillation.domains import feed_of
 from stillhouse.distillation.teacher import TeacherTable, open_teacher
@@ -99,7 +99,7 @@ def test_teachers_that_cannot_be_mixed_are_named(random_model: Make, shipped: Mo
 def test_workers_write_the_bytes_that_one_writes(random_model: Make, tmp_path: Path) -> None:
     """Four shards for two processes; the last, the other process's second, has a bad row, which is named here."""
     model = random_model("llama")
-    source = Source((str(model.path),), (), "cpu")
+    source = TeacherSource((str(model.path),), (), "cpu")
     config, seen = replace(CONFIG, temperature=0.9, samples=2), list[int]()
     good = [*DATA, Example(text="And then")]
     with pytest.raises(InputError, match="example 7: its answer is empty"):

@@ -22,7 +22,7 @@ from stillhouse.errors import InputError, ModelError
 from stillhouse.generate import Sampling, generate
 from stillhouse.models import Model
 from stillhouse.signals import DistillArtifact
-from stillhouse.teachers.client import Request, Wire
+from stillhouse.teachers.client import EndpointClient, EndpointRequest
 from stillhouse.teachers.endpoint import Endpoint, open_endpoint, secret
 from stillhouse.teachers.settings import Dialect
 from tests import tokenizers
@@ -55,7 +55,7 @@ def llama(model: Model, tmp_path_factory: pytest.TempPathFactory) -> Iterator[st
 
 
 def opened(url: str, model: Model, dialect: Dialect = "auto", **patience: Any) -> Endpoint:
-    return open_endpoint(Wire(url, **(QUICK | patience)), "", str(model.path), dialect)
+    return open_endpoint(EndpointClient(url, **(QUICK | patience)), "", str(model.path), dialect)
 
 
 def by_text(captured: Captured) -> dict[tuple[int, ...], DistillArtifact]:
@@ -80,7 +80,7 @@ def same_signals(theirs: Captured, ours: Captured, ends: bool = True) -> None:
 
 def test_llama_cpps_server_teaches_what_the_weights_say(llama: str, model: Model, tmp_path: Path) -> None:
     teacher = opened(llama, model)
-    assert teacher.dialect == "llama.cpp" and 0 < teacher.words.context <= 2048
+    assert teacher.dialect == "llama.cpp" and 0 < teacher.text_model.context <= 2048
     theirs = capture(teacher, DATA, CONFIG, tmp_path / "theirs")
     ours = capture(model, DATA, CONFIG, tmp_path / "ours")
     same_signals(theirs, ours)
@@ -113,7 +113,7 @@ def test_our_own_server_teaches_too(shipped: Model, tmp_path: Path) -> None:
         Example(ASK, answer="I don't know."),
     ]
     with served.serving(tmp_path / "home", shipped, served.CONFIG) as running:
-        teacher = open_endpoint(Wire(f"{running.url}/v1"), f"{shipped.ref}:base", "tiny")
+        teacher = open_endpoint(EndpointClient(f"{running.url}/v1"), f"{shipped.ref}:base", "tiny")
         theirs = capture(teacher, data, replace(CONFIG, max_new_tokens=8), tmp_path / "theirs")
     left, right = by_text(theirs), by_text(capture(shipped, data, replace(CONFIG, max_new_tokens=8), tmp_path / "ours"))
     assert set(left) == set(right)
@@ -294,14 +294,14 @@ def test_another_tokenizer_than_is_served_is_noticed(llama: str, shipped: Model,
 
 def test_settings_of_an_endpoint_are_checked(model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InputError, match="'localhost:1' is not an address"):
-        Wire("localhost:1")
+        EndpointClient("localhost:1")
     monkeypatch.delenv("NO_SUCH_KEY", raising=False)
     with pytest.raises(InputError, match="no environment variable NO_SUCH_KEY"):
         secret("NO_SUCH_KEY")
     monkeypatch.setenv("SUCH_A_KEY", "hush")
-    assert secret("SUCH_A_KEY") == "hush" and "hush" not in repr(Wire("http://x", "hush"))
+    assert secret("SUCH_A_KEY") == "hush" and "hush" not in repr(EndpointClient("http://x", "hush"))
     with speaking.serving(Speaking(model, "openai")) as url:
-        wire = Wire(url, **QUICK)
+        wire = EndpointClient(url, **QUICK)
         with pytest.raises(InputError, match="does not serve 'small'; it serves big"):
             open_endpoint(wire, "small", str(model.path))
         with pytest.raises(InputError, match=r"teacher.tokenizer: missing"):
@@ -309,5 +309,5 @@ def test_settings_of_an_endpoint_are_checked(model: Model, tmp_path: Path, monke
         with pytest.raises(ModelError, match="no tokenizer there"):
             open_endpoint(wire, "big", str(tmp_path))
         assert open_endpoint(wire, "big", str(model.path)).dialect == "openai"
-        found = wire.ask([Request("completions", {"prompt": [5, 6], "max_tokens": 1, "logprobs": 2})])
+        found = wire.ask([EndpointRequest("completions", {"prompt": [5, 6], "max_tokens": 1, "logprobs": 2})])
         assert np.isfinite(found[0]["choices"][0]["logprobs"]["token_logprobs"][0])

@@ -94,7 +94,7 @@ def capture_all(
     cut = [chunks(m, s, lambda t: len(model.text_ids(t)), limit) for m, s in zip(memories, stated, strict=True)]
     order = [(memory, number, chunk) for memory, mine in enumerate(cut) for number, chunk in enumerate(mine)]
     pending: list[dict[int, Pairs]] = [{} for _ in memories]  # of each memory, by the number of its chunk
-    with answering(model.network):
+    with answering(model.network, once=model.once):
         dialogues = (chunk_dialogue(model, chunk, config, number, on_step) for _, number, chunk in order)
         for dialogue, pairs in run_dialogues(dialogues, _at_once(model, limit)):
             memory, number, _ = order[dialogue]

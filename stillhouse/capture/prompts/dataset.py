@@ -1,13 +1,12 @@
 """Capture a data set: a teacher writes signals on prompts, given answers or running text, once for many students.
 
-In: a teacher (`teachers/local.py`, `teachers/endpoint.py`), `Example`s, a folder. Out: the folder: Parquet shards, the
-teacher's vocabulary as bytes, `capture.json` (`docs/formats/signals.md`). A shard's name is the digest of everything it
-is made from, so a killed run is run again and goes on with the first shard that is missing, and the same inputs give
-the same bytes.
+In: a teacher (`teachers/local.py`, `teachers/endpoint.py`), `Example`s, a folder. Out: the folder, with Parquet shards,
+the teacher's vocabulary as bytes, and `capture.json` (`docs/formats/signals.md`). A shard's name is the digest of its
+inputs. So the same inputs give the same bytes, and a killed run goes on with the first shard that is missing.
 
-Targets are the tokens of the answer, its end included; of running text, all but the first; or those of them that
-`positions` chooses. The teacher may read a system message that the student will not (context distillation). It does
-not know students.
+Targets are the tokens of an answer, its end token included, or all tokens of running text but the first; `positions`
+can choose some of them. The teacher may read a system message that the student does not read (context distillation).
+This module does not know students.
 """
 
 from __future__ import annotations
@@ -28,8 +27,8 @@ from ...models import Model
 from ...records import canonical, digest
 from ...signals import FORMAT, Kind, Shard, read_shard
 from ...storage.files import write_atomic
-from ...teachers.examples import Example, Spoken, fitting
-from ...teachers.local import Local, Said, Teacher
+from ...teachers.examples import Example, fitting
+from ...teachers.local import Local, Teacher, TeacherSignals
 from ...teachers.settings import Config, Positions
 
 __all__ = ["ABOUT", "Captured", "Config", "Example", "Positions", "capture", "load"]
@@ -41,8 +40,8 @@ OnStep = Callable[[int, str], None]
 
 @dataclass(frozen=True)
 class Captured:
-    """A finished folder. `skipped` are the numbers of examples that did not fit; `tail`: what the shards know of the
-    mass outside their exact entries, "sampled" draws or the "mass" alone."""
+    """A finished folder. `skipped`: the numbers of the examples that were too long. `tail`: what the shards hold of the
+    mass outside the exact entries, "sampled" draws or the "mass" alone."""
 
     folder: Path
     base: str  # fingerprint of the teacher
@@ -60,23 +59,23 @@ class Captured:
         """Shard after shard. `StoreError`: missing, damaged, or of another teacher."""
         for name in self.shards:
             try:
-                found = read_shard((self.folder / name).read_bytes())
+                shard = read_shard((self.folder / name).read_bytes())
             except FileNotFoundError as error:
                 raise StoreError(f"{self.folder / name}: missing; capture again to make it") from error
             except StoreError as error:
                 raise StoreError(f"{self.folder / name}: {error}; delete it and capture again") from error
-            if found.about.get("base") != self.base:
+            if shard.about.get("base") != self.base:
                 raise StoreError(
                     f"{self.folder / name}: of another teacher than {ABOUT} says; delete it and capture again"
                 )
-            yield found
+            yield shard
 
     def tokens(self) -> list[bytes]:
-        """What every id of the teacher's vocabulary stands for."""
+        """The bytes of every id of the teacher's vocabulary."""
         return self._column("bytes")
 
     def special(self) -> list[bool]:
-        """Which ids of the teacher's vocabulary are special tokens."""
+        """For every id of the teacher's vocabulary, whether it is a special token."""
         return self._column("special")
 
     def _column(self, name: str) -> list[Any]:
@@ -93,26 +92,27 @@ def capture(
     folder: Path,
     on_step: OnStep = lambda n, note: None,
 ) -> Captured:
-    """Write what is missing in `folder` and return it all. `on_step(n, note)` is told of every `n` examples done.
+    """Write the shards that are missing in `folder`; return the whole. `on_step(n, note)` is called after each shard of
+    `n` examples.
 
-    Raises `InputError` for no examples, an empty prompt or answer, an example that is too long (unless skipped) and
-    names the example; `ModelError` for a teacher whose logits are not numbers, or an endpoint that does not answer or
-    cannot be believed.
+    `InputError`: there are no examples; the prompt or answer of one is empty, or it is too long and is not to be
+    skipped. `ModelError`: the teacher's logits are not numbers; an endpoint does not answer, or sends what cannot be
+    true.
     """
     if not examples:
         raise InputError("nothing to capture: the data set has no examples")
     teacher = Local.of(teacher) if isinstance(teacher, Model) else teacher
     folder.mkdir(parents=True, exist_ok=True)
     _write_vocabulary(teacher, folder / VOCABULARY)
-    made = []
+    all_written = []
     for shard in parts(examples, config):
-        made.append(make(teacher, shard, config, folder))
+        all_written.append(make(teacher, shard, config, folder))
         on_step(len(shard.examples), "")
-    there = [m for m in made if m.examples]
+    written = [w for w in all_written if w.examples]
     done = Captured(
-        folder, teacher.fingerprint, teacher.words.ref, teacher.vocabulary, json.loads(canonical(as_dict(config))),
-        tuple(m.name for m in there), sum(m.examples for m in there), sum(m.positions for m in there),
-        tuple(n for m in made for n in m.skipped), teacher.tail,
+        folder, teacher.fingerprint, teacher.text_model.ref, teacher.vocabulary, json.loads(canonical(as_dict(config))),
+        tuple(w.name for w in written), sum(w.examples for w in written), sum(w.positions for w in written),
+        tuple(n for w in all_written for n in w.skipped), teacher.tail,
     )  # fmt: skip
     if not config.positions.all and not done.positions and len(done.skipped) < len(examples):
         raise InputError("capture.positions: chooses no position of any answer; widen it, or leave it out")
@@ -124,27 +124,27 @@ def load(folder: Path) -> Captured:
     """A folder that `capture` finished. `StoreError` when it is not one."""
     try:
         raw = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
-        found = Captured(folder, **(raw | {k: tuple(raw[k]) for k in ("shards", "skipped")}))
+        captured = Captured(folder, **(raw | {k: tuple(raw[k]) for k in ("shards", "skipped")}))
     except FileNotFoundError as error:
         raise StoreError(f"{folder}: no {ABOUT}: no finished capture; run `stillhouse capture` on it again") from error
     except (ValueError, TypeError, KeyError) as error:
         raise StoreError(f"{folder / ABOUT}: damaged ({error}); delete it and capture again") from error
-    if found.format != FORMAT:
-        raise StoreError(f"{folder / ABOUT} has format {found.format!r}; this version reads {FORMAT!r}")
-    return found
+    if captured.format != FORMAT:
+        raise StoreError(f"{folder / ABOUT} has format {captured.format!r}; this version reads {FORMAT!r}")
+    return captured
 
 
 @dataclass(frozen=True)
-class Part:
-    """The examples of one shard, and the number of the first."""
+class ShardExamples:
+    """The examples that go into one shard, and the number of the first."""
 
     start: int
     examples: Sequence[Example]
 
 
 @dataclass(frozen=True)
-class Made:
-    """A shard that is there, and which of its examples were too long for it."""
+class WrittenShard:
+    """A shard in the folder, and the numbers of the examples that were too long for it."""
 
     name: str
     examples: int
@@ -152,63 +152,63 @@ class Made:
     skipped: Collection[int]
 
 
-def parts(examples: Sequence[Example], config: Config) -> list[Part]:
-    """What goes into which shard."""
+def parts(examples: Sequence[Example], config: Config) -> list[ShardExamples]:
+    """The examples, cut into shards."""
     size = config.shard_examples
-    return [Part(start, examples[start : start + size]) for start in range(0, len(examples), size)]
+    return [ShardExamples(start, examples[start : start + size]) for start in range(0, len(examples), size)]
 
 
-def make(teacher: Teacher, part: Part, config: Config, folder: Path) -> Made:
-    """One shard, made where it is missing; a function of its inputs, whoever calls it."""
-    prompts, skipped = fitting(teacher.words, part.examples, part.start, config)
+def make(teacher: Teacher, part: ShardExamples, config: Config, folder: Path) -> WrittenShard:
+    """One shard, written where it is missing. Its bytes depend on the arguments alone, whichever process writes it."""
+    prompts, skipped = fitting(teacher.text_model, part.examples, part.start, config)
     key = digest({"base": teacher.fingerprint, "config": as_dict(config), "examples": list(part.examples),
                   "format": FORMAT, "start": part.start})  # fmt: skip
     name = f"signals-{key[:32]}.parquet"
-    found = _read(folder / name, teacher)
-    if found is None:
+    shard = _read(folder / name, teacher)
+    if shard is None:
         given = [s for i, s in prompts.items() if part.examples[i].answer is not None]
         asked = [s for i, s in prompts.items() if part.examples[i].answer is None for _ in range(config.samples)]
         kept = folder / f"asked-{key[:32]}.jsonl"
-        found = _shard(teacher, teacher.signals(given, asked, config, key, kept))
-        if len(found):
-            write_atomic(folder / name, found.to_bytes())
+        shard = _shard(teacher, teacher.signals(given, asked, config, key, kept))
+        if len(shard):
+            write_atomic(folder / name, shard.to_bytes())
         kept.unlink(missing_ok=True)
-    return Made(name, len(found), len(found.targets), skipped)
+    return WrittenShard(name, len(shard), len(shard.targets), skipped)
 
 
 def _read(file: Path, teacher: Teacher) -> Shard | None:
-    """A shard that is there and whole, or None: it is made again."""
+    """The shard in `file`; None where it is missing, damaged or another teacher's, and has to be written again."""
     try:
-        found = read_shard(file.read_bytes()) if file.exists() else None
+        shard = read_shard(file.read_bytes()) if file.exists() else None
     except StoreError:
         return None
-    return found if found is not None and found.about.get("base") == teacher.fingerprint else None
+    return shard if shard is not None and shard.about.get("base") == teacher.fingerprint else None
 
 
-def _shard(teacher: Teacher, said: Said) -> Shard:
-    """What was said as columns; examples without a chosen position are left out."""
-    spoken: list[Spoken] = [s for s, n in zip(said.spoken, said.counts_N, strict=True) if n]
-    table = teacher.words.token_bytes
-    about = {"base": teacher.fingerprint, "vocabulary": str(teacher.vocabulary), "teacher": teacher.words.ref}
+def _shard(teacher: Teacher, signals: TeacherSignals) -> Shard:
+    """The signals as columns, without examples that have no chosen position."""
+    examples = [e for e, n in zip(signals.examples, signals.counts_N, strict=True) if n]
+    table = teacher.text_model.token_bytes
+    about = {"base": teacher.fingerprint, "vocabulary": str(teacher.vocabulary), "teacher": teacher.text_model.ref}
     kind: Kind = "prompt"
     return Shard(
-        (kind,) * len(spoken),
-        (None,) * len(spoken),
-        tuple(b"".join(table[t] for t in s.x_ids) for s in spoken),
-        tuple(np.array(s.x_ids, np.int64) for s in spoken),
-        np.cumsum([0, *said.counts_N[said.counts_N > 0]]),
-        said.targets,
+        (kind,) * len(examples),
+        (None,) * len(examples),
+        tuple(b"".join(table[t] for t in e.x_ids) for e in examples),
+        tuple(np.array(e.x_ids, np.int64) for e in examples),
+        np.cumsum([0, *signals.counts_N[signals.counts_N > 0]]),
+        signals.targets,
         about | ({} if teacher.tail == "sampled" else {"tail": teacher.tail}),
-        tuple(s.request for s in spoken),
+        tuple(e.request for e in examples),
     )
 
 
 def _write_vocabulary(teacher: Teacher, file: Path) -> None:
-    words = teacher.words
-    special = {i for i, token in words.tokenizer.added_tokens_decoder.items() if token.special}
+    text_model = teacher.text_model
+    special = {i for i, token in text_model.tokenizer.added_tokens_decoder.items() if token.special}
     table = pa.table({
         "id": pa.array(range(teacher.vocabulary), pa.int32()),
-        "bytes": pa.array(words.token_bytes[: teacher.vocabulary], pa.binary()),
+        "bytes": pa.array(text_model.token_bytes[: teacher.vocabulary], pa.binary()),
         "special": pa.array([i in special for i in range(teacher.vocabulary)]),
     })  # fmt: skip
     sink = pa.BufferOutputStream()

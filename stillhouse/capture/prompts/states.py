@@ -1,8 +1,8 @@
 """A teacher's inner states beside its signals: hidden states in 8 bits, and its routers' choices, at answer positions.
 
 In: captured signals, the model that wrote them, which layers. Out: one Parquet file per shard in the same folder
-(`docs/formats/states.md`): a row per example and layer. Layers are shares of the depth, so that a student of another
-depth knows which of its own are meant. It is a second forward over what was captured, and only where it is asked for.
+(`docs/formats/states.md`): a row per example and layer. A layer is named by its share of the depth, so that a student
+of another depth can take the corresponding one. The states take a second forward over the captured examples.
 
 It does not know students.
 """
@@ -46,11 +46,14 @@ SCHEMA = pa.schema([
 
 @dataclass(frozen=True)
 class Config:
-    """`layers` are shares of the depth: 1.0 is the last. `experts`: how many of a router's choices are kept."""
+    """Which inner states of a teacher are recorded."""
 
     layers: tuple[float, ...] = (0.5, 1.0)
+    """Shares of the depth, more than 0 and at most 1; 1.0 is the last layer. At least one."""
     hidden: bool = True
+    """Whether hidden states are recorded; without them only the routers' choices are."""
     experts: int = 8
+    """Experts of each router's choice that are kept, 0 (none) to 255."""
 
     def __post_init__(self) -> None:
         if wrong := [x for x in self.layers if not 0 < x <= 1]:
@@ -60,8 +63,8 @@ class Config:
 
 
 @dataclass
-class Seen:
-    """What `watched` saw of the last forward, by layer."""
+class LayerOutputs:
+    """Outputs of the last forward inside `watched`, by layer."""
 
     hidden: dict[float, Tensor] = field(default_factory=dict)  # [B, T, H]
     router: dict[float, Tensor] = field(default_factory=dict)  # logits [B * T, E]
@@ -69,8 +72,8 @@ class Seen:
 
 @dataclass(frozen=True)
 class Traced:
-    """P positions, L layers. `logprobs_LPK` of `experts_LPK`, most likely first; K = 0 without routers. Hidden states
-    are `hidden_LPG * scale_LP / 127`."""
+    """States at P positions of L layers. `logprobs_LPK` belong to `experts_LPK`, most likely first; K is 0 without
+    routers. The hidden states are `hidden_LPG * scale_LP / 127`."""
 
     layers: tuple[float, ...]
     hidden_LPG: NDArray[np.int8]
@@ -80,9 +83,9 @@ class Traced:
 
 
 @contextmanager
-def watched(network: PreTrainedModel, layers: Sequence[float], routers: bool) -> Iterator[Seen]:
-    """Inside: every forward of `network` leaves the outputs of these layers, and what their routers said."""
-    stack, seen, undo = cast(Any, network).get_decoder().layers, Seen(), []
+def watched(network: PreTrainedModel, layers: Sequence[float], routers: bool) -> Iterator[LayerOutputs]:
+    """Inside, every forward of `network` leaves the outputs of these layers and the logits of their routers."""
+    stack, seen, undo = cast(Any, network).get_decoder().layers, LayerOutputs(), []
     for layer in layers:
         module = stack[max(0, round(layer * len(stack)) - 1)]
 
@@ -90,12 +93,12 @@ def watched(network: PreTrainedModel, layers: Sequence[float], routers: bool) ->
             seen.hidden[layer] = out[0] if isinstance(out, tuple) else out
 
         def choose(router: nn.Module, given: tuple[Tensor, ...], _: Any, layer: float = layer) -> None:
-            found = cast(Any, router)
-            seen.router[layer] = F.linear(given[0].flatten(0, -2), found.weight, getattr(found, "bias", None))
+            linear = cast(Any, router)
+            seen.router[layer] = F.linear(given[0].flatten(0, -2), linear.weight, getattr(linear, "bias", None))
 
         undo.append(module.register_forward_hook(keep))
-        found = [m for name, m in module.named_modules() if ROUTER.search(name) and _is_router(m)] if routers else []
-        undo += [m.register_forward_hook(choose) for m in found]
+        parts = module.named_modules() if routers else ()
+        undo += [m.register_forward_hook(choose) for name, m in parts if ROUTER.search(name) and _is_router(m)]
     try:
         yield seen
     finally:
@@ -111,18 +114,18 @@ def _is_router(module: nn.Module) -> bool:
 def record(
     model: Model, captured: Captured, config: Config, on_step: Callable[[int, str], None] = lambda n, note: None
 ) -> list[Traced]:
-    """The traces of every shard, made where they are missing. `InputError` where the teacher reads what the student
-    does not: their positions have different contexts then."""
+    """The states of every shard, recorded where they are missing. `InputError` where the teacher reads a system message
+    of its own: its positions have another context than the student's."""
     if captured.config.get("teacher_system"):
         raise InputError("traces: the teacher reads a system message that the student does not; take one of them out")
-    found = []
+    traced = []
     for name, shard in zip(captured.shards, captured.read(), strict=True):
         file = captured.folder / f"traces-{digest([FORMAT, name, as_dict(config)])[:32]}.parquet"
         if not file.exists():
             write_atomic(file, _shard(model, shard, config))
         on_step(len(shard), "")
-        found.append(read(file))
-    return found
+        traced.append(read(file))
+    return traced
 
 
 def read(file: Path) -> Traced:
@@ -172,12 +175,12 @@ def _row(
 ) -> dict[str, Any]:
     scale_P = hidden_PG.abs().amax(-1).clamp(min=1e-12)
     steps_PG = (hidden_PG / scale_P[:, None] * 127).round().to(torch.int8)
-    found: dict[str, Any] = {
+    row: dict[str, Any] = {
         "example": example, "layer": layer, "scale": scale_P.cpu().numpy(), "experts": [], "logprobs": [],
         "hidden": steps_PG.flatten().cpu().numpy() if config.hidden else [],
     }  # fmt: skip
     if logits_TE is not None:
         logprobs_PE = logits_TE[at].float().log_softmax(-1)
         top_PK, which_PK = logprobs_PE.topk(min(config.experts, logprobs_PE.shape[-1]), -1)
-        found |= {"experts": which_PK.flatten().cpu().numpy(), "logprobs": top_PK.flatten().cpu().numpy()}
-    return found
+        row |= {"experts": which_PK.flatten().cpu().numpy(), "logprobs": top_PK.flatten().cpu().numpy()}
+    return row

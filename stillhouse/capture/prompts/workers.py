@@ -1,8 +1,8 @@
-"""A capture shared out among processes; the bytes are those that one process would write.
+"""A capture shared among processes; they write the same bytes as one process would.
 
-In: where a local teacher comes from, examples, settings, a folder. Out: nothing but the shards in it: every process
-makes those of its own share with the same function, and whoever captures afterwards finds them there. Each process
-holds a teacher of its own (on one accelerator each, where there are several) and ends with the one that started it.
+In: where a local teacher comes from, examples, settings, a folder. Out: the shards in the folder. Every process writes
+the shards of its share with the same function, and the capture that follows reads them. Each process has a teacher of
+its own, on one accelerator each where there are several, and ends with the process that started it.
 
 Run as a module it is one of those processes: its work comes through `processes.py`.
 """
@@ -31,8 +31,8 @@ from .dataset import OnStep, make, parts
 
 
 @dataclass(frozen=True)
-class Source:
-    """Where a local teacher comes from: model references, a weight each."""
+class TeacherSource:
+    """Where a local teacher comes from: model references, and a weight for each."""
 
     models: tuple[str, ...]
     weights: tuple[float, ...] = ()
@@ -47,7 +47,7 @@ class Source:
 
 
 def spread(
-    source: Source,
+    source: TeacherSource,
     teacher: Local,
     examples: Sequence[Example],
     config: Config,
@@ -55,15 +55,15 @@ def spread(
     workers: int,
     on_step: OnStep,
 ) -> None:
-    """Make all shards in `folder`, this process with `teacher` being one of `workers`.
+    """Write all shards into `folder` with `workers` processes. This process is one of them; its teacher is `teacher`.
 
-    Errors are those of `prompts.capture`, from whichever process had one first.
+    Errors are those of `prompts.capture`, of the process that fails first.
     """  # fmt: skip
     all_parts = parts(examples, config)
     workers = min(workers, len(all_parts))
     folder.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
-        stack.enter_context(fastest_threads(teacher.words))
+        stack.enter_context(fastest_threads(teacher.text_model))
         about = {
             "source": as_dict(source), "config": as_dict(config), "folder": str(folder.resolve()),
             "threads": torch.get_num_threads(),
@@ -82,7 +82,7 @@ def spread(
 
 def _work(work: dict[str, Any], report: Callable[[Any], None]) -> None:
     """One share."""
-    source = resolve(Source, work["source"])
+    source = resolve(TeacherSource, work["source"])
     if source.device != "cpu" and torch.cuda.is_available():
         torch.cuda.set_device(work["number"] % torch.cuda.device_count())
     config, folder = resolve(Config, work["config"]), Path(work["folder"])

@@ -51,7 +51,7 @@ class TorchRunner:
         self._threads, self._undo = Threads(), ExitStack()
         self._undo.callback(self._threads.close)
         if packed_bytes:
-            self._undo.callback(pack(model.network, packed_bytes))
+            self._undo.callback(pack(model.network, packed_bytes, once=model.once))
 
     @classmethod
     def open(cls, model: Model, config: Config) -> TorchRunner:
@@ -229,7 +229,7 @@ class TorchRunner:
 
     def bulk(self) -> AbstractContextManager[None]:
         """Weights are packed, experts too, and the kernels between the products are in use."""
-        return answering(self.model.network)
+        return answering(self.model.network, once=self.model.once)
 
     def close(self) -> None:
         """Threads are as before, packed copies go, and a bank that was made by `open` comes off the network."""

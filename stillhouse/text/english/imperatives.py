@@ -1,4 +1,4 @@
-"""Other ways of asking: an English question as an order, or inside a polite one, by the grammar of indirect questions.
+"""An English question in another form: as an order, or as an indirect question.
 
 In: a question. Out: the same request in other words ("Where does Ida live?" -> "Tell me where Ida lives."), or None
 where the question has none of the forms known here. The result may be clumsy. Therefore a student is trained only on

@@ -1,4 +1,4 @@
-"""What is said to a model, in English.
+"""The prompts for a model, in English.
 
 In: nothing. Out: templates for `str.format`. The wording of the prompts is part of a signal's identity: changing one
 changes `PROMPTS_VERSION`, and with it every digest made from it.
