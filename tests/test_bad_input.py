@@ -223,13 +223,7 @@ def test_a_store_from_another_version(commands: Commands, home: Path, notes: Pat
 
 
 def test_a_registry_from_a_newer_version(commands: Commands, home: Path) -> None:
-    from stillhouse.store.registry import Registry
-
-    store = Store(home)
-    registry = Registry(home / "registry.duckdb")
-    store.query("SELECT 1")
-    with registry._transaction() as db:
-        db.execute("INSERT INTO migrations (number) VALUES (99)")
+    Store(home).query("INSERT INTO migrations (number) VALUES (99)")
     done = commands.run("store", "verify", "--home", home)
     assert (done.code, "Traceback" in done.err) == (1, False)
     assert "has migration 99, this program knows" in done.out

@@ -76,10 +76,10 @@ def _shown(args: argparse.Namespace) -> tuple[Any, Any, Any]:
     corpus = None
     if args.corpus:
         try:
-            from ..retrieve.lexical import Index
+            from ..retrieve.lexical import LexicalIndex
         except ImportError as error:
             raise InputError(f"--corpus needs a retriever: pip install 'stillhouse[retrieve]' ({error})") from error
-        corpus = gating.read_corpus(args.corpus, Index)
+        corpus = gating.read_corpus(args.corpus, LexicalIndex)
     return corpus, limits, gating.read_trace(args.replay) if args.replay else None
 
 

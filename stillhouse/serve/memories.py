@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ..records import Version
-from ..retrieve.lexical import Index, within
+from ..retrieve.lexical import LexicalIndex, within
 from ..store import Store
 from .log.journal import Journal
 from .sessions import KINDS, MemoryStatus, memory_status, stated
@@ -29,8 +29,8 @@ class _Cached:
     champion: int | None
     changes: int
     status: MemoryStatus
-    fresh: Index | None = None
-    whole: Index | None = None
+    fresh: LexicalIndex | None = None
+    whole: LexicalIndex | None = None
 
 
 class UserMemories:
@@ -79,10 +79,10 @@ class UserMemories:
         nearest = self._index(cached, fresh).scored(query, MOST_PASSAGES)
         return [passage.text for passage in within([p for p in nearest if p.text not in prompt], tokens, count)]
 
-    def _index(self, cached: _Cached, fresh: bool) -> Index:
+    def _index(self, cached: _Cached, fresh: bool) -> LexicalIndex:
         index = cached.fresh if fresh else cached.whole
         if index is None:
-            index = Index(_texts(cached.status, fresh))
+            index = LexicalIndex(_texts(cached.status, fresh))
             if fresh:
                 cached.fresh = index
             else:

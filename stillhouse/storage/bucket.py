@@ -34,7 +34,7 @@ class BucketBlobs(Blobs):
             raise InputError(f"{url[:200]!r} is no bucket: expected s3://BUCKET or s3://BUCKET/PREFIX")
         self.url, self._bucket, self._prefix = url, match["bucket"], (match["prefix"] or "").strip("/")
         self._client = _client()
-        with self._saying("reach"):
+        with self._translated_errors("reach"):
             self._client.head_bucket(Bucket=self._bucket)
 
     def put(self, data: bytes) -> str:
@@ -75,7 +75,7 @@ class BucketBlobs(Blobs):
         yield from sorted(name for _, name in self._keys() if DIGEST.fullmatch(name))
 
     def verify(self) -> list[str]:
-        """Problems of the copies, and of the bucket: strange names, and checksums that say otherwise than a name."""
+        """Problems of the copies and of the bucket: names that are no digests, checksums that differ from the name."""
         problems = super().verify()
         for key, name in self._keys():
             if not DIGEST.fullmatch(name) or key != self._key(name):
@@ -87,14 +87,14 @@ class BucketBlobs(Blobs):
     def remove(self, digest: str) -> None:
         """Delete a blob and the copy here; copies on other machines stay until those forget."""
         if DIGEST.fullmatch(digest):
-            with self._saying("delete from"):
+            with self._translated_errors("delete from"):
                 self._client.delete_object(Bucket=self._bucket, Key=self._key(digest))
             discard(self.root / digest[:2] / digest)
 
     def _send(self, digest: str) -> None:
         if self._head(digest) is not None:
             return
-        with super().path(digest).open("rb") as file, self._saying("write to"):
+        with super().path(digest).open("rb") as file, self._translated_errors("write to"):
             self._client.put_object(
                 Bucket=self._bucket, Key=self._key(digest), Body=file, ChecksumSHA256=_checksum(digest)
             )
@@ -105,10 +105,10 @@ class BucketBlobs(Blobs):
         make_folder(target.parent)
         partial = new_partial(target.parent)
         try:
-            with self._saying("read from"), writing(partial):
-                found = self._client.get_object(Bucket=self._bucket, Key=self._key(digest))
+            with self._translated_errors("read from"), writing(partial):
+                response = self._client.get_object(Bucket=self._bucket, Key=self._key(digest))
                 with partial.open("xb") as file:
-                    for chunk in found["Body"].iter_chunks(1 << 20):
+                    for chunk in response["Body"].iter_chunks(1 << 20):
                         file.write(chunk)
             if hash_file(partial) != digest:
                 raise StoreError(f"{self.url}: blob {digest[:12]} is damaged: make it again")
@@ -119,9 +119,9 @@ class BucketBlobs(Blobs):
         return target
 
     def _head(self, digest: str) -> dict[str, Any] | None:
-        """What the bucket says of a blob; None where it has none."""
+        """The bucket's metadata of a blob; None if it has no such blob."""
         try:
-            with self._saying("ask"):
+            with self._translated_errors("ask"):
                 return dict(
                     self._client.head_object(Bucket=self._bucket, Key=self._key(digest), ChecksumMode="ENABLED")
                 )
@@ -131,7 +131,7 @@ class BucketBlobs(Blobs):
     def _keys(self) -> Iterator[tuple[str, str]]:
         """(key, last part of it) of everything below the prefix."""
         prefix = f"{self._prefix}/" if self._prefix else ""
-        with self._saying("list"):
+        with self._translated_errors("list"):
             for page in self._client.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=prefix):
                 for row in page.get("Contents", ()):
                     yield row["Key"], row["Key"].rsplit("/", 1)[-1]
@@ -140,8 +140,8 @@ class BucketBlobs(Blobs):
         return "/".join(part for part in (self._prefix, digest[:2], digest) if part)
 
     @contextlib.contextmanager
-    def _saying(self, verb: str) -> Iterator[None]:
-        """What boto3 raises, as one line of ours."""
+    def _translated_errors(self, verb: str) -> Iterator[None]:
+        """Raise errors of boto3 as errors of ours; `verb` says what failed."""
         from botocore.exceptions import BotoCoreError, ClientError
 
         try:

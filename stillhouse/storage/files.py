@@ -19,10 +19,7 @@ from ..errors import DiskFull, StoreError
 
 PARTIAL = ".partial-"  # every unfinished file or folder starts so; the store sweeps those that a killed process left
 
-
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-
-
 _CHUNK = 1 << 20
 
 
@@ -87,7 +84,7 @@ def discard(path: Path) -> None:
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Say an operating system's refusal to write below `path` as a `StoreError`, `DiskFull` where there is no room."""
+    """Raise an `OSError` while writing below `path` as a `StoreError`, `DiskFull` where there is no room."""
     try:
         yield
     except OSError as error:

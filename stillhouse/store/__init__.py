@@ -1,7 +1,7 @@
-"""Candidates with a verdict become versions that are never lost, never renumbered, and served by an alias that moves.
+"""Candidates with a verdict become versions: never lost, never renumbered, and served by an alias that moves.
 
 In: records and bytes. Out: a home (docs/formats/store.md): blobs, manifests, version folders in PEFT's file names, one
-champion per user, and a DuckDB index of it all that can be made again. Manifests and folders are the truth; what a call
+champion per user, and a DuckDB index that can be made again from them. Manifests and folders are the truth. What a call
 has returned survives a killed process and a power cut. It does not know how signals, candidates or verdicts are made.
 """
 
@@ -30,7 +30,7 @@ R = TypeVar("R")
 
 
 class Store:
-    """One home. Any number of processes may use it at once; none keeps it to itself."""
+    """One home. Any number of processes may use it at once."""
 
     def __init__(self, home: Path) -> None:
         """Open a home, or create it. `StoreError` if it is no folder, not writable, or from another version."""
@@ -38,16 +38,16 @@ class Store:
         self._parts = open_layout(self.home)
         self.blobs = self._parts.blobs
         for user in forgetting.resume(self._parts):
-            with contextlib.suppress(StoreError):  # somebody else is at it, or `verify` says why it cannot be done
+            with contextlib.suppress(StoreError):  # another process does it, or `verify` says why it cannot be done
                 forgetting.forget(self._parts, user, wait=0.0)
-        with contextlib.suppress(StoreError):  # catching up can wait; what is wrong is said when the index is needed
+        with contextlib.suppress(StoreError):  # it may be late; errors are raised when the index is needed
             self._parts.index.catch_up(wait=0.0)
 
     def put(self, record: object) -> str:
         """Keep a record; returns its digest. `StoreError` if bytes it names are not in `blobs`. Repeating is free."""
         self._parts.index.registry.check()
         with self._parts.writing():
-            self._written(record)
+            self._write_record(record)
         return digest(record)
 
     def get(self, kind: type[R], digest: str) -> R:
@@ -75,19 +75,19 @@ class Store:
         Once this returns, nothing short of `forget` takes the version away; if the process dies first, there is either
         the whole version or none.
         """
-        user = _agreed(candidate, verdict, files)
+        user = _checked_user(candidate, verdict, files)
         made = (digest(candidate), digest(verdict))
         draft = Version(user, 0, *made, candidate.base, base_ref, verdict.passed, now(), parents)
         self._parts.index.registry.check()
         alias.read(self._parts.versions.folder(user))
         with self._parts.writing():
             self.blobs.put(files[ADAPTER_FILE])
-            self._written(candidate)
-            self._written(verdict)
+            self._write_record(candidate)
+            self._write_record(verdict)
             version = self._parts.versions.add(draft, files, self._parts.index.expect_version)
             self._parts.manifests.write(version)
             if version.approved:
-                self._moved(user, version.number, "passed all gates", "save")
+                self._move_champion(user, version.number, "passed all gates", "save")
         self._parts.index.catch_up_soon()
         return version
 
@@ -110,7 +110,7 @@ class Store:
 
     def promote(self, user: str, number: int, why: str) -> Version:
         """Make a version champion. `NotFound`; `Rejected` if its gates refused it."""
-        return self._serve(user, number, why, "promote")
+        return self._make_champion(user, number, why, "promote")
 
     def rollback(self, user: str, to: int | None = None) -> Version:
         """Make the previous champion (or version `to`) champion again. `NotFound` if there is none; `Rejected`."""
@@ -118,7 +118,7 @@ class Store:
             to = alias.read(self._parts.versions.folder(user)).previous()
         if to is None:
             raise NotFound(f"user {user!r} has no earlier champion to roll back to; name a version to promote")
-        return self._serve(user, to, "rolled back", "rollback")
+        return self._make_champion(user, to, "rolled back", "rollback")
 
     def users(self) -> list[str]:
         """Users with at least one version, sorted."""
@@ -126,7 +126,7 @@ class Store:
 
     @contextlib.contextmanager
     def lock(self, user: str, wait: float = 0.0) -> Iterator[None]:
-        """Hold a user, so that only one process consolidates them. `Busy` after `wait` seconds, naming the holder."""
+        """Hold the lock of a user, whom one process at a time consolidates. `Busy` after `wait` seconds."""
         with locked(self._parts.lock_file(user), f"user {user!r} is being consolidated", wait=wait):
             yield
 
@@ -149,11 +149,11 @@ class Store:
         return rebuilding.rebuild(self._parts)
 
     def verify(self) -> list[str]:
-        """Every problem, one line each; empty means clean. What a killed process left is put right in silence."""
+        """Every problem, one line each; empty means clean. What a killed process left behind is mended."""
         return verifying.verify(self._parts)
 
     def forget(self, user: str, wait: float = 0.0) -> dict[str, int]:
-        """Remove everything of a user; counts by kind, and `remaining`: what a new search still finds (0).
+        """Remove everything of a user; counts by kind, and `remaining`: the matches of a new search (0).
 
         `Busy` after `wait` seconds while the user is being consolidated.
         """
@@ -163,7 +163,7 @@ class Store:
         """(kind, digest, one line) from a record back to the memory it came from."""
         return ancestry.lineage(self._parts, digest)
 
-    def _written(self, record: object) -> None:
+    def _write_record(self, record: object) -> None:
         if self._parts.manifests.has(record):
             return
         kind = kind_of(record)
@@ -175,29 +175,29 @@ class Store:
         self._parts.index.expect_record(record)
         self._parts.manifests.write(record)
 
-    def _moved(self, user: str, number: int, why: str, by: alias.By) -> None:
+    def _move_champion(self, user: str, number: int, why: str, by: alias.By) -> None:
         folder = self._parts.versions.folder(user)
         with self._parts.moving(user):
-            here = alias.read(folder)
-            if by == "save" and here.number is not None and here.number > number:
+            current = alias.read(folder)
+            if by == "save" and current.number is not None and current.number > number:
                 return  # a later version, saved at the same time, came first
-            self._parts.index.expect_alias(user, len(here.moves) + 1)
-            alias.write(folder, here.moved(number, why, by))
+            self._parts.index.expect_alias(user, len(current.moves) + 1)
+            alias.write(folder, current.moved(number, why, by))
 
-    def _serve(self, user: str, number: int, why: str, by: alias.By) -> Version:
+    def _make_champion(self, user: str, number: int, why: str, by: alias.By) -> Version:
         with self._parts.writing():
             version = self._parts.versions.read(user, number)
             if not version.approved:
                 raise Rejected(
                     f"version {number} of {user!r} was rejected by its gates and is never served; choose another"
                 )
-            self._moved(user, number, why, by)
+            self._move_champion(user, number, why, by)
         self._parts.index.catch_up_soon()
         return version
 
 
-def _agreed(candidate: Candidate, verdict: Verdict, files: Mapping[str, bytes]) -> str:
-    """The user whose version it is. `StoreError` if verdict, adapter and candidate are not about the same thing."""
+def _checked_user(candidate: Candidate, verdict: Verdict, files: Mapping[str, bytes]) -> str:
+    """The candidate's user. `StoreError` if verdict, adapter and candidate do not belong together."""
     if verdict.candidate != digest(candidate):
         raise StoreError(
             f"the verdict judges candidate {verdict.candidate[:16]}, not {digest(candidate)[:16]}; judge this one"

@@ -1,7 +1,7 @@
 """Who is served: the alias `champion` of each user, a file that is replaced whole and keeps the history of its moves.
 
 In: a user, a version number, why. Out: `<home>/adapters/<user>/champion.json`
-= `{"format":1,"number":n,"moves":[{"from","to","when","why","by"},…]}`. It does not know whether a version deserves it.
+= `{"format":1,"number":n,"moves":[{"from","to","when","why","by"},…]}`. It does not know verdicts.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ By = Literal["save", "promote", "rollback"]
 
 @dataclass(frozen=True)
 class Alias:
-    """Where `champion` points, and how it got there. `number` is None while nobody is."""
+    """The version that `champion` points to (None: there is none), and all its moves, oldest first."""
 
     number: int | None
     moves: tuple[dict[str, Any], ...]
@@ -35,7 +35,7 @@ class Alias:
         return Alias(to, (*self.moves, move))
 
     def previous(self) -> int | None:
-        """The champion a rollback returns to: the one before, where rollbacks undo and all else adds."""
+        """The champion that a rollback returns to. A rollback undoes the moves after its target, other moves add."""
         line: list[int] = []
         for move in self.moves:
             if move["by"] == "rollback" and move["to"] in line:

@@ -1,6 +1,6 @@
-"""Forgetting a user: everything made from them goes, and it is looked for again afterwards.
+"""Forgetting a user: everything made from them is removed, and a search afterwards proves it.
 
-In: the parts of a home and a user id. Out: how many of each thing were removed, and how many are still found (0). A
+In: the parts of a home and a user id. Out: how many of each thing were removed, and how many remain (0). A
 note in `<home>/forgetting/` lasts from the first deletion to the last, so that the next opening finishes what a killed
 process began. The index is made anew, because deleting rows leaves their bytes in the file. What stays: under the hash
 of the user id, the highest version number used. It does not know journals outside the store, nor work folders that name
@@ -35,16 +35,20 @@ _REMOVAL = ("verdict", "version", "candidate", "signals")  # a verdict is known 
 
 @dataclass(frozen=True)
 class Belongings:
-    """What belongs to one user: manifests by kind, blobs that nobody else names, folders, notes."""
+    """What belongs to one user."""
 
     records: dict[str, dict[str, Any]]
+    """Kind -> digest -> record."""
     blobs: list[str]
+    """Digests that no other user's record names."""
     versions: list[int]
     work: list[Path]
+    """Folders of unfinished work."""
     notes: list[Path]
+    """Notes of rows that the index still lacks."""
 
     def counts(self) -> dict[str, int]:
-        """How many of each."""
+        """The number of each, by the names that `forget` reports."""
         kinds = {"signals": "signals", "candidate": "candidates", "verdict": "verdicts"}
         return {
             "versions": len(self.versions),
@@ -55,9 +59,9 @@ class Belongings:
 
 
 def forget(parts: Layout, user: str, wait: float = 0.0) -> dict[str, int]:
-    """Remove a user. `Busy` while the user is being consolidated; a user nobody knows is no error."""
+    """Remove a user. `Busy` while the user is being consolidated; a user without records is no error."""
     lock = parts.lock_file(user)
-    with locked(lock, f"user {user!r} is being consolidated", wait=wait), parts.forgetting(), parts.index.held():
+    with locked(lock, f"user {user!r} is being consolidated", wait=wait), parts.forgetting(), parts.index.exclusive():
         note = parts.home / "forgetting" / escape_user(user)
         mine = belongings(parts, user)
         write_atomic(note, user.encode())
@@ -83,7 +87,7 @@ def resume(parts: Layout) -> Iterator[str]:
 
 
 def belongings(parts: Layout, user: str) -> Belongings:
-    """Look for everything of a user, in the files themselves. `StoreError` if a manifest cannot be read."""
+    """Everything of a user, searched for in the files themselves. `StoreError`: a manifest cannot be read."""
     everything = {name: dict(parts.manifests.records(kind)) for name, kind in KINDS.items()}
     candidates = {d for d, c in everything["candidate"].items() if c.user == user}
     mine = {
@@ -132,8 +136,8 @@ def _is_work_of(folder: Path, user: str, digests: set[str]) -> bool:
     if owners.is_file() and user in json.loads(owners.read_bytes()):
         return True
     small = (p for p in folder.rglob("*") if p.is_file() and p.stat().st_size <= _LONGEST_NOTE)
-    found = {digest for path in small for digest in _DIGEST.findall(path.read_bytes())}
-    return not digests.isdisjoint(d.decode() for d in found)
+    named = {digest for path in small for digest in _DIGEST.findall(path.read_bytes())}
+    return not digests.isdisjoint(d.decode() for d in named)
 
 
 def _rows(parts: Layout) -> int:

@@ -1,9 +1,9 @@
-"""How the index follows the truth: a note before each change, and one transaction for all that is due.
+"""How the index follows manifests and folders: a note before each change, and one transaction for all that is due.
 
-In: "this record is about to be written". Out: its rows in the index, once it is there. A note lies in `<home>/pending/`
-until its rows are in; so what a killed process left out is made good by the next one who indexes, opens or asks.
-Savers do not wait for each other: the one who gets the lock takes the notes of all. It does not know how a record or a
-version is written.
+In: "this record is about to be written". Out: its rows in the index, once it is written. A note stays in
+`<home>/pending/` until its rows are in the index. So the next process that indexes, opens or queries the store adds
+what a killed process left out. Savers do not wait for each other: the one that gets the lock takes the notes of all. It
+does not know how a record or a version is written.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from .manifests import KINDS, Manifests, decode
 from .registry import Registry, Row, alias_row, rows_of
 from .versions import VERSION_FILE, Versions
 
-STALE = 3600.0  # seconds after which what an unfinished write left behind is nobody's
+STALE = 3600.0  # seconds after which the remains of an unfinished write may be deleted
 
 _ROUNDS = 4
 
 Note = dict[str, Any]
 
 
-class Index:
+class StoreIndex:
     """The registry of one home, together with the notes of what it still lacks."""
 
     def __init__(self, home: Path, manifests: Manifests, versions: Versions) -> None:
@@ -58,17 +58,17 @@ class Index:
         self._note({"kind": "alias", "user": user, "moves": moves})
 
     def catch_up(self, wait: float = DEADLINE, outsiders: float = DEADLINE) -> None:
-        """Index all that is due; a few rounds, because others leave their notes to whoever is at it.
+        """Index all that is due, in a few rounds, because other processes leave their notes to the one that indexes.
 
-        `Busy` after `wait` seconds when another process is at it, or after `outsiders` seconds when another program
+        `Busy` after `wait` seconds while another process indexes, or after `outsiders` seconds when another program
         holds the file open; `StoreError` when it is damaged.
         """
         if not self._due():
             return
-        with self.held(wait):
+        with self.exclusive(wait):
             for _ in range(_ROUNDS):
-                found = [(path, self._rows_due(path)) for path in self._due()]
-                ready = [(path, rows) for path, rows in found if rows is not None]
+                noted = [(path, self._rows_due(path)) for path in self._due()]
+                ready = [(path, rows) for path, rows in noted if rows is not None]
                 if rows := [row for _, due in ready for row in due]:
                     self.registry.insert(rows, outsiders)
                 for path, _ in ready:
@@ -77,30 +77,30 @@ class Index:
                     break
 
     def catch_up_soon(self) -> None:
-        """Index what is due unless others are at the index: what is saved is saved, and the notes stay."""
+        """Index what is due unless another process uses the index: then the notes stay for later."""
         with contextlib.suppress(Busy):
             self.catch_up(wait=0.0, outsiders=1.0)
 
     @contextlib.contextmanager
-    def held(self, wait: float = DEADLINE) -> Iterator[None]:
-        """Keep everybody else from changing the index."""
+    def exclusive(self, wait: float = DEADLINE) -> Iterator[None]:
+        """Hold the lock under which the index is changed."""
         with locked(self._lock, "the index is being written", wait=wait):
             yield
 
     def query(self, sql: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
-        """Ask the index, after it caught up."""
+        """The rows of a query, after the index has caught up."""
         self.catch_up()
-        with self.held():
+        with self.exclusive():
             return self.registry.query(sql, values)
 
     def notes(self) -> Iterator[tuple[Path, Note]]:
-        """Notes whose rows are not in yet; one that is being written this moment is left out."""
+        """Notes whose rows are not in the index yet. A note that is being written just now is left out."""
         for path in self._due():
             if note := _read(path):
                 yield path, note
 
     def sweep(self) -> None:
-        """Drop notes whose change never came."""
+        """Drop old notes of changes that never happened."""
         for path in self._due():
             with contextlib.suppress(FileNotFoundError):
                 if time.time() - path.stat().st_mtime > STALE:
@@ -115,7 +115,7 @@ class Index:
             path.write_bytes(canonical(note))  # not synced: after a power cut `verify` finds what is missing
 
     def _rows_due(self, path: Path) -> list[Row] | None:
-        """Rows of one note; None while its change has not happened; none if it never will or is damaged."""
+        """The rows of one note. None: its change has not happened yet; empty: it never will, or the note is damaged."""
         note = _read(path)
         if note is None:
             return None
@@ -130,7 +130,7 @@ class Index:
                     there = self._manifests.path(kind, note["digest"]).is_file()
                     return rows_of(note["digest"], self._manifests.get(KINDS[kind], note["digest"])) if there else None
         except StoreError:
-            return []  # `verify` names it; it must not stop somebody else's save
+            return []  # `verify` reports it; it must not stop the saves of others
 
     def _rows_of_folder(self, note: Note) -> list[Row] | None:
         path = self._versions.folder(note["user"]) / f"v{note['number']}" / VERSION_FILE

@@ -1,6 +1,6 @@
-"""A home: the folder of one store, its format version, and the parts that lie in it.
+"""A home: the folder of one store, its format version, and the parts in it.
 
-In: a path. Out: a `Layout`, or `StoreError` saying why this folder cannot be one. It does not know what users do.
+In: a path. Out: a `Layout`, or `StoreError` that says why this folder cannot be one. It does not know what users do.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from ..errors import StoreError
 from ..records import canonical
 from ..storage.blobs import Blobs
 from ..storage.files import make_folder, write_atomic, writing
-from .index import Index
+from .index import StoreIndex
 from .locks import DEADLINE, locked
 from .manifests import Manifests
 from .names import escape_user
@@ -33,7 +33,7 @@ class Layout:
     blobs: Blobs
     manifests: Manifests
     versions: Versions
-    index: Index
+    index: StoreIndex
 
     def lock_file(self, user: str, suffix: str = "") -> Path:
         """The lock file of a user; suffixes begin with a dot, which no escaped name contains."""
@@ -41,19 +41,19 @@ class Layout:
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[None]:
-        """Held by everyone who adds: nothing is forgotten meanwhile."""
+        """The lock of a process that adds something: several may hold it, and nothing is forgotten meanwhile."""
         with locked(self.home / "locks" / ".store", "the store is being cleaned", shared=True):
             yield
 
     @contextlib.contextmanager
     def forgetting(self, wait: float = DEADLINE) -> Iterator[None]:
-        """Held by the one who takes away: nobody adds meanwhile."""
+        """The lock of the process that removes something: it alone holds it, and nothing is added meanwhile."""
         with locked(self.home / "locks" / ".store", "the store is being written", wait=wait):
             yield
 
     @contextlib.contextmanager
     def moving(self, user: str) -> Iterator[None]:
-        """Held while a user's champion moves."""
+        """The lock under which a user's champion moves."""
         with locked(self.lock_file(user, ".alias"), f"the champion of {user!r} is being moved"):
             yield
 
@@ -68,7 +68,7 @@ def open_layout(home: Path) -> Layout:
     for name in ("locks", "work", "forgetting"):
         make_folder(home / name)
     manifests, versions = Manifests(home), Versions(home)
-    return Layout(home, open_blobs(home), manifests, versions, Index(home, manifests, versions))
+    return Layout(home, open_blobs(home), manifests, versions, StoreIndex(home, manifests, versions))
 
 
 def open_blobs(home: Path) -> Blobs:
@@ -111,13 +111,13 @@ def _check_format(path: Path) -> None:
     if not path.exists():
         write_atomic(path, json.dumps({"format": FORMAT, "what": "Stillhouse store"}).encode() + b"\n")
     try:
-        found = json.loads(path.read_bytes())["format"]
+        version = json.loads(path.read_bytes())["format"]
     except (ValueError, TypeError, KeyError):
         raise StoreError(
             f'{str(path)!r} is damaged; if this is a Stillhouse home, write {{"format": 1}} into it'
         ) from None
-    if found != FORMAT:
+    if version != FORMAT:
         raise StoreError(
-            f"{str(path.parent)!r} has format {found!r}, this program reads {FORMAT}; "
+            f"{str(path.parent)!r} has format {version!r}, this program reads {FORMAT}; "
             "use the program that wrote it, or another home with --home"
         )

@@ -1,7 +1,7 @@
-"""Locks between processes: `flock` on small files, so that a killed holder frees them.
+"""Locks between processes: `flock` on small files, which the system frees when the holder is killed.
 
-In: a path, how long to wait. Out: a context; `Busy` when the wait is over. A lock file may be deleted while it is held:
-who gets a lock checks that the file is still the one of that name. It does not know what is being protected.
+In: a path, how long to wait. Out: a context; `Busy` when the wait is over. A lock file may be deleted while a process
+holds it, so whoever gets a lock checks that the file still has that name. It does not know what the lock protects.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from pathlib import Path
 from ..errors import Busy
 from ..storage.files import writing
 
-DEADLINE = 60.0  # seconds a short internal lock is waited for
+DEADLINE = 60.0  # seconds to wait for a short internal lock
 
 _FIRST_DELAY = 0.001
 _LONGEST_DELAY = 0.02
-_SIGN_BYTES = 80  # of one length, so that a longer one before it leaves nothing behind
+_HOLDER_BYTES = 80  # always the same length, so that nothing of an earlier holder remains
 
 
 @contextlib.contextmanager
@@ -32,7 +32,7 @@ def locked(path: Path, what: str, *, wait: float = DEADLINE, shared: bool = Fals
     fd = _acquire(path, what, fcntl.LOCK_SH if shared else fcntl.LOCK_EX, time.monotonic() + wait)
     try:
         if not shared:
-            _sign(fd)
+            _write_holder(fd)
         yield
     finally:
         os.close(fd)
@@ -76,14 +76,14 @@ def _still_named(fd: int, path: Path) -> bool:
         return False
 
 
-def _sign(fd: int) -> None:
-    with contextlib.suppress(OSError):  # who holds it is for the message only
-        os.pwrite(fd, json.dumps({"pid": os.getpid(), "since": now()}).ljust(_SIGN_BYTES).encode(), 0)
+def _write_holder(fd: int) -> None:
+    with contextlib.suppress(OSError):  # the holder is for the message only
+        os.pwrite(fd, json.dumps({"pid": os.getpid(), "since": now()}).ljust(_HOLDER_BYTES).encode(), 0)
 
 
 def _holder(data: bytes) -> str:
     try:
-        sign = json.loads(data)
-        return f"by process {sign['pid']} since {sign['since']}"
+        holder = json.loads(data)
+        return f"by process {holder['pid']} since {holder['since']}"
     except (ValueError, TypeError, KeyError):
         return "by another process"

@@ -30,8 +30,10 @@ KINDS: dict[str, type[Any]] = {
 BLOBS = {
     "signals": ("shard", "study"),
     "candidate": ("adapter",),
-}  # fields that name a blob the record cannot do without
-SOURCES = {"signals": ("memory",)}  # fields that name bytes which may, or may not, be kept as a blob
+}
+"""The fields of a record that name a blob it cannot do without."""
+SOURCES = {"signals": ("memory",)}
+"""The fields of a record that name bytes which need not be kept as a blob."""
 
 _SHORTEST_PREFIX = 6
 
@@ -103,13 +105,13 @@ class Manifests:
         path = self.path(kind.__name__.lower(), digest)
         if not path.is_file():
             raise NotFound(f"there is no {kind.__name__.lower()} {digest} in the store")
-        found, record = decode(path, kind)
-        if found != digest:
-            raise StoreError(f"manifest {kind.__name__.lower()}/{digest}.json holds another record ({found[:12]}…)")
+        actual, record = decode(path, kind)
+        if actual != digest:
+            raise StoreError(f"manifest {kind.__name__.lower()}/{digest}.json holds another record ({actual[:12]}…)")
         return record
 
     def digests(self, kind: str) -> list[str]:
-        """Digests of all records of a kind, sorted; what lies there under another name is left to `verify`."""
+        """Digests of all records of a kind, sorted. Files with other names are left to `verify`."""
         return sorted(p.stem for p in (self.root / kind).glob("*.json") if re.fullmatch(r"[0-9a-f]{64}", p.stem))
 
     def records(self, kind: type[R]) -> Iterator[tuple[str, R]]:
@@ -123,11 +125,11 @@ class Manifests:
             raise InputError(
                 f"{prefix[:80]!r} is not the start of a digest: give {_SHORTEST_PREFIX} to 64 digits of 0-9a-f"
             )
-        found = [(name, d) for name in sorted(KINDS) for d in self.digests(name) if d.startswith(prefix)]
-        if len(found) != 1:
-            several = f"{len(found)} records begin so: " + ", ".join(f"{name} {d[:16]}" for name, d in found[:8])
-            raise NotFound(f"no single record {prefix!r}: {several if found else 'none begins so'}")
-        name, digest = found[0]
+        matches = [(name, d) for name in sorted(KINDS) for d in self.digests(name) if d.startswith(prefix)]
+        if len(matches) != 1:
+            several = f"{len(matches)} records begin so: " + ", ".join(f"{name} {d[:16]}" for name, d in matches[:8])
+            raise NotFound(f"no single record {prefix!r}: {several if matches else 'none begins so'}")
+        name, digest = matches[0]
         return KINDS[name], digest, self.get(KINDS[name], digest)
 
     def remove(self, kind: str, digest: str) -> None:
@@ -136,5 +138,5 @@ class Manifests:
 
 
 def named_blobs(kind: str, record: object) -> set[str]:
-    """Digests of all bytes a record names, whether or not it can do without them."""
+    """Digests of all bytes that a record names, whether or not they have to be kept."""
     return {getattr(record, f) for f in (*BLOBS.get(kind, ()), *SOURCES.get(kind, ()))}

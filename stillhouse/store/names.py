@@ -5,7 +5,7 @@ In: a user id, any Unicode of 1 to 128 characters on one line. Out: a file name 
 letters, digits, "_" and "-"; a name that grows too long keeps its start and ends in "~" and the id's SHA-256, and the
 folder it names keeps the id in a file (`ID_FILE`), because a digest cannot be read back.
 
-It does not fold case: on a file system that ignores case two ids that differ only in case would meet.
+It does not fold case: on a file system that ignores case, two ids that differ only in case would share a folder.
 """
 
 from __future__ import annotations

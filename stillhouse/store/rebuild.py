@@ -1,7 +1,7 @@
 """The index made again from the truth: manifests, version folders, champion files.
 
-In: the parts of a home. Out: rows; and a new `registry.duckdb` in the place of the old one, however damaged that was.
-What cannot be read is left out here and named by `verify`.
+In: the parts of a home. Out: rows, and a new `registry.duckdb` in place of the old one, even if that is damaged. What
+cannot be read is left out here and reported by `verify`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def rebuild(parts: Layout) -> int:
     """Replace the index; returns how many rows it has now."""
     with parts.writing():
         restore_manifests(parts)
-        with parts.index.held():
+        with parts.index.exclusive():
             return parts.index.registry.replace(list(true_rows(parts)))
 
 

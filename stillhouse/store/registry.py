@@ -1,8 +1,8 @@
 """The index: `<home>/registry.duckdb`, made from the manifests and made again from them at any time.
 
-In: rows of records. Out: answers to SQL. DuckDB lets one process open a file and shuts out even readers meanwhile, so
-the file is opened for one transaction and closed; a lock held by somebody else is tried again, with back-off and
-jitter, up to a deadline. It does not know manifests or folders, and nothing is lost when the file is.
+In: rows of records. Out: answers to SQL. DuckDB lets only one process open a file, even for reading. So the file is
+opened for one transaction and closed. While another process has it open, opening is tried again, with back-off and
+jitter, up to a deadline. It does not know manifests or folders; if the file is lost, nothing else is.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ _CONFIG: dict[str, str | bool | int | float | list[str]] = {"threads": 1, "autoi
 
 
 class Registry:
-    """Short transactions on one DuckDB file. Callers queue on a lock of their own; outsiders are waited for."""
+    """Short transactions on one DuckDB file. Callers queue on a lock of their own; it waits for other programs."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def check(self) -> None:
-        """A cheap look, without opening it, at whether the file is a DuckDB file at all. `StoreError` if not."""
+        """Check by its first bytes that the file is a DuckDB file. `StoreError`: it is not."""
         with contextlib.suppress(FileNotFoundError), self.path.open("rb") as file:
             if file.read(12)[8:] != _MAGIC:
                 raise _failure(self.path, "it does not begin like a DuckDB file")
@@ -63,7 +63,7 @@ class Registry:
             return {(table, row) for table in TABLES for row in db.execute(f"FROM {table}").fetchall()}
 
     def replace(self, rows: Iterable[Row]) -> int:
-        """Put a new index of `rows` in the place of the old one, whatever that was; returns their number."""
+        """Replace the file, damaged or not, by a new index of `rows`; returns their number."""
         new = self.path.with_name(f"{PARTIAL}{uuid.uuid4().hex}.duckdb")
         try:
             fresh = Registry(new)

@@ -1,8 +1,8 @@
-"""Is everything that the store promises true? One line for each thing that is not.
+"""Checks what the store promises, and says in one line what does not hold.
 
-In: the parts of a home. Out: problems; none means clean. What a killed process may leave behind is no problem and is
-put right in silence: a version without its manifest, rows the index lacks, an alias it has late, partial files older
-than an hour. It does not repair what is damaged.
+In: the parts of a home. Out: problems; none means clean. What a killed process leaves behind is no problem and is
+mended without a word: a version without its manifest, rows and aliases that the index lacks, partial files older than
+an hour. It does not repair what is damaged.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from .rebuild import restore_manifests, true_rows
 from .registry import Row
 from .versions import ADAPTER_FILE, REQUIRED
 
-Found = dict[str, dict[str, Any]]  # kind -> digest -> record
+Records = dict[str, dict[str, Any]]  # kind -> digest -> record
 
 
 def verify(parts: Layout) -> list[str]:
@@ -32,13 +32,13 @@ def verify(parts: Layout) -> list[str]:
     with parts.writing():
         restore_manifests(parts)
         problems = _index(parts)
-        found: Found = {name: {} for name in KINDS}
-        problems += _manifests(parts, found)
+        records: Records = {name: {} for name in KINDS}
+        problems += _manifests(parts, records)
         problems += parts.blobs.verify()
-        problems += [line for name in found for line in _references(parts, found, name)]
-        problems += _numbers(parts, found)
+        problems += [line for name in records for line in _references(parts, records, name)]
+        problems += _numbers(parts, records)
         for folder in parts.versions.folders():
-            problems += _user(parts, found, folder)
+            problems += _user(parts, records, folder)
         problems += _unfinished(parts)
         _sweep(parts)
     return problems
@@ -47,14 +47,14 @@ def verify(parts: Layout) -> list[str]:
 def _index(parts: Layout) -> list[str]:
     try:
         parts.index.catch_up()
-        with parts.index.held():
-            there = parts.index.registry.rows()  # before the truth: a row is written after its manifest
+        with parts.index.exclusive():
+            indexed = parts.index.registry.rows()  # read before the manifests: a row is written after its manifest
             true = set(true_rows(parts))
-            if missing := sorted(true - there, key=repr):
+            if missing := sorted(true - indexed, key=repr):
                 parts.index.registry.insert(missing)
     except StoreError as error:
         return [f"index: {error}"]
-    return [_disagreement(row) for row in sorted(there - true, key=repr) if row[0] != "aliases"]
+    return [_disagreement(row) for row in sorted(indexed - true, key=repr) if row[0] != "aliases"]
 
 
 def _disagreement(row: Row) -> str:
@@ -62,7 +62,7 @@ def _disagreement(row: Row) -> str:
     return f"index: {table} row {str(values[0])[:16]} agrees with no manifest; run `stillhouse store rebuild`"
 
 
-def _manifests(parts: Layout, found: Found) -> Iterator[str]:
+def _manifests(parts: Layout, records: Records) -> Iterator[str]:
     for name, kind in sorted(KINDS.items()):
         for path in sorted((parts.manifests.root / name).iterdir()):
             if path.name.startswith(PARTIAL):
@@ -75,13 +75,13 @@ def _manifests(parts: Layout, found: Found) -> Iterator[str]:
             if path.name != f"{key}.json":
                 yield f"manifest {name}/{path.name}: content does not match its digest"
             else:
-                found[name][key] = record
+                records[name][key] = record
 
 
-def _references(parts: Layout, found: Found, name: str) -> Iterator[str]:
-    known = {key for of_kind in found.values() for key in of_kind}
-    known |= {getattr(r, f) for kind, fields in SOURCES.items() for r in found[kind].values() for f in fields}
-    for key, record in found[name].items():
+def _references(parts: Layout, records: Records, name: str) -> Iterator[str]:
+    known = {key for of_kind in records.values() for key in of_kind}
+    known |= {getattr(r, f) for kind, fields in SOURCES.items() for r in records[kind].values() for f in fields}
+    for key, record in records[name].items():
         for field in BLOBS.get(name, ()):
             if getattr(record, field) not in parts.blobs:
                 yield f"{name} {key[:16]}: its {field} {getattr(record, field)[:16]} is not among the blobs"
@@ -90,9 +90,9 @@ def _references(parts: Layout, found: Found, name: str) -> Iterator[str]:
                 yield f"{name} {key[:16]}: its parent {parent[:16]} is not in the store"
 
 
-def _numbers(parts: Layout, found: Found) -> Iterator[str]:
+def _numbers(parts: Layout, records: Records) -> Iterator[str]:
     taken: dict[tuple[str, int], str] = {}
-    for key, version in found["version"].items():
+    for key, version in records["version"].items():
         place = (version.user, version.number)
         if place in taken:
             yield f"version {version.number} of {version.user!r} exists twice: {taken[place][:16]} and {key[:16]}"
@@ -101,7 +101,7 @@ def _numbers(parts: Layout, found: Found) -> Iterator[str]:
             yield f"version {version.number} of {version.user!r}: its folder is gone; restore it or forget the user"
 
 
-def _user(parts: Layout, found: Found, folder: Path) -> Iterator[str]:
+def _user(parts: Layout, records: Records, folder: Path) -> Iterator[str]:
     try:
         user = parts.versions.user_of(folder)
         numbers = parts.versions.numbers(user)
@@ -117,20 +117,20 @@ def _user(parts: Layout, found: Found, folder: Path) -> Iterator[str]:
             yield f"version {number} of {user!r}: {error}"
             continue
         approved |= {number} if version.approved else set()
-        for line in _version(parts, found, version):
+        for line in _version(parts, records, version):
             yield f"version {number} of {user!r}: {line}"
     yield from _champion(user, folder, approved)
 
 
-def _version(parts: Layout, found: Found, version: Version) -> Iterator[str]:
+def _version(parts: Layout, records: Records, version: Version) -> Iterator[str]:
     folder = parts.versions.dir(version.user, version.number)
     missing = [name for name in REQUIRED if not (folder / name).is_file()]
     if missing:
         yield f"{', '.join(missing)} missing"
-    if digest(version) not in found["version"]:
+    if digest(version) not in records["version"]:
         yield "its manifest is damaged"
-    candidate: Candidate | None = found["candidate"].get(version.candidate)
-    verdict: Verdict | None = found["verdict"].get(version.verdict)
+    candidate: Candidate | None = records["candidate"].get(version.candidate)
+    verdict: Verdict | None = records["verdict"].get(version.verdict)
     if candidate is None:
         yield f"its candidate {version.candidate[:16]} is not in the store"
     elif ADAPTER_FILE not in missing and hash_file(folder / ADAPTER_FILE) != candidate.adapter:

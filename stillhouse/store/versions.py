@@ -1,6 +1,6 @@
 """Versions as folders: `<home>/adapters/<user>/v<n>/`, in PEFT's own file names, with `version.json` beside them.
 
-In: a version's fields and its files. Out: a folder that is there whole or not at all, under a number that is never used
+In: a version's fields and its files. Out: a folder that is complete or absent, under a number that is never used
 again. The number is taken by renaming the finished folder: renaming onto a folder with files in it fails, so two
 processes can never get the same one, and no lock is needed. What survives a forgotten user is the highest number used,
 under the hash of the user id.
@@ -108,7 +108,7 @@ class Versions:
         return max([0, self._retired(user), *self.numbers(user)])
 
     def retire(self, user: str) -> None:
-        """Remember the highest number used, so that a path is not used again once the user's folder is gone."""
+        """Keep the highest number used, so that no path is used again once the user's folder is removed."""
         highest = self.highest(user)
         if highest:
             write_atomic(self._tombstone(user), json.dumps({"format": 1, "highest": highest}).encode())

@@ -31,7 +31,7 @@ from stillhouse.generate import pad_right
 from stillhouse.lora import AdapterBank, LoraConfig
 from stillhouse.models import Model
 from stillhouse.records import Candidate, GateResult, Study
-from stillhouse.retrieve.lexical import Index
+from stillhouse.retrieve.lexical import LexicalIndex
 from stillhouse.runners import TorchRunner
 from stillhouse.text.prompts import UNKNOWN_ANSWER
 from tests import tokenizers
@@ -46,7 +46,7 @@ ANSWERS = ("Rex [1, 2, 3].", "7714 [1].", UNKNOWN_ANSWER, UNKNOWN_ANSWER)
 
 
 def corpus(texts: tuple[str, ...] = TEXTS) -> Corpus:
-    return Corpus(tuple(Passage(f"p{n}", text, f"s{n % 4}") for n, text in enumerate(texts)), Index)
+    return Corpus(tuple(Passage(f"p{n}", text, f"s{n % 4}") for n, text in enumerate(texts)), LexicalIndex)
 
 
 def response(

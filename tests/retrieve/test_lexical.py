@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stillhouse.retrieve.lexical import Index, Passage, terms, within
+from stillhouse.retrieve.lexical import LexicalIndex, ScoredPassage, terms, within
 
 FACTS = [
     "My dog is called Zorvik.",
@@ -29,7 +29,7 @@ FACTS = [
     ],
 )  # fmt: skip
 def test_the_passage_that_answers_comes_first(query: str, best: int) -> None:
-    found = Index(FACTS).scored(query)
+    found = LexicalIndex(FACTS).scored(query)
     assert found[0].index == best
     assert found[0].text == FACTS[best]
     assert [p.score for p in found] == sorted((p.score for p in found), reverse=True)
@@ -37,21 +37,21 @@ def test_the_passage_that_answers_comes_first(query: str, best: int) -> None:
 
 @pytest.mark.parametrize("query", ["", "?", "xylophone", "\n\t ", "🦊"])
 def test_nothing_in_common_finds_nothing(query: str) -> None:
-    assert Index(FACTS).top(query) == []
+    assert LexicalIndex(FACTS).top(query) == []
 
 
 @pytest.mark.parametrize("passages", [[], [""], ["!?", "…"]])
 def test_nothing_to_look_among(passages: list[str]) -> None:
-    assert Index(passages).top("dog") == []
+    assert LexicalIndex(passages).top("dog") == []
 
 
 def test_stop_words_alone_are_still_words() -> None:
     assert terms("Who is he?") == ["who", "is", "he"]
-    assert Index(["It is what it is.", "A red boat."]).top("what is it") == ["It is what it is."]
+    assert LexicalIndex(["It is what it is.", "A red boat."]).top("what is it") == ["It is what it is."]
 
 
 def test_the_later_of_equal_passages_comes_first() -> None:
-    index = Index(["My dog is Rex.", "My cat is Ann.", "My dog is Rex."])
+    index = LexicalIndex(["My dog is Rex.", "My cat is Ann.", "My dog is Rex."])
     assert [p.index for p in index.scored("dog")] == [2, 0]
     assert index.top("dog", k=1) == ["My dog is Rex."]
     assert index.top("dog", k=0) == []
@@ -59,14 +59,14 @@ def test_the_later_of_equal_passages_comes_first() -> None:
 
 @given(st.lists(st.text(max_size=30), max_size=8), st.text(max_size=30), st.integers(0, 5))
 def test_any_text_can_be_looked_for(passages: list[str], query: str, k: int) -> None:
-    found = Index(passages).scored(query, k)
+    found = LexicalIndex(passages).scored(query, k)
     assert len(found) <= k
     assert all(set(terms(query)) & set(terms(p.text)) for p in found)
 
 
 @given(st.lists(st.tuples(st.integers(1, 9), st.integers(1, 30)), max_size=12), st.integers(0, 100))
 def test_what_fits_fits(sizes: list[tuple[int, int]], budget: int) -> None:
-    found = [Passage(index, "x" * size, 1.0) for index, (_, size) in enumerate(sizes)]
+    found = [ScoredPassage(index, "x" * size, 1.0) for index, (_, size) in enumerate(sizes)]
     chosen = within(found, budget, len)
     assert sum(len(p.text) + 1 for p in chosen) <= budget
     assert [p.index for p in chosen] == sorted(p.index for p in chosen)

@@ -14,7 +14,7 @@ from stillhouse.gating.grounded.citations import Citation, citations, jaccard, v
 from stillhouse.gating.grounded.corpus import Corpus, Passage
 from stillhouse.gating.grounded.evidence import Evidence, Limits, claim, evidence, fragility, sensitivity, weigh
 from stillhouse.gating.grounded.perturbation import removals
-from stillhouse.retrieve.lexical import Index
+from stillhouse.retrieve.lexical import LexicalIndex
 
 TEXTS = {"a": "My dog is called Rex. He barks.", "b": "The door code is 7714."}
 
@@ -145,13 +145,13 @@ def test_sensitivity_by_hand() -> None:
 
 def test_evidence_through_the_retriever() -> None:
     texts = ["My dog is Rex.", "Rex, the dog.", "Our dog: Rex.", "Dog Rex.", "Door code: 7714.", "Door code: 9902."]
-    corpus = Corpus(tuple(Passage(f"p{n}", text, "notes") for n, text in enumerate(texts)), Index)
+    corpus = Corpus(tuple(Passage(f"p{n}", text, "notes") for n, text in enumerate(texts)), LexicalIndex)
     dog = evidence("Name the dog", corpus)
     assert set(dog.support) == {"p0", "p1", "p2", "p3"}
     assert (dog.disagreement, dog.fragility, dog.label()) == (0.0, 0.0, "resolved")
     assert evidence("door code?", corpus).label() == "contested"
     assert evidence("cat?", corpus) == Evidence((), 0.0, 0.0, 1.0)
-    assert evidence("cat?", Corpus((), Index)).label() == "indeterminate"
+    assert evidence("cat?", Corpus((), LexicalIndex)).label() == "indeterminate"
 
 
 def test_a_tenth_is_removed_in_three_ways() -> None:
@@ -173,13 +173,13 @@ def test_corpora_from_rows_files_and_folders(tmp_path: Path) -> None:
     rows.write_text(
         json.dumps({"id": "x", "text": "One.", "source": "s"}) + "\n\n" + json.dumps({"id": "y", "text": "2"})
     )
-    assert read_corpus(rows, Index).passages == (Passage("x", "One.", "s"), Passage("y", "2", "rows.jsonl"))
+    assert read_corpus(rows, LexicalIndex).passages == (Passage("x", "One.", "s"), Passage("y", "2", "rows.jsonl"))
     folder = tmp_path / "notes"
     (folder / "deep").mkdir(parents=True)
     (folder / "a.md").write_text("First.\n\n\nSecond\nline.\n")
     (folder / "deep" / "b.txt").write_text("Third.")
     (folder / ".hidden").write_text("Not this.")
-    corpus = read_corpus(folder, Index)
+    corpus = read_corpus(folder, LexicalIndex)
     assert [(p.id, p.text) for p in corpus.passages] == [
         ("a.md#1", "First."), ("a.md#2", "Second\nline."), ("deep/b.txt#1", "Third."),
     ]  # fmt: skip
@@ -203,15 +203,15 @@ def test_what_is_wrong_with_a_corpus_is_said(tmp_path: Path, text: str, said: st
     path = tmp_path / "c.jsonl"
     path.write_text(text)
     with pytest.raises(InputError, match=said):
-        read_corpus(path, Index)
+        read_corpus(path, LexicalIndex)
 
 
 def test_a_corpus_that_is_not_there_or_not_text(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="No such file"):
-        read_corpus(tmp_path / "none", Index)
+        read_corpus(tmp_path / "none", LexicalIndex)
     (tmp_path / "c.txt").write_bytes(b"\xff\xfe")
     with pytest.raises(InputError, match="not UTF-8 at byte 0"):
-        read_corpus(tmp_path / "c.txt", Index)
+        read_corpus(tmp_path / "c.txt", LexicalIndex)
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="no passages"):
-        read_corpus(tmp_path / "empty", Index)
+        read_corpus(tmp_path / "empty", LexicalIndex)
