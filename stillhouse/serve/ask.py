@@ -1,7 +1,7 @@
-"""One question, one answer: from the user's adapter, from a memory in the context, or from the base alone.
+"""One question, one answer: by the user's adapter, by a memory in the context, or by the base alone.
 
-In: a store, a question, and a user or a memory. Out: `Reply`, with the path it took and the version that answered. An
-adapter made for another base is refused.
+In: a store, a question, and a user or a memory. Out: `Reply`, which says what answered and by which version. An adapter
+made for another base is refused. It loads the model for every question; a server keeps it (`service.py`).
 """
 
 from __future__ import annotations
@@ -61,12 +61,12 @@ def ask(
         messages = without_memory(question) if memory is None else with_memory(memory, question)
         return _reply(base, messages, "base" if memory is None else "memory", None, None, max_new_tokens)
     version = store.champion(user)
-    reference = model or (_known(version.base_ref) if version else models.DEFAULT)
+    reference = model or (_base_reference(version.base_ref) if version else models.DEFAULT)
     base = models.load(reference, cache=cache)
     if version is None:
         return _reply(base, without_memory(question), "base", None, user, max_new_tokens)
     check_base(version, base)
-    return _adapted(store, base, version, question, max_new_tokens)
+    return _reply_by_adapter(store, base, version, question, max_new_tokens)
 
 
 def check_base(version: Version, base: TextModel) -> None:
@@ -79,7 +79,7 @@ def check_base(version: Version, base: TextModel) -> None:
         )
 
 
-def _adapted(store: Store, base: Model, version: Version, question: str, max_new_tokens: int) -> Reply:
+def _reply_by_adapter(store: Store, base: Model, version: Version, question: str, max_new_tokens: int) -> Reply:
     tensors, about = peft.read(store.version_dir(version.user, version.number))
     candidate = store.get(Candidate, version.candidate)
     shape = {name: candidate.config[name] for name in ("rank", "alpha", "targets", "experts")}
@@ -102,9 +102,9 @@ def _reply(
     return Reply(base.text(ids), path, number, user, base.fingerprint, len(prompt))
 
 
-def _known(reference: str) -> str:
-    """The reference of a version's base, here. The shipped model is recorded by its folder, which another installation
-    keeps elsewhere."""
+def _base_reference(reference: str) -> str:
+    """A version's base as it can be loaded here. The shipped model is recorded by its folder, and another installation
+    has it in another one."""
     moved = reference.endswith("/assets/tiny") and not Path(reference).exists()
     return models.DEFAULT if moved else reference
 

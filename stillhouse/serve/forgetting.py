@@ -22,8 +22,8 @@ _TICK = 0.1
 
 
 def forget(home: Path, user: str, journal: Journal | None = None, wait: float = 30.0) -> dict[str, int]:
-    """Remove everything of a user; returns counts by name. `Busy`: a consolidation of theirs did not end in `wait`
-    seconds."""
+    """Remove everything of a user; returns counts by name. `Busy`: a consolidation of theirs is still running after
+    `wait` seconds."""
     home = Path(home).expanduser()
     jobs, deadline = JobQueue(home), time.monotonic() + wait
     counts = {"jobs": jobs.forget(user)}

@@ -40,13 +40,13 @@ class Config:
     """How a worker works."""
 
     most: int = 16
-    """Users in one batch, at least 1."""
+    """Users in one batch, at least 1: they train together, and together they need the memory."""
     threads: int = 0
     """Threads of the child; 0: as many as torch chooses."""
     poll: float = 0.5
-    """Seconds between two looks at an empty queue."""
+    """Seconds between two looks at an empty queue; a job waits at most so long for an idle worker."""
     command: tuple[str, ...] = BATCH
-    """Starts the child; `--home DIR` is added."""
+    """The command of the child; `--home DIR` is added."""
 
 
 @dataclass(frozen=True)

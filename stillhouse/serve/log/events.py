@@ -33,9 +33,9 @@ class Config:
     """How much of the log is kept."""
 
     file_bytes: int = 16 << 20
-    """Bytes of a file, at least 1; a larger one is closed."""
+    """Bytes of a file, at least 1; the next event after that begins a new one."""
     keep_files: int = 16
-    """Files that are kept, the newest, at least 1."""
+    """Newest files that are kept, at least 1; with the default size 256 MB in all."""
 
     def __post_init__(self) -> None:
         for name in ("file_bytes", "keep_files"):

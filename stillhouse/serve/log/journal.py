@@ -40,9 +40,9 @@ class Config:
     """How the journal is cut into files, and what it keeps."""
 
     segment_bytes: int = 64 << 20
-    """Bytes of a segment, at least 1; a larger one is sealed."""
+    """Bytes of a segment, at least 1; a larger one is sealed, and DuckDB can read it."""
     keep_days: float | None = None
-    """Days, more than 0, after which `drop_old` drops exchanges, feedback and ends of sessions; None: it keeps all."""
+    """Days, more than 0, after which exchanges, feedback and session ends are dropped; None, as by default: never."""
 
     def __post_init__(self) -> None:
         if self.segment_bytes < 1:

@@ -1,4 +1,4 @@
-"""Segments: the files of the journal. They only grow, and are sealed when they are large or their writer is gone.
+"""Segments: the files of the journal. They only grow, and are sealed when they are large or their writer has ended.
 
 In: bytes of whole lines. Out: `<number>-<random>.open` while one process writes it under an exclusive `flock`, and
 `<number>-<random>.jsonl` once it is sealed, read-only. Numbers rise, so that sorted names are in order whatever the
