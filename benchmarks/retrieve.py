@@ -41,7 +41,7 @@ def recall(file: Path, k: int, terms: Terms) -> tuple[float, int, float]:
     shares, started = [], time.perf_counter()
     try:
         for ids, texts, questions in conversations(file):
-            index, known = lexical.Index(texts), set(ids)
+            index, known = lexical.LexicalIndex(texts), set(ids)
             for question in questions:
                 evidence = set(question["evidence"]) & known
                 if evidence:
