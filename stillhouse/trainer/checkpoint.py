@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +22,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ..errors import ModelError
-from ..storage.files import discard, new_partial, sync_folder
+from ..storage.files import discard, new_partial, sync_folder, writing
 from .ranks import Ranks, put, whole
 
 
 def save(file: Path, tensors: Mapping[str, Tensor], state: Mapping[str, Any], key: str, here: Ranks) -> None:
-    """Write it. Every process has to call; the first one writes."""
+    """Write it. Every process has to call; the first one writes. `StoreError`: it cannot be written."""
     gathered = {}
     for name, tensor in tensors.items():
         full = whole(tensor.detach())
@@ -61,10 +63,23 @@ def resume(file: Path | None, tensors: Mapping[str, Tensor], key: str) -> dict[s
 def _write(file: Path, tensors: dict[str, Tensor], state: str) -> None:
     partial = new_partial(file.parent)
     try:
-        save_file(tensors, partial, {"state": state})
-        with partial.open("rb") as handle:
-            os.fsync(handle.fileno())
-        partial.replace(file)
-        sync_folder(file.parent)
+        with writing(file), _system_errors():
+            save_file(tensors, partial, {"state": state})
+            with partial.open("rb") as handle:
+                os.fsync(handle.fileno())
+            partial.replace(file)
+            sync_folder(file.parent)
     finally:
         discard(partial)
+
+
+@contextmanager
+def _system_errors() -> Iterator[None]:
+    """Raise an error of the operating system as itself; safetensors gives it as text: `… (os error 28)`."""
+    try:
+        yield
+    except SafetensorError as error:
+        number = re.search(r"os error ([0-9]+)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
