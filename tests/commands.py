@@ -82,7 +82,7 @@ class Commands:
     def close(self) -> None:
         assert self._server.stdin
         self._server.stdin.close()
-        self._server.wait(timeout=20)
+        self._server.wait(timeout=120)  # it ends at once, on a busy machine too
         assert self._server.stdout
         self._server.stdout.close()
 
