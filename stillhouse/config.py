@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 from .errors import InputError
 
 C = TypeVar("C")
+T = TypeVar("T")
 
 
 def resolve(kind: type[C], values: Mapping[str, Any], where: str = "config") -> C:
@@ -41,9 +42,29 @@ def resolve(kind: type[C], values: Mapping[str, Any], where: str = "config") -> 
     return kind(**ready)
 
 
+def later(default: T) -> T:
+    """The default of a setting that came after results had been stored. At its default it is left out of `as_dict`, so
+    digests of older settings stay as they are."""
+    field: T = dataclasses.field(default=default, metadata={"later": True})
+    return field
+
+
 def as_dict(config: object) -> dict[str, Any]:
     """The resolved settings, ready for canonical JSON; stored with every result."""
-    return dataclasses.asdict(config)  # type: ignore[call-overload, no-any-return]
+    values: dict[str, Any] = _plain(config)
+    return values
+
+
+def _plain(value: Any) -> Any:
+    """`value` with mappings in place of dataclasses."""
+    if dataclasses.is_dataclass(value):
+        given = [(f, getattr(value, f.name)) for f in dataclasses.fields(value)]
+        return {f.name: _plain(x) for f, x in given if not f.metadata.get("later") or x != f.default}
+    if isinstance(value, Mapping):
+        return {key: _plain(x) for key, x in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(x) for x in value] if isinstance(value, list) else tuple(map(_plain, value))
+    return value
 
 
 def check_numbers(settings: object, where: str, positive: Collection[str], free: Collection[str] = ("seed",)) -> None:

@@ -101,3 +101,19 @@ def test_killed_between_two_users_candidates(commands: Commands, tmp_path: Path)
     found = commands.run(*again, "--json").json
     assert [r["candidate"] for r in found] == [r["candidate"] for r in expected]
     assert Store(home).verify() == []
+
+
+@pytest.mark.slow
+def test_killed_while_it_validates_it_keeps_the_same_best(commands: Commands, tmp_path: Path) -> None:
+    values = {"validate_every": 1, "held_out": 0.3, "dropout": 0.1, "experts": "false"}
+    more = [part for name, value in values.items() for part in ("--set", f"train.{name}={value}")]
+    whole = tmp_path / "whole"
+    whole.mkdir()
+    expected = commands.run(*command(commands, whole, "alice"), *more, "--json")
+    assert expected.code in ANSWERED, expected.err
+    again, work = [*command(commands, tmp_path, "alice"), *more], tmp_path / "home" / "work"
+    killed = commands.run(*again, at=Signal(signal.SIGKILL, "train: started", str(work), "*/checkpoint-0.safetensors"))
+    assert killed.code == -signal.SIGKILL
+    assert {file.name for file in work.rglob("checkpoint-*")} >= {"checkpoint-0.best-0.safetensors"}
+    assert commands.run(*again, "--json").json["candidate"] == expected.json["candidate"]
+    assert not list(work.rglob("checkpoint-*"))

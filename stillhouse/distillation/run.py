@@ -304,9 +304,12 @@ class Run:
         with progress(f"train {name}", full.planned(feed, student.train, slots), self.show) as step:
             live = self._live(feed, model, student)
             told = live.told(step) if live else step
+            validated = [lesson.asked for lesson in self.lessons] if student.train.validate_every else []
+            held, held_slots = feed_of(model, validated) if validated else (None, [])
             trained = full.train(
-                model, live or self._traced(feed, student), student.train, folder, told, key, slots, names
-            )
+                model, live or self._traced(feed, student), student.train, folder, told, key, slots, names,
+                held, held_slots if slots else [],
+            )  # fmt: skip
         try:
             if self.here.first:
                 self._finish(name, student, folder, model, trained, before, feed)

@@ -40,7 +40,7 @@ def together(
     for step in range(max(map(len, each))):
         numbers = [i for plan in each if step < len(plan) for part in plan[step] for i in part]
         of = {i: number for number, plan in enumerate(each) if step < len(plan) for part in plan[step] for i in part}
-        packs = _packed(sorted(numbers, key=lambda i: lengths[i]), lengths, batch_tokens)
+        packs = packed(sorted(numbers, key=lambda i: lengths[i]), lengths, batch_tokens)
         found.append([sorted(pack, key=of.__getitem__) for pack in packs])
     return found
 
@@ -53,12 +53,14 @@ def _epoch(lengths: Sequence[int], batch_tokens: int, seed: int, epoch: int) -> 
     pool = max(1, POOL * batch_tokens // mean)
     batches: list[list[int]] = []
     for start in range(0, len(order), pool):
-        batches += _packed(sorted(order[start : start + pool], key=lambda i: lengths[i]), lengths, batch_tokens)
+        batches += packed(sorted(order[start : start + pool], key=lambda i: lengths[i]), lengths, batch_tokens)
     rng.shuffle(batches)
     yield from batches
 
 
-def _packed(numbers: Sequence[int], lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
+def packed(numbers: Sequence[int], lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
+    """Neighbours of `numbers` together, in groups of at most `batch_tokens` with padding where `numbers` are sorted by
+    length."""
     group: list[int] = []
     for i in numbers:
         if group and lengths[i] * (len(group) + 1) > batch_tokens:

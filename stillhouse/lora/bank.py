@@ -51,6 +51,8 @@ class AdapterBank:
         self.config = config
         self.slots = slots
         self.scale = config.alpha / config.rank
+        self.training = False
+        """Whether inputs are dropped as `config.dropout` says, by torch's global generator."""
         self._rows: _Rows | None = None
         self._held: Held | Packed | None = None
         self._filled = [0] * slots
@@ -208,6 +210,8 @@ class AdapterBank:
         rows = self._rows
         if rows is None:
             return out
+        if self.training and self.config.dropout:
+            x = nn.functional.dropout(x, self.config.dropout)
         if self._held is not None:
             if len(x) != rows.count and not self._held.runs:
                 rows.check(len(x), flat=x.dim() == 2)

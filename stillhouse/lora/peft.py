@@ -64,7 +64,7 @@ def config(lora: LoraConfig, selected: Targets, base_ref: str) -> dict[str, Any]
         "target_parameters": parameters or None,
         "rank_pattern": {},
         "alpha_pattern": {},
-        "lora_dropout": 0.0,
+        "lora_dropout": lora.dropout,
         "bias": "none",
         "fan_in_fan_out": False,
         "init_lora_weights": True,

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from ..config import later
 from ..errors import InputError, ModelError
 
 EXPERT_PARAMETERS = ("gate_up_proj", "down_proj")
@@ -26,12 +27,18 @@ _LAYER = re.compile(r"\.\d+\.")
 
 @dataclass(frozen=True)
 class LoraConfig:
-    """Rank and alpha of every adapter, and what is adapted: all linear layers, attention or MLP; experts too."""
+    """The shape of an adapter, and what it is put on."""
 
     rank: int = 16
+    """Rows of A and columns of B."""
     alpha: float = 32.0
+    """The update is multiplied by `alpha / rank`."""
     targets: Literal["all", "attention", "mlp"] = "all"
+    """Which linear layers of the decoder are adapted."""
     experts: bool = True
+    """Whether stacked experts are adapted too."""
+    dropout: float = later(0.0)
+    """Share of an adapter's inputs that are left out at random in training, 0 to under 1. Not for stacked experts."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,13 +85,20 @@ class Site:
 
 
 def find_sites(network: PreTrainedModel, slots: int, config: LoraConfig) -> list[Site]:
-    """All sites of `network`, parameters zero. `ModelError` when there are none; `InputError` for a rank < 1."""
+    """All sites of `network`, parameters zero. `ModelError` when there are none; `InputError` for a rank or a dropout
+    that cannot be."""
     if config.rank < 1:
         raise InputError(f"rank: {config.rank} is not a positive number")
+    if not 0 <= config.dropout < 1:
+        raise InputError(f"dropout: {config.dropout} is not allowed; it is a share, 0 to under 1")
     sites = list(_sites(network, slots, config))
     if not sites:
         name = type(network).__name__
         raise ModelError(f"{name} has no {config.targets!r} linear layer or stacked experts in its decoder layers")
+    if config.dropout and any(site.experts for site in sites):
+        raise InputError(
+            f"dropout: {config.dropout} is not for stacked experts; set it to 0, or leave them out with experts = false"
+        )
     return sites
 
 

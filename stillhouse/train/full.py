@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from ..compute.packed import BYTES, pack
-from ..config import as_dict, check_numbers
+from ..config import as_dict, check_numbers, later
 from ..errors import InputError
 from ..feeds.epochs import steps, together
 from ..feeds.same_tokens import Feed
@@ -30,8 +30,8 @@ from ..lora import AdapterBank, LoraConfig
 from ..losses import Objective
 from ..models import Model
 from ..records import digest
-from ..trainer.feed_task import FeedTask, prepare
-from ..trainer.loop import Plan, Schedule, fit
+from ..trainer.feed_task import FeedTask, SlotFeed, prepare
+from ..trainer.loop import Measured, Plan, Schedule, fit, validation_of
 from ..trainer.ranks import Ranks, ranks
 
 CHECKPOINT = "checkpoint.safetensors"
@@ -39,30 +39,44 @@ CHECKPOINT = "checkpoint.safetensors"
 
 @dataclass(frozen=True)
 class Config:
-    """`lora` None trains all weights. `steps` 0: as many as the epochs give. `warmup` is a share of the steps.
-
-    `mixed`: bfloat16 products with float32 weights; "auto" is on accelerators. `recompute`: layers are computed again
-    in the backward pass instead of kept. A peak learning rate of 0 is 5e-4 for all weights and 2e-3 for an adapter.
-    `hidden` and `routing` weigh the distance from the teacher's hidden states and choices of experts, where there are
-    traces of them.
-    """
+    """How a student learns from a feed."""
 
     lora: LoraConfig | None = None
+    """The shape of the adapter that is trained; None trains all weights."""
     objective: Objective = field(default_factory=Objective)
+    """What is minimised at every target."""
     learning_rate: float = 0.0
+    """The peak. 0 is 5e-4 for all weights and 2e-3 for an adapter."""
     warmup: float = 0.05
+    """Share of the steps in which the learning rate grows, 0 to under 1."""
     weight_decay: float = 0.0
+    """AdamW's."""
     clip: float = 1.0
+    """Largest norm of a step's gradient."""
     epochs: float = 1.0
+    """How often every example comes; a share of the last epoch is allowed."""
     steps: int = 0
+    """At most so many steps; 0: as many as the epochs give."""
     batch_tokens: int = 4096
+    """Tokens of a micro-batch, padding included, over all processes. One example always fits."""
     accumulate: int = 1
+    """Micro-batches of one step."""
     mixed: Literal["auto", "on", "off"] = "auto"
+    """Products in bfloat16 with weights in float32; "auto" is on where an accelerator has bfloat16."""
     recompute: bool = False
+    """Layers are computed again in the backward pass instead of kept: less memory, more time."""
     hidden: float = 0.0
+    """Weight of the distance from the teacher's hidden states; needs traces of them."""
     routing: float = 0.0
+    """Weight of the divergence from the teacher's choice of experts; needs traces of it."""
     checkpoint_every: int = 50
+    """Steps between checkpoints."""
     seed: int = 0
+    """Of the order of examples, of new adapters and of dropout."""
+    validate_every: int = later(0)
+    """Steps between validations on held-out examples, 0: none. The student is then the best one that was validated."""
+    patience: int = later(0)
+    """Validations in a row without a better one after which training ends; 0: it takes all its steps."""
 
     def __post_init__(self) -> None:
         check_numbers(self, "train", ("clip", "epochs", "batch_tokens", "accumulate", "checkpoint_every"))
@@ -82,6 +96,8 @@ class Trained:
     steps: int
     by_slot: tuple[tuple[float, ...], ...]  # every adapter's losses, in nats per target
     bank: AdapterBank | None = None
+    validation: tuple[Measured, ...] = ()
+    """Of every adapter: steps, and the loss on held-out examples after so many. It is of the first lowest."""
 
     @property
     def losses(self) -> tuple[float, ...]:
@@ -107,23 +123,33 @@ def train(
     key: str = "",
     slots: Sequence[int] = (),
     names: Sequence[str] = (),
+    held_out: Feed | None = None,
+    held_out_slots: Sequence[int] = (),
 ) -> Trained:
     """Train `model` in place. With `work`, checkpoints go there and are gone on from; `key` says what the feed is.
 
     `slots`: the adapter that every example of the feed belongs to, 0 and up; `names` are theirs. Each adapter takes
-    the steps, and becomes, what it would by itself. `ModelError`: a loss that is not a number (the batch and the last
-    good checkpoint are named), a damaged checkpoint or one of another run.
+    the steps, and becomes, what it would by itself. `held_out` is what validation reads, `held_out_slots` as `slots`.
+    `ModelError`: a loss that is not a number (the batch and the last good checkpoint are named), a damaged checkpoint
+    or one of another run.
     """
+    if config.validate_every and held_out is None:
+        raise InputError("train.validate_every: there are no held-out examples to validate on; set it to 0")
     if slots and config.lora is None:
         raise InputError("train.lora: missing; several students on one base are adapters, for example lora = {}")
     each, here = _steps(feed, config, slots), ranks()
     matching = _matching(model, feed, config, len(each), here)
     learner, losses = prepare(model, config.lora, len(each), config.seed, config.weight_decay, here, matching)
     parts, mixed = together(each, feed.lengths, config.batch_tokens), _mixed(model, config)
-    task = FeedTask(learner, losses, feed, parts, config.objective, mixed, config.seed, slots)
+    validation = SlotFeed(held_out, held_out_slots) if held_out else None
+    task = FeedTask(
+        learner, losses, SlotFeed(feed, slots), parts, config.objective, mixed, validation, config.batch_tokens
+    )
     key = digest([2, key, as_dict(config), model.fingerprint, list(slots)])
     schedules = [Schedule(len(own), config.peak, max(1, round(config.warmup * len(own)))) for own in each]
-    plan = Plan(schedules, config.clip, config.checkpoint_every, key, names)
+    plan = Plan(
+        schedules, config.clip, config.checkpoint_every, key, config.seed, config.validate_every, config.patience, names
+    )
     bank = learner.bank
     frozen = bank is not None and here.world == 1 and not mixed
     unpack = pack(learner.model.network, BYTES, gradients=True, once=model.once) if frozen else lambda: None
@@ -138,7 +164,7 @@ def train(
     finally:
         unpack()
     model.network.eval().requires_grad_(False)
-    return Trained(progress.step, tuple(map(tuple, progress.losses)), bank)
+    return Trained(progress.step, tuple(map(tuple, progress.losses)), bank, validation_of(progress))
 
 
 def _steps(feed: Feed, config: Config, slots: Sequence[int]) -> list[list[list[list[int]]]]:

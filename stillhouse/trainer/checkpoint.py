@@ -60,6 +60,32 @@ def resume(file: Path | None, tensors: Mapping[str, Tensor], key: str) -> dict[s
     return state
 
 
+class Best:
+    """The best weights of every slot so far: in a file each beside the checkpoint, or in memory without one."""
+
+    def __init__(self, file: Path | None, key: str, here: Ranks) -> None:
+        self.file, self.key, self.here = file, key, here
+        self.memory: dict[int, dict[str, Tensor]] = {}
+
+    def keep(self, slot: int, weights: Mapping[str, Tensor]) -> None:
+        """These are the best. Every process has to call."""
+        if self.file is None:
+            self.memory[slot] = {name: whole(tensor).clone() for name, tensor in weights.items()}
+        else:
+            save(self._of(self.file, slot), weights, {}, self.key, self.here)
+
+    def take(self, slot: int, weights: Mapping[str, Tensor]) -> None:
+        """Put the best into `weights`, in place. `ModelError` where their file is gone or damaged."""
+        if self.file is None:
+            for name, tensor in weights.items():
+                put(tensor, self.memory[slot][name])
+        elif resume(self._of(self.file, slot), weights, self.key) is None:
+            raise ModelError(f"{self._of(self.file, slot)} is gone, the best weights; delete {self.file} to start over")
+
+    def _of(self, file: Path, slot: int) -> Path:
+        return file.with_name(f"{file.stem}.best-{slot}{file.suffix}")
+
+
 def _write(file: Path, tensors: dict[str, Tensor], state: str) -> None:
     partial = new_partial(file.parent)
     try:

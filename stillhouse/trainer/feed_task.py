@@ -19,13 +19,13 @@ import torch
 from torch import Tensor, nn
 
 from ..capture.prompts.states import watched
+from ..feeds.epochs import packed
 from ..feeds.same_tokens import Batch, Feed
-from ..feeds.states import Matching
+from ..feeds.states import Matching, TracedBatch
 from ..generate import head
 from ..lora import AdapterBank, LoraConfig
 from ..losses import Objective
 from ..models import Model
-from ..seeds import seed_of
 from .adamw import AdamW
 from .learner import Learner
 from .loop import Check, Examples, Task, by_slot
@@ -43,63 +43,87 @@ class Losses(nn.Module):
 
     def forward(self, data: Batch, objective: Objective) -> Tensor:
         """Nats, one value per target of the batch. Only target positions go through the LM head."""
-        watching = watched(self.network, self.matching.layers, self.matching.routing > 0) if self.matching else None
+        matching = self.matching if isinstance(data, TracedBatch) else None
+        watching = watched(self.network, matching.layers, matching.routing > 0) if matching else None
         with watching or nullcontext() as seen:
             hidden_BTH = self.network.base_model(
                 input_ids=data.ids_BT, attention_mask=data.mask_BT, use_cache=False
             ).last_hidden_state
         loss_P = data.losses(hidden_BTH, head(self.model), objective)
-        return loss_P + self.matching(seen, data) if self.matching else loss_P
+        return loss_P + matching(seen, data) if matching else loss_P
 
 
-@dataclass
-class FeedTask(Task):
-    """`steps` are example numbers per micro-batch per step, `slots` is the adapter of every example (empty: all 0)."""
+@dataclass(frozen=True)
+class SlotFeed:
+    """A feed, and the slot of each of its examples (empty: all 0)."""
 
-    learner: Learner
-    losses: Losses
     feed: Feed
-    steps: Sequence[Sequence[Sequence[int]]]
-    objective: Objective
-    autocast: bool
-    seed: int
     slots: Sequence[int] = ()
 
     def of(self, numbers: Sequence[int]) -> list[int]:
         """The slots of these examples."""
         return [self.slots[i] if self.slots else 0 for i in numbers]
 
+    def shares(self, numbers: Sequence[int], slots: int, device: torch.device) -> Tensor:
+        """What a target of each slot weighs, so that a slot's losses at the targets of `numbers` sum to their mean."""
+        targets_B = torch.tensor([float(self.feed.positions[i]) for i in numbers])
+        targets_S = torch.zeros(slots).index_add(0, torch.tensor(self.of(numbers)), targets_B)
+        return 1 / targets_S.clamp(min=1).to(device)
+
+
+@dataclass
+class FeedTask(Task):
+    """`steps` are numbers of `data`'s examples per micro-batch per step. `held_out` is read for validation, in batches
+    of at most `batch_tokens`."""
+
+    learner: Learner
+    losses: Losses
+    data: SlotFeed
+    steps: Sequence[Sequence[Sequence[int]]]
+    objective: Objective
+    autocast: bool
+    held_out: SlotFeed | None = None
+    batch_tokens: int = 0
+
     def gradients(self, step: int, active: Sequence[int], check: Check) -> tuple[Sequence[float], Examples]:
         """The gradients of one step, and every slot's loss per target."""
-        learner, device = self.learner, self.learner.model.device
-        parts = [
-            [i for i, slot in zip(part, self.of(part), strict=True) if slot in active] for part in self.steps[step]
-        ]
-        parts = [part for part in parts if part]
+        learner, data, device = self.learner, self.data, self.learner.model.device
+        parts = [[i for i in part if data.of([i])[0] in active] for part in self.steps[step]]
         numbers = [i for part in parts for i in part]
-        targets_S, total_S = torch.zeros(learner.slots), torch.zeros(learner.slots, device=device)
-        counts_B = torch.tensor([float(self.feed.positions[i]) for i in numbers])
-        targets_S.index_add_(0, torch.tensor(self.of(numbers)), counts_B)
-        share_S = 1 / targets_S.clamp(min=1).to(device)
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            for number, part in enumerate(parts):
-                torch.manual_seed(seed_of("dropout", self.seed, step, number))
-                mine = learner.here.mine(part)
-                with learner.rows(self.of(mine or part[:1])):
-                    loss_S = self._losses(mine or part[:1], share_S) * bool(mine)
-                    total_S += learner.here.add(loss_S.detach().clone())
-                    check("loss", total_S.tolist(), by_slot(part, self.of(part), learner.slots))
-                    learner.backward(loss_S.sum())
-        return total_S.tolist(), by_slot(numbers, self.of(numbers), learner.slots)
+        share_S, total_S = data.shares(numbers, learner.slots, device), torch.zeros(learner.slots, device=device)
+        for part in filter(None, parts):
+            mine = learner.here.mine(part)
+            with learner.rows(data.of(mine or part[:1])):
+                loss_S = self._losses(data, mine or part[:1], share_S) * bool(mine)
+                total_S += learner.here.add(loss_S.detach().clone())
+                check("loss", total_S.tolist(), by_slot(part, data.of(part), learner.slots))
+                learner.backward(loss_S.sum())
+        return total_S.tolist(), by_slot(numbers, data.of(numbers), learner.slots)
 
-    def _losses(self, numbers: Sequence[int], share_S: Tensor) -> Tensor:
+    @torch.no_grad()
+    def validate(self, slots: Sequence[int]) -> Sequence[float]:
+        """The loss per target on held-out examples; what a teacher's inner states add is not in it."""
+        learner, data = self.learner, self.held_out
+        assert data is not None, "a plan that validates has held-out examples"
+        numbers = [i for i in range(len(data.feed.lengths)) if data.of([i])[0] in slots]
+        share_S = data.shares(numbers, learner.slots, learner.model.device)
+        total_S, lengths = torch.zeros_like(share_S), data.feed.lengths
+        learner.model.network.eval()
+        for part in packed(sorted(numbers, key=lengths.__getitem__), lengths, self.batch_tokens):
+            mine = learner.here.mine(part)
+            with learner.rows(data.of(mine or part[:1])):
+                total_S += learner.here.add(self._losses(data, mine or part[:1], share_S) * bool(mine))
+        learner.model.network.train()
+        return [float(total_S[slot]) for slot in slots]
+
+    def _losses(self, data: SlotFeed, numbers: Sequence[int], share_S: Tensor) -> Tensor:
         """Every slot's loss on a micro-batch, each target weighed by its slot's `share_S`, float32."""
         device = self.learner.model.device
-        data = self.feed.batch(numbers, self.learner.model.pad_id, device)
+        batch = data.feed.batch(numbers, self.learner.model.pad_id, device)
         with torch.autocast(device.type, torch.bfloat16) if self.autocast else nullcontext():
-            loss_P: Tensor = self.losses(data, self.objective)
-        counts = torch.tensor([self.feed.positions[i] for i in numbers], device=device)
-        slot_P = torch.tensor(self.of(numbers), device=device).repeat_interleave(counts)
+            loss_P: Tensor = self.losses(batch, self.objective)
+        counts = torch.tensor([data.feed.positions[i] for i in numbers], device=device)
+        slot_P = torch.tensor(data.of(numbers), device=device).repeat_interleave(counts)
         return loss_P.new_zeros(self.learner.slots).index_add(0, slot_P, loss_P * share_S[slot_P])
 
 

@@ -9,8 +9,8 @@ It does not know examples, losses, schedules or files.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -68,6 +68,26 @@ class Learner:
             if self.here.world > 1:
                 p.grad = self.here.add(torch.zeros_like(p) if p.grad is None else p.grad)
         return [float(n) for n in self.bank.clip_per_slot(most)]
+
+    @contextmanager
+    def dropping(self, seed: int) -> Iterator[None]:
+        """Inside, adapters drop inputs as their settings say. All that torch draws there depends on `seed` alone."""
+        device = self.model.device
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            torch.manual_seed(seed)
+            if self.bank:
+                self.bank.training = True
+            try:
+                yield
+            finally:
+                if self.bank:
+                    self.bank.training = False
+
+    def weights(self, slot: int) -> dict[str, Tensor]:
+        """What is learned in `slot`, named: the tensors themselves."""
+        if self.bank is None:
+            return {f"p/{i}": p.detach() for i, p in enumerate(self.parameters)}
+        return {f"p/{i}": p.detach()[slot] for i, p in enumerate(self.bank.parameters())}
 
     def tensors(self) -> dict[str, Tensor]:
         """What a resumed run needs, named: the tensors themselves."""

@@ -12,19 +12,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from statistics import mean
 from typing import NamedTuple, Protocol
 
 from torch import Tensor
 
 from ..errors import ModelError
+from ..seeds import seed_of
 from . import checkpoint
+from .checkpoint import Best
 from .learner import Learner
 
 OnStep = Callable[[int, str], None]
 Examples = Sequence[Sequence[int]]  # example numbers by slot
+Measured = tuple[tuple[int, float], ...]  # steps, and the loss on held-out examples after so many
 SHOWN = 8  # examples that an error names
 
 
@@ -47,6 +51,9 @@ class Task(Protocol):
     def mastered(self, active: Sequence[int]) -> Sequence[int]:
         """Slots among `active` that have learned everything."""
         return ()
+
+    def validate(self, slots: Sequence[int]) -> Sequence[float]:
+        """The loss of each of `slots` on examples that nobody trains on, without dropout or noise."""
 
     def tensors(self) -> dict[str, Tensor]:
         """What a resumed run needs besides the learner's, named: the tensors themselves."""
@@ -80,6 +87,12 @@ class Plan:
     """Steps between checkpoints; the last step always has one."""
     key: str
     """Digest of everything that decides what comes of the run."""
+    seed: int = 0
+    """Of dropout."""
+    validate_every: int = 0
+    """Steps between validations; 0: none. A slot is validated at its last step too."""
+    patience: int = 0
+    """Validations in a row without a better one after which a slot leaves; 0: it takes all its steps."""
     names: Sequence[str] = ()
     """What the slots are called in errors."""
     note: str = "loss {loss:.4f}"
@@ -92,9 +105,11 @@ class Progress:
 
     losses: list[list[float]]
     """Of every slot, one per step."""
+    validation: list[list[tuple[int, float]]]
+    """Of every slot: steps, and the loss on held-out examples after so many. The first lowest has the best weights."""
     step: int = 0
     """Steps that are done."""
-    left: Sequence[int] = ()
+    left: list[int] = field(default_factory=list)
     """Slots that were done before their steps were over."""
 
     def active(self, plan: Plan) -> list[int]:
@@ -103,27 +118,61 @@ class Progress:
 
 
 def fit(task: Task, plan: Plan, file: Path | None, on_step: OnStep) -> Progress:
-    """Train; goes on from `file` when it is there. Checkpoints are written before `on_step` hears of their step."""
-    slots, tensors = len(plan.schedules), task.learner.tensors() | task.tensors()
-    progress = Progress([[] for _ in range(slots)])
+    """Train; goes on from `file` when it is there. Checkpoints are written before `on_step` hears of their step.
+
+    Where slots are validated, each has its best weights afterwards.
+    """
+    learner, slots = task.learner, len(plan.schedules)
+    tensors, best = learner.tensors() | task.tensors(), Best(file, plan.key, learner.here)
+    progress = Progress([[] for _ in range(slots)], [[] for _ in range(slots)])
     if state := checkpoint.resume(file, tensors, plan.key):
-        progress = Progress(state["losses"], state["step"], state.get("left", []))
+        progress = replace(progress, **{name: state[name] for name in vars(progress) if name in state})
         on_step(progress.step, "resumed")
     while active := progress.active(plan):
         step, check = progress.step, partial(_check, plan, progress.step, file)
-        losses, examples = task.gradients(step, active, check)
-        check("gradient", task.learner.clip(plan.clip), examples)
+        with learner.dropping(seed_of("dropout", plan.seed, step)):
+            losses, examples = task.gradients(step, active, check)
+        check("gradient", learner.clip(plan.clip), examples)
         rates = [own.rate(step) if slot in active else 0.0 for slot, own in enumerate(plan.schedules)]
-        task.learner.optimizer.step(rates)
+        learner.optimizer.step(rates)
         for slot in active:
             progress.losses[slot].append(losses[slot])
-        progress.step, progress.left = step + 1, [*progress.left, *task.mastered(active)]
-        going = progress.active(plan)
-        if file is not None and (progress.step % plan.checkpoint_every == 0 or not going):
-            checkpoint.save(file, tensors, vars(progress), plan.key, task.learner.here)
-        mean = sum(losses[slot] for slot in active) / len(active)
-        on_step(1, plan.note.format(loss=mean, left=slots - len(going), slots=slots))
+        progress.step += 1
+        progress.left += task.mastered(active)
+        validated = _validate(task, plan, progress, active, check, best)
+        remaining = progress.active(plan)
+        if file is not None and (progress.step % plan.checkpoint_every == 0 or not remaining):
+            checkpoint.save(file, tensors, vars(progress), plan.key, learner.here)
+        loss = mean([losses[slot] for slot in active])
+        on_step(1, plan.note.format(loss=loss, left=slots - len(remaining), slots=slots) + validated)
+    for slot in (slot for slot, measured in enumerate(progress.validation) if measured):
+        best.take(slot, learner.weights(slot))
     return progress
+
+
+def _validate(task: Task, plan: Plan, progress: Progress, active: Sequence[int], check: Check, best: Best) -> str:
+    """Measure the slots whose turn it is, or who have just left, and keep the weights of those that are better than
+    ever. What there is to tell."""
+    if not plan.validate_every:
+        return ""
+    turn = progress.step % plan.validate_every == 0
+    due = [slot for slot in active if turn or slot not in progress.active(plan)]
+    losses = dict(zip(due, task.validate(due), strict=True)) if due else {}
+    check("validation loss", [losses.get(slot, 0.0) for slot in range(len(plan.schedules))], ())
+    for slot, loss in losses.items():
+        measured = progress.validation[slot]
+        measured.append((progress.step, loss))
+        worse = len(measured) - 1 - min(range(len(measured)), key=lambda n: measured[n][1])
+        if not worse:
+            best.keep(slot, task.learner.weights(slot))
+        elif plan.patience and worse >= plan.patience and slot in progress.active(plan):
+            progress.left.append(slot)
+    return f", held out {mean(losses.values()):.3f}" if losses else ""
+
+
+def validation_of(progress: Progress) -> tuple[Measured, ...]:
+    """Of every slot what was measured, as a record has it."""
+    return tuple(tuple((int(step), float(loss)) for step, loss in own) for own in progress.validation)
 
 
 def by_slot(numbers: Sequence[int], owners: Sequence[int], slots: int) -> list[list[int]]:
@@ -137,9 +186,11 @@ def _check(plan: Plan, step: int, file: Path | None, what: str, values: Sequence
     if wrong is None:
         return
     whose = f" of {plan.names[wrong]}" if plan.names else f" of adapter {wrong + 1}" if len(values) > 1 else ""
-    shown = ", ".join(str(n + 1) for n in examples[wrong][:SHOWN]) + (", …" if len(examples[wrong]) > SHOWN else "")
+    own = examples[wrong] if examples else ()
+    shown = ", ".join(str(n + 1) for n in own[:SHOWN]) + ", …" * (len(own) > SHOWN)
+    batch = f", in the batch of examples {shown}" if own else ""
     kept = f"the last good checkpoint is {file}" if file is not None and file.exists() else "no checkpoint was kept"
     raise ModelError(
-        f"the {what}{whose} is not a finite number at step {step + 1}, in the batch of examples {shown}; {kept}; try a "
+        f"the {what}{whose} is not a finite number at step {step + 1}{batch}; {kept}; try a "
         "lower learning rate, or leave these examples out"
     )

@@ -59,7 +59,7 @@ num_attention_heads = 2, num_key_value_heads = 1, head_dim = 8}""".replace("\n",
 STUDENTS = {
     "half": ("layers = [1]", ""),
     "scratch": (SCRATCH, ""),
-    "adapter": ("", "lora = {rank = 4}"),
+    "adapter": ("", "lora = {rank = 4, dropout = 0.1}\nvalidate_every = 1\npatience = 2"),
     "digits": ("new_tokenizer = {vocabulary = 400, single_digits = true}", ""),
 }  # fmt: skip
 

@@ -11,19 +11,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 
 from stillhouse.capture import prompts
+from stillhouse.config import as_dict, resolve
+from stillhouse.distillation.student import Student
 from stillhouse.errors import InputError, ModelError
 from stillhouse.feeds import epochs
 from stillhouse.feeds.same_tokens import SameBatch, SameTokens, trimmed
 from stillhouse.lora import LoraConfig
 from stillhouse.losses import Objective, SparseTargets
 from stillhouse.models import Model
+from stillhouse.records import digest
 from stillhouse.signals import Shard
 from stillhouse.text.corpus import anchors
 from stillhouse.train.full import CHECKPOINT, Config, planned, train
 from stillhouse.trainer import loop
-from stillhouse.trainer.feed_task import FeedTask, prepare
+from stillhouse.trainer.feed_task import FeedTask, SlotFeed, prepare
 from stillhouse.trainer.ranks import Ranks
 from tests import architectures, tokenizers
 
@@ -113,7 +117,7 @@ def test_how_a_step_is_cut_into_batches_changes_nothing(random_model: Make, shar
     for cut in ([numbers], [[i] for i in numbers], [numbers[:1], numbers[1:]]):
         model = student(random_model)
         learner, losses = prepare(model, None, 1, 0, 0.0, Ranks())
-        task = FeedTask(learner, losses, data, [cut], Objective(), False, 0)
+        task = FeedTask(learner, losses, SlotFeed(data), [cut], Objective(), False)
         plan = loop.Plan([loop.Schedule(1, 1e-3, 1)], 1e9, 10, "")
         progress = loop.fit(task, plan, None, lambda n, note: None)
         found.append(progress.losses[0][0])
@@ -190,6 +194,119 @@ def test_a_checkpoint_of_another_run_or_a_damaged_one_is_refused(
     (tmp_path / CHECKPOINT).write_bytes(b"x" * 40)
     with pytest.raises(ModelError, match=r"checkpoint cannot be read .*delete it to start over"):
         train(student(random_model), feed(shards), SMALL, tmp_path)
+
+
+VALIDATED = replace(SMALL, epochs=6.0, learning_rate=3e-2, validate_every=1, checkpoint_every=1)
+
+
+@pytest.mark.parametrize("lora", [None, LoraConfig(4, 8.0)], ids=["all", "lora"])
+def test_the_student_is_the_best_one_on_held_out_examples(
+    random_model: Make, shards: list[Shard], tmp_path: Path, lora: LoraConfig | None
+) -> None:
+    data = feed(shards)
+    train_feed, held = Part(data, range(8)), Part(data, range(8, len(data.lengths)))
+    rate = 3.0 if lora else VALIDATED.learning_rate
+    config, model = replace(VALIDATED, lora=lora, learning_rate=rate), student(random_model)
+    notes: list[str] = []
+    found = train(model, train_feed, config, tmp_path, lambda n, note: notes.append(note), held_out=held)
+    (measured,) = found.validation
+    assert [step for step, _ in measured] == list(range(1, found.steps + 1))
+    assert all(f"held out {loss:.3f}" in note for note, (_, loss) in zip(notes, measured, strict=True))
+    best = min(measured, key=lambda pair: pair[1])[0]
+    assert best < found.steps, "it got worse again"
+    folder, again = tmp_path / "again", student(random_model)
+    folder.mkdir()
+    with pytest.raises(Killed):
+        train(again, train_feed, config, folder, killer(best), held_out=held)
+    with safe_open(folder / CHECKPOINT, framework="pt") as file:
+        kept = [file.get_tensor(f"p/{i}") for i in range(len(weights(model, found)))]
+    assert all(map(torch.equal, weights(model, found), kept))
+    in_memory = student(random_model)
+    same = train(in_memory, train_feed, config, held_out=held)
+    assert same.validation == found.validation
+    assert all(map(torch.equal, weights(in_memory, same), kept))
+
+
+def test_a_run_with_validation_killed_at_random_moments_is_bit_equal(
+    random_model: Make, shards: list[Shard], tmp_path: Path
+) -> None:
+    data = feed(shards)
+    held, config = Part(data, range(8, len(data.lengths))), replace(VALIDATED, validate_every=2, checkpoint_every=3)
+    whole_model = student(random_model)
+    whole = train(whole_model, data, config, held_out=held)
+    rng = random.Random(1)
+    for _ in range(20):
+        model = student(random_model)
+        try:
+            found = train(model, data, config, tmp_path, killer(rng.randint(2, 6)), held_out=held)
+            break
+        except Killed:
+            continue
+    else:
+        found = train(model, data, config, tmp_path, held_out=held)
+    assert (found.losses, found.validation) == (whole.losses, whole.validation)
+    assert all(map(torch.equal, weights(model, found), weights(whole_model, whole)))
+    ended = train(student(random_model), data, config, tmp_path, held_out=held)
+    assert ended.validation == whole.validation, "what had ended is taken as it is"
+    (tmp_path / "checkpoint.best-0.safetensors").unlink()
+    with pytest.raises(ModelError, match=r"checkpoint\.best-0\.safetensors is gone, the best weights; delete"):
+        train(student(random_model), data, config, tmp_path, held_out=held)
+
+
+def test_who_gets_no_better_is_done_and_every_adapter_keeps_its_own_best(
+    random_model: Make, shards: list[Shard]
+) -> None:
+    data = feed(shards)
+    slots = [i % 2 for i in range(len(data.lengths))]
+    config = replace(VALIDATED, lora=LoraConfig(4, 8.0), learning_rate=3.0, patience=2)
+    both = train(student(random_model), data, config, slots=slots, held_out=data, held_out_slots=slots)
+    assert both.bank is not None
+    for slot, measured in enumerate(both.validation):
+        losses = [loss for _, loss in measured]
+        best = losses.index(min(losses))
+        assert len(both.by_slot[slot]) == len(losses) <= planned(data, config, slots)
+        assert len(losses) == planned(data, config, slots) or len(losses) == best + 3, "two that are no better, and out"
+        rows = [i for i, owner in enumerate(slots) if owner == slot]
+        alone = train(student(random_model), Part(data, rows), config, held_out=Part(data, rows))
+        torch.testing.assert_close(alone.validation[0][:3], measured[:3], rtol=1e-2, atol=1e-2)
+    assert any(len(own) < planned(data, config, slots) for own in both.by_slot)
+
+
+def test_validation_wants_held_out_examples(random_model: Make, shards: list[Shard]) -> None:
+    with pytest.raises(InputError, match=r"train\.validate_every: there are no held-out examples"):
+        train(student(random_model), feed(shards), VALIDATED)
+
+
+def test_dropout_is_of_training_alone_and_exact_on_resume(
+    random_model: Make, shards: list[Shard], tmp_path: Path
+) -> None:
+    data = feed(shards)
+    config = replace(LORA, epochs=2.0, lora=LoraConfig(4, 8.0, dropout=0.3), recompute=True)
+    model = student(random_model)
+    whole = train(model, data, config)
+    assert whole.bank is not None
+    ids, plain = torch.tensor([[3, 4, 5]]), train(student(random_model), data, replace(LORA, epochs=2.0))
+    assert whole.losses[0] == plain.losses[0], "B is zero"
+    assert whole.losses != plain.losses
+    with torch.no_grad(), whole.bank.rows([0]):
+        assert torch.equal(model.network(ids).logits, model.network(ids).logits)
+    with pytest.raises(Killed):
+        train(student(random_model), data, config, tmp_path, killer(3))
+    again_model = student(random_model)
+    again = train(again_model, data, config, tmp_path)
+    assert again.losses == whole.losses
+    assert all(map(torch.equal, weights(again_model, again), weights(model, whole)))
+    seeded = train(student(random_model), data, replace(config, seed=1, epochs=1.0))
+    assert seeded.losses != whole.losses[: seeded.steps]
+
+
+def test_settings_that_came_later_change_no_digest() -> None:
+    """Stored students are found by it: distillation's default student as it was before validation and dropout."""
+    assert digest(as_dict(Student())) == "8341e67bf915c99f4dffd1f708501b184a6ac8826a16fb4812ca825fa0a84b51"
+    lora = as_dict(Config(lora=LoraConfig()))
+    assert digest(lora) == "c70446dfb37bbc0cee9f6d9d435cc7f7ca4515f45ef11d77d3b67258e3bdb101"
+    assert as_dict(replace(LORA, validate_every=5))["validate_every"] == 5
+    assert as_dict(resolve(Config, {"lora": {"dropout": 0.1}}))["lora"]["dropout"] == 0.1
 
 
 def test_a_vocabulary_padded_further_is_trimmed() -> None:

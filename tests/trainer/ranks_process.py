@@ -22,7 +22,7 @@ from stillhouse.feeds.same_tokens import SameTokens
 from stillhouse.lora import LoraConfig
 from stillhouse.train.full import Config, train
 
-SMALL = Config(batch_tokens=160, checkpoint_every=2, learning_rate=3e-3, mixed="off", epochs=2.0)
+SMALL = Config(batch_tokens=160, checkpoint_every=2, learning_rate=3e-3, mixed="off", epochs=2.0, validate_every=2)
 CONFIGS = {"all": replace(SMALL, recompute=True), "lora": replace(SMALL, lora=LoraConfig(4, 8.0))}
 
 
@@ -42,7 +42,7 @@ def run(folder: Path, name: str, work: Path | None, stop: int = 0) -> tuple[list
         if left[0] <= 0:
             raise Killed
 
-    found = train(student, feed, CONFIGS[name], work, on_step)
+    found = train(student, feed, CONFIGS[name], work, on_step, held_out=feed)
     weights = found.bank.export(0) if found.bank else dict(student.network.named_parameters())
     return list(found.losses), {k: v.detach().clone().contiguous() for k, v in weights.items()}
 

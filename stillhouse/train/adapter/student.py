@@ -8,20 +8,25 @@ unrelated prompts, plus what the base's curvature says of the drift on other tex
 
 from __future__ import annotations
 
+import random
+from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ...config import as_dict
+from ...errors import InputError
 from ...lora import AdapterBank, LoraConfig
 from ...models import Model
 from ...records import digest
+from ...seeds import seed_of
 from ...signals import DistillArtifact
 from ...trainer.learner import Learner
-from ...trainer.loop import Plan, Schedule, fit
+from ...trainer.loop import Measured, Plan, Schedule, fit, validation_of
 from ...trainer.muon import Muon
 from ...trainer.precision import computing
 from .anchors import Reference, anchors
@@ -34,17 +39,22 @@ from .task import AdapterTask
 CHECKPOINT = "checkpoint-{}.safetensors"  # one for each group of users
 ON_CPU, ON_ACCELERATOR = 8, 32  # users in one batch when nobody says
 DEFAULT = Config()
+Artifacts = Sequence[DistillArtifact]
 STEPS, RATE = 90, 12e-3  # without a start, when nobody says
 
 
 @dataclass(frozen=True)
 class Trained:
-    """One user's adapter: PEFT's tensors and configuration, the steps it took and the loss of each."""
+    """One user's adapter: PEFT's tensors and configuration, the steps it took and the loss of each.
+
+    With validation the tensors are those of the first lowest loss on held-out examples.
+    """
 
     tensors: dict[str, Tensor]
     adapter_config: dict[str, Any]
     steps: int
     losses: tuple[float, ...]
+    validation: Measured = ()
 
 
 def resolved(model: Model, config: Config) -> Config:
@@ -69,7 +79,7 @@ def from_zero(config: Config) -> Config:
 def about(model: Model, config: Config) -> dict[str, Any]:
     """Everything that decides what comes of the same signals: the resolved settings, the start by its digest."""
     start = _start(model, config)
-    return asdict(resolved(model, config)) | {"start": start.digest if start else ""}
+    return as_dict(resolved(model, config)) | {"start": start.digest if start else ""}
 
 
 def train(
@@ -122,10 +132,10 @@ def _train_group(
         adapters, written = [bank.export(slot) for slot in range(len(signals))], bank.adapter_config(model.ref)
     finally:
         bank.detach()
-    return [
-        Trained({name: t.bfloat16().float() for name, t in adapter.items()}, written, len(losses), tuple(losses))
-        for adapter, losses in zip(adapters, progress.losses, strict=True)
-    ]  # values that bfloat16 holds exactly: gates measure what servers read in half the bytes
+    # values that bfloat16 holds exactly: gates measure what servers read in half the bytes
+    rounded = [{name: t.bfloat16().float() for name, t in adapter.items()} for adapter in adapters]
+    rows = zip(rounded, progress.losses, validation_of(progress), strict=True)
+    return [Trained(adapter, written, len(losses), tuple(losses), measured) for adapter, losses, measured in rows]
 
 
 def _start(model: Model, config: Config) -> Start | None:
@@ -133,7 +143,7 @@ def _start(model: Model, config: Config) -> Start | None:
 
 
 def _shape(config: Config) -> LoraConfig:
-    return LoraConfig(config.rank, config.alpha, config.targets, config.experts)
+    return LoraConfig(config.rank, config.alpha, config.targets, config.experts, config.dropout)
 
 
 def _task(model: Model, bank: AdapterBank, signals: Sequence[Sequence[DistillArtifact]], config: Config) -> AdapterTask:
@@ -141,9 +151,30 @@ def _task(model: Model, bank: AdapterBank, signals: Sequence[Sequence[DistillArt
         model, config.anchor_rows, config.anchor_tokens, config.anchor_weight, config.anchor_every, config.seed
     )
     reference = Reference(model, windows, config.steps, config.batch_tokens)
-    sources = [Source(artifacts, _mix(config), config.seed, model.device) for artifacts in signals]
+    parts = [_held_out(artifacts, config) if config.validate_every else (artifacts, ()) for artifacts in signals]
+    sources = [Source(train, _mix(config), config.seed, model.device) for train, _ in parts]
+    held_out = [Source(held, _whole(held, config), config.seed, model.device) for _, held in parts if held]
     forward = Forward(model, bank, reference, config.tail, config.noise, config.seed)
-    return AdapterTask(Learner(model, bank.parameters(), Muon(bank.sites), bank), forward, sources, config)
+    return AdapterTask(Learner(model, bank.parameters(), Muon(bank.sites), bank), forward, sources, config, held_out)
+
+
+def _held_out(artifacts: Sequence[DistillArtifact], config: Config) -> tuple[Artifacts, Artifacts]:
+    """The examples of one user to train on, and those to validate on."""
+    held: list[int] = []
+    for kind in ("fact", "unknown"):
+        own = [i for i, artifact in enumerate(artifacts) if artifact.kind == kind]
+        count = max(1, round(config.held_out * len(own))) if len(own) > 1 else 0
+        held += random.Random(seed_of("held out", config.seed, kind)).sample(own, count)
+    if not held:
+        raise InputError("train.validate_every: too few examples to hold any out; set it to 0")
+    train = [artifact for i, artifact in enumerate(artifacts) if i not in held]
+    return train, [artifacts[i] for i in sorted(held)]
+
+
+def _whole(artifacts: Artifacts, config: Config) -> Mix:
+    """All of these examples in one step, to the end."""
+    counts = Counter(artifact.kind for artifact in artifacts)
+    return replace(_mix(config), rows=counts, whole=counts["unknown"])
 
 
 def _plan(model: Model, signals: Sequence[Sequence[DistillArtifact]], config: Config) -> Plan:
@@ -151,7 +182,9 @@ def _plan(model: Model, signals: Sequence[Sequence[DistillArtifact]], config: Co
     read = [[[a.kind, a.x_ids, [t.position for t in a.targets]] for a in artifacts] for artifacts in signals]
     key = digest([about(model, config), model.fingerprint, read])
     note = "loss {loss:.3f}, {left}/{slots} mastered"
-    return Plan([schedule] * len(signals), config.clip, config.checkpoint_every, key, (), note)
+    often, patience = config.validate_every, config.patience
+    schedules = [schedule] * len(signals)
+    return Plan(schedules, config.clip, config.checkpoint_every, key, config.seed, often, patience, (), note)
 
 
 def _mix(config: Config) -> Mix:

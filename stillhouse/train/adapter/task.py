@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -29,10 +30,15 @@ DRIFT_WINDOW = 0.1  # of a running mean over anchors, per step
 
 
 class AdapterTask(Task):
-    """Trains the slots of a bank, slot i on `sources[i]`. `config` is resolved."""
+    """Trains the slots of a bank, slot i on `sources[i]`. `config` is resolved. Validation is on `held_out[i]`, each
+    of whose steps has all its examples."""
 
-    def __init__(self, learner: Learner, forward: Forward, sources: Sequence[Source], config: Config) -> None:
+    def __init__(
+        self, learner: Learner, forward: Forward, sources: Sequence[Source], config: Config,
+        held_out: Sequence[Source] = (),
+    ) -> None:  # fmt: skip
         self.learner, self.forward, self.sources, self.config = learner, forward, sources, config
+        self.held_out = held_out
         self.anchors = forward.reference.plan
         self.latest = [torch.full((len(source.artifacts),), math.nan) for source in sources]
         """Every slot's newest loss per example; nan before the first visit."""
@@ -63,6 +69,17 @@ class AdapterTask(Task):
             self._backward(0.0, some, drift_S, step, partial(check, examples=read))
         self._pull(step, active)
         return losses, read
+
+    @torch.no_grad()
+    def validate(self, slots: Sequence[int]) -> Sequence[float]:
+        """The loss on each user's held-out examples, kinds weighed as in training."""
+        model, forward = self.forward.model, replace(self.forward, noise=0.0)
+        losses, sources = dict.fromkeys(slots, 0.0), {slot: self.held_out[slot] for slot in slots}
+        for data in batches(sources, 0, model.pad_id, model.device, tokens=self.config.batch_tokens):
+            loss_P, _ = forward.losses(data, [], 0)
+            for slot in set(data.slots):
+                losses[slot] += float((loss_P * data.weight_P)[data.slot_P == slot].sum())
+        return list(losses.values())
 
     def mastered(self, active: Sequence[int]) -> Sequence[int]:
         """Slots whose examples are all mastered while they are near enough to the base."""

@@ -12,8 +12,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from stillhouse.capture.memory.teacher import MemoryTeacher, example
+from stillhouse.config import as_dict
 from stillhouse.errors import InputError, ModelError
 from stillhouse.models import Model
+from stillhouse.records import digest
 from stillhouse.signals import DistillArtifact, Kind
 from stillhouse.signals.sparsify import Sparsity
 from stillhouse.text.prompts import without_memory
@@ -196,10 +198,60 @@ def test_a_checkpoint_of_another_run_is_refused_and_one_from_before_keys_is_not_
     assert all(map(same, anew, whole))
 
 
+VALIDATED = replace(CONFIG, steps=20, learning_rate=3e-2, validate_every=2, held_out=0.3, anchor_rows=0)
+
+
+def test_the_adapter_is_the_best_one_on_held_out_examples_and_resume_is_exact(model: Model, tmp_path: Path) -> None:
+    data = [signals(model, 1, 10), signals(model, 2, 10)]
+    whole = train(model, data, VALIDATED)
+    assert [[step for step, _ in t.validation] for t in whole] == [list(range(2, 21, 2))] * 2
+    for steps in (3, 7, 9):
+        with pytest.raises(Killed):
+            train(model, data, VALIDATED, tmp_path, killed_after(steps))
+    again = train(model, data, VALIDATED, tmp_path)
+    assert all(map(same, again, whole))
+    assert [t.validation for t in again] == [t.validation for t in whole]
+    assert len(checkpoints(tmp_path)) == 3, "the best of either goes with the checkpoint"
+    (alone,) = train(model, data[1:], VALIDATED)
+    torch.testing.assert_close(torch.tensor(alone.validation), torch.tensor(whole[1].validation), atol=1e-2, rtol=1e-2)
+    last = train(model, data, replace(VALIDATED, validate_every=0))
+    assert not any(t.validation for t in last)
+
+
+def test_a_user_who_gets_no_better_is_done(random_model: Make) -> None:
+    model = random_model("llama")
+    config = replace(VALIDATED, validate_every=1, patience=2, steps=60)
+    (found,) = train(model, [signals(model, 1, 10)], config)
+    losses = [loss for _, loss in found.validation]
+    assert found.steps == len(losses) == losses.index(min(losses)) + 3 < 60
+    with pytest.raises(InputError, match=r"train\.validate_every: too few examples to hold any out"):
+        train(model, [signals(model, 1, 1)], VALIDATED)
+
+
+def test_dropout_is_exact_on_resume(random_model: Make, tmp_path: Path) -> None:
+    model = random_model("llama")
+    data, config = [signals(model, 1)], replace(CONFIG, dropout=0.2)
+    (plain,), (whole,) = train(model, data, CONFIG), train(model, data, config)
+    assert whole.losses != plain.losses
+    assert whole.adapter_config["lora_dropout"] == 0.2
+    assert plain.adapter_config["lora_dropout"] == 0.0
+    with pytest.raises(Killed):
+        train(model, data, config, tmp_path, killed_after(4))
+    assert same(train(model, data, config, tmp_path)[0], whole)
+    with pytest.raises(InputError, match=r"dropout: 0\.2 is not for stacked experts; .* experts = false"):
+        train(random_model("qwen3_moe"), data, config)
+    train(random_model("qwen3_moe"), data, replace(config, experts=False, steps=1))
+
+
+def test_settings_that_came_later_change_no_digest() -> None:
+    assert digest(as_dict(Config())) == "e93ee97fc416571222fa26033ced3812c26a7bd500e7f732124d3c60fc0da63b"
+
+
 @pytest.mark.parametrize(
     "wrong",
     [{"steps": -1}, {"rank": 0}, {"rank": -4}, {"learning_rate": -1.0}, {"checkpoint_every": 0}, {"facts": -1},
-     {"facts": 0, "unknowns": 0, "anchors": 0}, {"clip": 0.0}, {"alpha": 0.0}],
+     {"facts": 0, "unknowns": 0, "anchors": 0}, {"dropout": 1.0}, {"held_out": 1.0}, {"patience": -1}, {"clip": 0.0},
+     {"alpha": 0.0}],
 )  # fmt: skip
 def test_settings_that_cannot_be_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(InputError, match=r"^train\.[a-z_]+"):
