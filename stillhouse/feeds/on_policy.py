@@ -26,7 +26,7 @@ from torch import Tensor
 from ..capture.prompts import Captured
 from ..config import check_numbers
 from ..errors import InputError
-from ..generate import Decoder
+from ..generate import Decoder, Draw, Sampling, next_tokens
 from ..losses import Objective, SparseTargets
 from ..models import Model
 from ..records import digest
@@ -161,33 +161,34 @@ def write(
         weights += teacher.mixture.weights
     rooms = [_room(student, teacher, a, wanted) for a in asked]
     answers: list[list[int]] = [[] for _ in asked]
-    generator = torch.Generator().manual_seed(seed)
-    for _ in range(max(rooms)):
-        next_B = _next([voice.step()[:, -1] for voice in voices], weights, wanted, generator)
-        for answer, room, token in zip(answers, rooms, next_B.tolist(), strict=True):
+    drawn = Sampling(temperature=wanted.temperature, seed=seed)
+    samplings = [drawn.numbered(row) for row in range(len(asked))]
+    for step in range(max(rooms)):
+        logits_BV = _next_logits([voice.step()[:, -1] for voice in voices], weights, wanted.takeover)
+        tokens = next_tokens(logits_BV, [Draw(sampling, step) for sampling in samplings])
+        for answer, room, token in zip(answers, rooms, tokens, strict=True):
             if len(answer) < room and not (answer and answer[-1] in student.stop_ids):
                 answer.append(token)
         if all(len(a) >= room or a[-1] in student.stop_ids for a, room in zip(answers, rooms, strict=True)):
             break
         for voice in voices:
-            voice.append(next_B.tolist())
+            voice.append(tokens)
     return [
         TokenizedExample(a.spoken.teacher_prompt, a.spoken.student_prompt, tuple(ids), a.spoken.request)
         for a, ids in zip(asked, answers, strict=True)
     ]
 
 
-def _next(logits: Sequence[Tensor], weights: Sequence[float], wanted: OnPolicy, generator: torch.Generator) -> Tensor:
-    """The next token of every row: the student's, or where they are too far apart the teacher's."""
+def _next_logits(logits: Sequence[Tensor], weights: Sequence[float], takeover: float) -> Tensor:
+    """What the next token of every row is drawn from: the student's log-probabilities, or where they are too far apart
+    the teacher's. The first of `logits` are the student's."""
     width = min(part.shape[-1] for part in logits)
-    logprobs = [torch.log_softmax(part[:, :width].float().cpu(), -1) for part in logits]
-    ours_BV = logprobs[0]
-    if len(logprobs) == 1:
-        return _drawn(ours_BV, wanted.temperature, generator)
-    mixed = [part + math.log(weight) for part, weight in zip(logprobs[1:], weights[1:], strict=True)]
-    theirs_BV = torch.stack(mixed).logsumexp(0)
-    mine_B, yours_B = (_drawn(p, wanted.temperature, generator) for p in (ours_BV, theirs_BV))
-    return torch.where(apart(ours_BV, theirs_BV) > wanted.takeover, yours_B, mine_B)
+    student_BV, *teachers = (torch.log_softmax(part[:, :width].float().cpu(), -1) for part in logits)
+    if not teachers:
+        return student_BV
+    weighted = [part_BV + math.log(weight) for part_BV, weight in zip(teachers, weights[1:], strict=True)]
+    teacher_BV = torch.stack(weighted).logsumexp(0)
+    return torch.where(apart(student_BV, teacher_BV)[:, None] > takeover, teacher_BV, student_BV)
 
 
 def apart(left_BV: Tensor, right_BV: Tensor) -> Tensor:
@@ -195,12 +196,6 @@ def apart(left_BV: Tensor, right_BV: Tensor) -> Tensor:
     middle_BV = torch.logaddexp(left_BV, right_BV) - math.log(2)
     sides = [(p.exp() * (p - middle_BV)).nan_to_num(0.0).sum(-1) for p in (left_BV, right_BV)]
     return (sides[0] + sides[1]) / 2
-
-
-def _drawn(logprobs_BV: Tensor, temperature: float, generator: torch.Generator) -> Tensor:
-    if not temperature:
-        return logprobs_BV.argmax(-1)
-    return torch.multinomial(torch.softmax(logprobs_BV / temperature, -1), 1, generator=generator)[:, 0]
 
 
 def _room(student: Model, teacher: Teacher, asked: Asked, wanted: OnPolicy) -> int:
