@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> None:
     model = models.load(args.model or judged.base_ref, cache=store.home / "fingerprints.json")
     config = gating.calibrated(store.home, model.fingerprint, settings)
     with in_context(store, model, judged, suite) as ctx:
-        ctx.corpus, ctx.limits, ctx.trace = shown
+        ctx.corpus, ctx.label_thresholds, ctx.trace = shown
         with progress(f"gate {judged.candidate.user}", len(gating.settings(config)), not args.json) as step:
             verdict = gating.run(judged.candidate, judged.digest, ctx, config, lambda name: step(1, name))
         _write_trace(args.trace, ctx)
@@ -72,7 +72,7 @@ def _shown(args: argparse.Namespace) -> tuple[Any, Any, Any]:
         raise InputError("--trace writes what is asked now, --replay asks nothing; give one of them")
     if args.trace:
         gating.trace_target(args.trace)  # said before the work, not after it
-    limits = resolve(gating.Limits, inputs.read_tables(None, args.label), "--label")
+    limits = resolve(gating.LabelThresholds, inputs.read_tables(None, args.label), "--label")
     corpus = None
     if args.corpus:
         try:
@@ -90,7 +90,7 @@ def _write_trace(path: Path | None, ctx: Any) -> None:
     if path is None:
         return
     try:
-        gating.write_trace(path, ctx.traced())
+        gating.write_trace(path, ctx.trace_records())
     except FloatingPointError as error:
         print(f"no trace: {error}", file=sys.stderr)
 

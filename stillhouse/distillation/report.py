@@ -1,6 +1,6 @@
 """A distillation as one HTML page: no scripts, nothing from elsewhere, light and dark.
 
-In: what `report.json` holds. Out: the page's text, in the style of the verdicts (`gate/_report.html`). Everything is
+In: what `report.json` holds. Out: the page's text, in the style of the verdicts (`report/page.html`). Everything is
 escaped: data, answers and settings are data.
 """
 

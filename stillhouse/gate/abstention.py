@@ -16,7 +16,7 @@ from typing import Any
 
 from ..gating.context import Context
 from ..gating.grounded.evidence import LABELS, sensitivity
-from ..gating.grounded.responses import Response
+from ..gating.grounded.responses import ResponseRecord
 from ..gating.measure import DoesNotApply, Measure
 from ..gating.stats import f1_interval
 from ..records import Candidate, GateResult
@@ -37,7 +37,7 @@ class Config:
 
 def check(candidate: Candidate, config: Config, ctx: Context) -> GateResult | DoesNotApply:
     """F1; n = questions; the interval comes from Wilson's."""
-    responses = ctx.grounded()
+    responses = ctx.grounded_responses()
     if responses is None:
         return DoesNotApply("no corpus to answer from was given")
     refused, expected = [r.refused for r in responses], [r.expected for r in responses]
@@ -54,8 +54,11 @@ def check(candidate: Candidate, config: Config, ctx: Context) -> GateResult | Do
     return MEASURE.result(value, config.threshold, len(responses), interval, note, details)
 
 
-def _labels(responses: list[Response], ctx: Context) -> dict[str, Any]:
+def _labels(responses: list[ResponseRecord], ctx: Context) -> dict[str, Any]:
     """The number of questions with each label, and the number whose label changes when a threshold moves."""
     counts = Counter(r.label for r in responses)
     evidence = [r.evidence for r in responses if r.evidence is not None]
-    return {"labels": {label: counts[label] for label in LABELS}, "sensitivity": sensitivity(evidence, ctx.limits)}
+    return {
+        "labels": {label: counts[label] for label in LABELS},
+        "sensitivity": sensitivity(evidence, ctx.label_thresholds),
+    }

@@ -31,4 +31,6 @@ class Config:
 
 def check(candidate: Candidate, config: Config, ctx: Context) -> GateResult:
     """|student - base| of C2; n = passages; paired bootstrap over passages."""
-    return largest_change(MEASURE, config.threshold, ctx, lambda axes: axes.adjacency, lambda moved: moved.adjacency)
+    return largest_change(
+        MEASURE, config.threshold, ctx, lambda passage: passage.adjacency, lambda layer: layer.adjacency
+    )

@@ -33,4 +33,6 @@ class Config:
 
 def check(candidate: Candidate, config: Config, ctx: Context) -> GateResult:
     """|student - base| of C1; n = passages with a border inside; paired bootstrap over passages."""
-    return largest_change(MEASURE, config.threshold, ctx, lambda axes: axes.boundary, lambda moved: moved.boundary)
+    return largest_change(
+        MEASURE, config.threshold, ctx, lambda passage: passage.boundary, lambda layer: layer.boundary
+    )

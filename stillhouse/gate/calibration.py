@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 
 from ..gating.answers import held_out
-from ..gating.context import Context, refuse_nan
+from ..gating.context import Context
 from ..gating.measure import Measure
+from ..gating.scored_answers import refuse_nan
 from ..gating.stats import bootstrap, ratio
 from ..generate import score
 from ..records import Candidate, GateResult

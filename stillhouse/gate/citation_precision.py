@@ -34,7 +34,7 @@ class Config:
 def check(candidate: Candidate, config: Config, ctx: Context) -> GateResult | DoesNotApply:
     """Share of valid citations; n = citations; Wilson's interval, computed as if each answer that cites had one
     citation, because the citations of one answer are not independent."""
-    responses = ctx.grounded()
+    responses = ctx.grounded_responses()
     if responses is None:
         return DoesNotApply("no corpus to cite was given")
     citing = [r for r in responses if r.citations]

@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..gating.context import Context
-from ..gating.grounded.responses import Response
+from ..gating.grounded.responses import ResponseRecord
 from ..gating.measure import DoesNotApply, Measure
 from ..gating.stats import ratio, wilson
 from ..records import Candidate, GateResult
@@ -34,7 +34,7 @@ class Config:
 
 def check(candidate: Candidate, config: Config, ctx: Context) -> GateResult | DoesNotApply:
     """Share of the evidence that is cited; n = resolved questions; Wilson's interval over questions."""
-    responses = ctx.grounded()
+    responses = ctx.grounded_responses()
     if responses is None:
         return DoesNotApply("no corpus to cite was given")
     cited, relevant = counts(responses)
@@ -46,18 +46,18 @@ def check(candidate: Candidate, config: Config, ctx: Context) -> GateResult | Do
     return MEASURE.result(value, config.threshold, n, wilson(value * n, n), note)
 
 
-def counts(responses: list[Response]) -> tuple[list[float], list[float]]:
+def counts(responses: list[ResponseRecord]) -> tuple[list[float], list[float]]:
     """Two numbers for each resolved question: passages of its support that are validly cited, and all of them."""
     resolved = [r for r in responses if r.label == "resolved"]
     return [hits(r) for r in resolved], [needed(r) for r in resolved]
 
 
-def hits(response: Response) -> float:
+def hits(response: ResponseRecord) -> float:
     """The number of passages of the support that one answer validly cites."""
     support = response.evidence.support if response.evidence else ()
     return float(len({c.passage for c in response.citations if c.valid} & set(support)))
 
 
-def needed(response: Response) -> float:
+def needed(response: ResponseRecord) -> float:
     """The number of passages in the support."""
     return float(len(response.evidence.support)) if response.evidence else 0.0

@@ -31,14 +31,16 @@ class Config:
 
 def check(candidate: Candidate, config: Config, ctx: Context) -> GateResult:
     """Nats per token; n = passages; bootstrap over passages. `details["passages"]` has the nats per token of each."""
-    scores = ctx.passages(ctx.slot)
-    if not scores:
+    comparisons = ctx.passage_comparisons(ctx.slot)
+    if not comparisons:
         return MEASURE.result(None, config.threshold, 0, note="there is no held-out text")
-    sums, tokens = [s.kl for s in scores], [s.tokens for s in scores]
-    distances = by_layer(scores, lambda layer: layer.distance)
+    sums, tokens = [c.kl for c in comparisons], [c.tokens for c in comparisons]
+    distances = by_layer(comparisons, lambda layer: layer.distance)
     details = {
-        "passages": [s.kl / s.tokens for s in scores],
+        "passages": [c.kl / c.tokens for c in comparisons],
         "by_layer": {"what": "distance of hidden states from the base’s", "unit": "cosine", "values": distances},
         "tokens": sum(tokens),
     }
-    return MEASURE.result(ratio(sums, tokens), config.threshold, len(scores), bootstrap(sums, tokens), details=details)
+    return MEASURE.result(
+        ratio(sums, tokens), config.threshold, len(comparisons), bootstrap(sums, tokens), details=details
+    )

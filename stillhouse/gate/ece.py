@@ -42,12 +42,12 @@ class Config:
 
 def check(candidate: Candidate, config: Config, ctx: Context) -> GateResult:
     """ECE; n = held-out questions; bootstrap over questions. `details["reliability"]`: the bins."""
-    questions = ctx.held_out
+    questions = ctx.held_out_questions
     if not questions:
         return MEASURE.result(None, config.threshold, 0, note="the study has no held-out questions")
-    replies = ctx.replies([q.text for q in questions], ctx.slot)
-    confidences = [r.confidence for r in replies]
-    right = [as_expected(r.text, q) for r, q in zip(replies, questions, strict=True)]
+    answers = ctx.scored_answers([q.text for q in questions], ctx.slot)
+    confidences = [a.confidence for a in answers]
+    right = [as_expected(a.text, q) for a, q in zip(answers, questions, strict=True)]
     gap_BN = binned_gaps(confidences, right)
     value = float(gap_BN.sum(1).abs().sum()) / len(questions)
     interval = resampled(lambda at_DN: _error(gap_BN, at_DN), len(questions))

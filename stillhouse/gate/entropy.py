@@ -30,15 +30,15 @@ class Config:
 
 def check(candidate: Candidate, config: Config, ctx: Context) -> GateResult:
     """Base minus student, nats per token; n = passages; paired bootstrap over passages."""
-    scores = ctx.passages(ctx.slot)
-    if not scores:
+    comparisons = ctx.passage_comparisons(ctx.slot)
+    if not comparisons:
         return MEASURE.result(None, config.threshold, 0, note="there is no held-out text")
-    tokens = [s.tokens for s in scores]
-    drops = [s.base_entropy - s.student_entropy for s in scores]
+    tokens = [c.tokens for c in comparisons]
+    drops = [c.base_entropy - c.student_entropy for c in comparisons]
     details = {
-        "base entropy": ratio([s.base_entropy for s in scores], tokens),
-        "student entropy": ratio([s.student_entropy for s in scores], tokens),
+        "base entropy": ratio([c.base_entropy for c in comparisons], tokens),
+        "student entropy": ratio([c.student_entropy for c in comparisons], tokens),
     }
     return MEASURE.result(
-        ratio(drops, tokens), config.threshold, len(scores), bootstrap(drops, tokens), details=details
+        ratio(drops, tokens), config.threshold, len(comparisons), bootstrap(drops, tokens), details=details
     )

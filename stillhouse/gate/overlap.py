@@ -34,7 +34,7 @@ class Config:
 
 def check(candidate: Candidate, config: Config, ctx: Context) -> GateResult:
     """Share of held-out questions that were trained on; n = held-out questions; counted, so there is no interval."""
-    questions = ctx.held_out
+    questions = ctx.held_out_questions
     texts = {normalise(q.text) for q in ctx.study.questions if q.use == "train"}
     trained = ctx.trained or frozenset()
     both = [

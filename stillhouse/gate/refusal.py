@@ -37,11 +37,11 @@ class Config:
 
 def check(candidate: Candidate, config: Config, ctx: Context) -> GateResult:
     """F1; n = held-out questions; the interval comes from Wilson's."""
-    questions = ctx.held_out
+    questions = ctx.held_out_questions
     should = [q.direction == "unknown" for q in questions]
     if not any(should) or all(should):
         return MEASURE.result(None, config.threshold, 0, note="needs held-out questions of both kinds")
-    refused = [response.refused for response in ctx.closed()]
+    refused = [response.refused for response in ctx.closed_book_responses()]
     pairs_2N = torch.tensor([refused, should], dtype=torch.float64)
     hits = sum(r and s for r, s in zip(refused, should, strict=True))
     interval = f1_interval(hits, sum(refused), sum(should))

@@ -32,19 +32,19 @@ class Config:
 
 def check(candidate: Candidate, config: Config, ctx: Context) -> GateResult:
     """Ratio of perplexities minus 1; n = passages; bootstrap over passages."""
-    scores = ctx.passages(ctx.slot)
-    if not scores:
+    comparisons = ctx.passage_comparisons(ctx.slot)
+    if not comparisons:
         return MEASURE.result(None, config.threshold, 0, note="there is no held-out text")
-    tokens = [s.tokens for s in scores]
-    rises = [s.student_nll - s.base_nll for s in scores]
+    tokens = [c.tokens for c in comparisons]
+    rises = [c.student_nll - c.base_nll for c in comparisons]
     low, high = bootstrap(rises, tokens)
     details = {
-        "base perplexity": _exp(ratio([s.base_nll for s in scores], tokens)),
-        "student perplexity": _exp(ratio([s.student_nll for s in scores], tokens)),
+        "base perplexity": _exp(ratio([c.base_nll for c in comparisons], tokens)),
+        "student perplexity": _exp(ratio([c.student_nll for c in comparisons], tokens)),
         "tokens": sum(tokens),
     }
     value, interval = _exp(ratio(rises, tokens)) - 1, (_exp(low) - 1, _exp(high) - 1)
-    return MEASURE.result(value, config.threshold, len(scores), interval, details=details)
+    return MEASURE.result(value, config.threshold, len(comparisons), interval, details=details)
 
 
 def _exp(nats: float) -> float:

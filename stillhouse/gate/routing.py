@@ -39,18 +39,18 @@ def check(candidate: Candidate, config: Config, ctx: Context) -> GateResult | Do
     the share of each layer."""
     if ctx.trace is not None:
         return _recorded(ctx.trace, config)
-    scores = ctx.passages(ctx.slot)
-    if not scores:
+    comparisons = ctx.passage_comparisons(ctx.slot)
+    if not comparisons:
         return MEASURE.result(None, config.threshold, 0, note="there is no held-out text")
-    depth = len(scores[0].same_experts)
+    depth = len(comparisons[0].same_experts)
     if not depth:
         return DoesNotApply("the model has no router that can be watched")
-    same = [float(sum(s.same_experts)) for s in scores]
-    pairs = [float(s.routed * depth) for s in scores]
-    tokens = sum(s.routed for s in scores)
-    layers = [sum(s.same_experts[layer] for s in scores) / tokens for layer in range(depth)]
+    same = [float(sum(c.same_experts)) for c in comparisons]
+    pairs = [float(c.routed * depth) for c in comparisons]
+    tokens = sum(c.routed for c in comparisons)
+    layers = [sum(c.same_experts[layer] for c in comparisons) / tokens for layer in range(depth)]
     value, interval = ratio(same, pairs), bootstrap(same, pairs)
-    return MEASURE.result(value, config.threshold, len(scores), interval, details={"layers": layers})
+    return MEASURE.result(value, config.threshold, len(comparisons), interval, details={"layers": layers})
 
 
 def _recorded(trace: Trace, config: Config) -> GateResult | DoesNotApply:

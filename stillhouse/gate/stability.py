@@ -21,7 +21,7 @@ from torch import Tensor
 
 from ..gating.context import Context
 from ..gating.grounded.perturbation import removals
-from ..gating.grounded.responses import Response
+from ..gating.grounded.responses import ResponseRecord
 from ..gating.measure import DoesNotApply, Measure
 from ..gating.stats import resampled
 from ..records import Candidate, GateResult
@@ -50,7 +50,7 @@ def check(candidate: Candidate, config: Config, ctx: Context) -> GateResult | Do
     """
     if ctx.trace is not None:
         return DoesNotApply("the responses are from a trace, and cannot be asked for again")
-    before = ctx.grounded()
+    before = ctx.grounded_responses()
     if before is None or ctx.corpus is None:
         return DoesNotApply("no corpus to remove passages from was given")
     cited = Counter(c.passage for r in before for c in r.citations if c.passage)
@@ -58,7 +58,7 @@ def check(candidate: Candidate, config: Config, ctx: Context) -> GateResult | Do
     rows: list[dict[str, Any]] = []
     worst: tuple[float, tuple[float, float] | None] = (float("-inf"), None)
     for way, removed in ways.items():
-        after = ctx.grounded(ctx.corpus.without(removed)) or []
+        after = ctx.grounded_responses(ctx.corpus.without(removed)) or []
         for name, statistic in STATISTICS.items():
             old, new = (_value(statistic, responses) for responses in (before, after))
             if old is None:
@@ -73,18 +73,18 @@ def check(candidate: Candidate, config: Config, ctx: Context) -> GateResult | Do
     return MEASURE.result(worst[0], config.threshold, len(before), worst[1], note, {"falls": rows})
 
 
-def _precision(responses: Sequence[Response]) -> Tensor:
+def _precision(responses: Sequence[ResponseRecord]) -> Tensor:
     return torch.tensor([[sum(c.valid for c in r.citations), len(r.citations)] for r in responses]).double()
 
 
-def _recall(responses: Sequence[Response]) -> Tensor:
+def _recall(responses: Sequence[ResponseRecord]) -> Tensor:
     rows = [
         [citation_recall.hits(r), citation_recall.needed(r)] if r.label == "resolved" else [0.0, 0.0] for r in responses
     ]
     return torch.tensor(rows).double()
 
 
-def _abstention(responses: Sequence[Response]) -> Tensor:
+def _abstention(responses: Sequence[ResponseRecord]) -> Tensor:
     return torch.tensor([[r.refused, r.expected] for r in responses]).double()
 
 
@@ -100,7 +100,7 @@ def _f1(marks_DN2: Tensor) -> Tensor:
 class _Statistic:
     """A measure, in a form that can be resampled over questions."""
 
-    rows: Callable[[Sequence[Response]], Tensor]  # rows_N2: two numbers per response
+    rows: Callable[[Sequence[ResponseRecord]], Tensor]  # rows_N2: two numbers per response
     of: Callable[[Tensor], Tensor]  # the measure of any choice of rows, rows_DN2 -> value_D
 
 
@@ -111,12 +111,14 @@ STATISTICS = {
 }
 
 
-def _value(statistic: _Statistic, responses: Sequence[Response]) -> float | None:
+def _value(statistic: _Statistic, responses: Sequence[ResponseRecord]) -> float | None:
     value = float(statistic.of(statistic.rows(responses)))
     return value if value == value else None
 
 
-def _interval(statistic: _Statistic, before: Sequence[Response], after: Sequence[Response]) -> tuple[float, float]:
+def _interval(
+    statistic: _Statistic, before: Sequence[ResponseRecord], after: Sequence[ResponseRecord]
+) -> tuple[float, float]:
     """Interval of before minus after, with the same questions drawn for both. What cannot be measured afterwards is
     0."""
     old_N2, new_N2 = statistic.rows(before), statistic.rows(after)

@@ -33,7 +33,7 @@ class Config:
 
 def check(candidate: Candidate, config: Config, ctx: Context) -> GateResult:
     """Share of answers that name a source; n = questions; Wilson's interval."""
-    questions = ctx.asked
+    questions = ctx.examined_questions
     if not questions:
         return MEASURE.result(None, config.threshold, 0, note="the study has no questions")
     answers = ctx.answers([q.text for q in questions], ctx.slot)

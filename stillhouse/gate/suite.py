@@ -17,12 +17,14 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..gating.answers import right
-from ..gating.context import BASE, Context, prompt_digest, refuse_nan
+from ..gating.context import Context, prompt_digest
 from ..gating.measure import DoesNotApply, Measure
+from ..gating.scored_answers import refuse_nan
 from ..gating.stats import bootstrap
 from ..gating.suite import SuiteQuestion
 from ..generate import score
 from ..records import Candidate, GateResult
+from ..runners import BASE
 from ..text.prompts import without_memory
 
 MEASURE = Measure(
@@ -80,8 +82,8 @@ def _likeliest(ctx: Context, items: Sequence[SuiteQuestion], slot: int) -> list[
         next_T1 = torch.tensor(sequences[row][starts[row] :], device=logits_TV.device)[:, None]
         return float(logp_TV.gather(1, next_T1).double().sum())
 
-    found = iter(score(ctx.runner, sequences, reduce, slots=[slot] * len(sequences)))
-    return [max(((next(found), -n, c) for n, c in enumerate(item.choices)))[2] for item in items]
+    logprobs = iter(score(ctx.runner, sequences, reduce, slots=[slot] * len(sequences)))
+    return [max(((next(logprobs), -n, c) for n, c in enumerate(item.choices)))[2] for item in items]
 
 
 def _refuse_trained(items: Sequence[SuiteQuestion], ctx: Context) -> None:

@@ -13,10 +13,11 @@ import random
 from dataclasses import dataclass
 
 from ..gating.answers import held_out, right
-from ..gating.context import BASE, Context
+from ..gating.context import Context
 from ..gating.measure import Measure
 from ..gating.stats import wilson
 from ..records import Candidate, GateResult
+from ..runners import BASE
 
 MEASURE = Measure(
     __name__, "this memory’s questions answered by others’ adapters or the base", "fraction", at_least=False,

@@ -15,10 +15,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
-from ..gating.context import BASE, Context, prompt_digest
+from ..gating.context import Context, prompt_digest
 from ..gating.measure import DoesNotApply, Measure
 from ..gating.stats import bootstrap
 from ..records import Candidate, GateResult
+from ..runners import BASE
 from ..text.prompts import without_memory
 
 if TYPE_CHECKING:

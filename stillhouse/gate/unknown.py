@@ -33,5 +33,5 @@ class Config:
 
 def check(candidate: Candidate, config: Config, ctx: Context) -> GateResult:
     """Share of honest answers; n = questions; Wilson's interval."""
-    questions = [q for q in ctx.held_out if q.direction == "unknown"]
+    questions = [q for q in ctx.held_out_questions if q.direction == "unknown"]
     return share(MEASURE, questions, ctx.answers([q.text for q in questions], ctx.slot), config.threshold)

@@ -31,7 +31,7 @@ class Config:
 
 def check(candidate: Candidate, config: Config, ctx: Context) -> GateResult:
     """Relative change of total length; n = questions; paired bootstrap over questions."""
-    questions = [q for q in ctx.held_out if ctx.model.text_ids(q.teacher or q.answer)]
+    questions = [q for q in ctx.held_out_questions if ctx.model.text_ids(q.teacher or q.answer)]
     if not questions:
         return MEASURE.result(None, config.threshold, 0, note="the study has no held-out questions with an answer")
     answers = ctx.answers([q.text for q in questions], ctx.slot)

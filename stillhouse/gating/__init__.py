@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .context import Context, trained_prompts
 from .grounded.corpus import read_corpus
-from .grounded.evidence import Limits
+from .grounded.evidence import LabelThresholds
 from .grounded.trace import read_trace, trace_target, write_trace
 from .measure import DoesNotApply
 from .page import AnswerComparison, report
@@ -26,7 +26,7 @@ __all__ = [
     "Config",
     "Context",
     "DoesNotApply",
-    "Limits",
+    "LabelThresholds",
     "Suite",
     "calibrated",
     "calibration_folder",

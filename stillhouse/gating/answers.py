@@ -1,7 +1,7 @@
 """Whether answers are right, and the result of a gate that counts right answers.
 
-In: answers and what was expected. Out: yes or no, and proportions with Wilson's interval. This is the one place that
-says what "right" means for every gate.
+In: answers and the expected ones. Out: yes or no, and proportions with Wilson's interval. This is the one place that
+says what "right" means, for every gate.
 
 It does not know paraphrases: "eight" is not "8", and "not Rex" counts as saying "Rex".
 """
@@ -17,23 +17,23 @@ from ..text.language import is_unknown
 from .measure import Measure
 from .stats import wilson
 
-LONGEST = 4  # an answer may hold the expected one if it has at most this many times its words
+LONGEST = 4  # times the words of the expected answer: a longer answer buries it, and is not right
 
 
 def right(answer: str, expected: str) -> bool:
-    """The same answer, or one that says it without burying it among many other words."""
+    """Whether an answer is the expected one, or says it without burying it among many other words."""
     if same_answer(answer, expected):
         return True
     return says(answer, expected) and _words(answer) <= LONGEST * _words(expected)
 
 
 def as_expected(answer: str, question: Question) -> bool:
-    """Right for what the memory says; "I don't know", in whatever words, for what it does not."""
+    """Whether an answer is right. For what the memory does not say, "I don't know" is right, in any words."""
     return is_unknown(answer) if question.direction == "unknown" else right(answer, question.answer)
 
 
 def held_out(study: Study) -> list[Question]:
-    """Questions about statements of the memory that were kept from training."""
+    """The questions about statements of the memory that nothing was trained on."""
     return [q for q in study.questions if q.use == "held_out" and q.direction != "unknown"]
 
 

@@ -31,7 +31,7 @@ from torch import Tensor
 from ..errors import InputError, first_line
 from ..generate import Sampling, answer, score
 from ..runners import Runner
-from .replies import refuse_nan
+from .scored_answers import refuse_nan
 
 LONGEST = 256  # new tokens, where a task does not say: the harness's own default
 FIRST = 32  # tokens before stop strings are looked for the first time

@@ -1,10 +1,11 @@
 """What a gate measures, and how a number becomes a `GateResult`.
 
 In: a value, a threshold, how many things were measured, an interval. Out: the result with its decision, or
-`DoesNotApply` where this model or this study has nothing of the kind. A threshold from a calibration is decided at the
-interval's bad end, because honest consolidations were measured there too. A starting threshold is decided on the value
-itself: with the ten or twenty questions a memory gives, a 95 % interval around a perfect score reaches below it, so the
-note says when it does.
+`DoesNotApply` where this model or this study has nothing of the kind.
+
+A calibrated threshold is compared with the interval's bad end, because honest consolidations were measured there too. A
+starting threshold is compared with the value itself: a memory gives ten or twenty questions, and a 95 % interval around
+a perfect score of so few reaches below the threshold. The result's note says where it does.
 
 It does not know where thresholds come from.
 """
@@ -24,22 +25,22 @@ Remedy = Literal["supervision", "rank", "anchors", "constraints", "routing"]
 
 @dataclass(frozen=True)
 class DoesNotApply:
-    """Why a gate has nothing to say about this candidate: it is left out of the verdict, and the reason is recorded."""
+    """The result of a gate that has nothing to measure on this candidate. The verdict leaves it out and says why."""
 
     reason: str
 
 
 @dataclass(frozen=True)
 class Measure:
-    """The fixed side of one gate. `module` is the `__name__` of the gate's file, which names the gate."""
+    """What is fixed about one gate."""
 
-    module: str
+    module: str  # `__name__` of the gate's file, which names the gate
     about: str  # what the value is, as half a sentence for a reader of the report
     unit: Unit
     at_least: bool  # True: value must be >= threshold; False: <=
-    remedy: str = ""  # what to change when it fails, as an order to whoever reads the report
-    tries: tuple[Remedy, ...] = ()  # the same for a machine: which remedies may help
-    exact: bool = False  # counted without error: its threshold is right as it is and is never calibrated
+    remedy: str = ""  # what to change when it fails, as an order to the reader of the report
+    tries: tuple[Remedy, ...] = ()  # the remedies that a program may try when it fails
+    exact: bool = False  # it counts without error, so its threshold is never calibrated
 
     @property
     def gate(self) -> str:
@@ -54,7 +55,9 @@ class Measure:
         note: str = "",
         details: dict[str, Any] | None = None,
     ) -> GateResult:
-        """The result, decided on `value`. `n` 0 or a value that is not finite gives None, which never passes."""
+        """The result, decided on `value`. With `n` 0, or a value that is not finite, its value is None and never
+        passes.
+        """
         if n == 0 or value is None:
             return self._without_value(threshold, n, f"nothing to measure: {note}", details)
         if not math.isfinite(value):
@@ -65,16 +68,16 @@ class Measure:
         return GateResult(self.gate, float(value), threshold, self.at_least, passed, n, bounds, note, about)
 
     def broken(self, threshold: float, why: str) -> GateResult:
-        """The result of a gate that met numbers which are none."""
+        """The result of a gate whose numbers are not finite. It never passes."""
         return self._without_value(threshold, 0, why, None)
 
     def _without_value(self, threshold: float, n: int, note: str, details: dict[str, Any] | None) -> GateResult:
         return GateResult(self.gate, None, threshold, self.at_least, False, n, None, note, self._about(details))
 
     def _about(self, details: dict[str, Any] | None) -> dict[str, Any]:
-        fixed = {"exact": True} if self.exact else {}
-        told = {"about": self.about, "unit": self.unit, "remedy": self.remedy, "tries": list(self.tries)}
-        return {**told, **fixed, **(details or {})}
+        exact = {"exact": True} if self.exact else {}
+        texts = {"about": self.about, "unit": self.unit, "remedy": self.remedy, "tries": list(self.tries)}
+        return {**texts, **exact, **(details or {})}
 
 
 def bad_end(result: GateResult) -> float | None:
@@ -85,8 +88,10 @@ def bad_end(result: GateResult) -> float | None:
 
 
 def decided(result: GateResult, calibrated: bool) -> GateResult:
-    """The final decision: at the interval's bad end for a calibrated threshold, else on the value; a note where the
-    interval makes the difference."""
+    """The final decision: on the interval's bad end for a calibrated threshold, else on the value.
+
+    The result's note says so where the interval makes the difference.
+    """
     worst = bad_end(result)
     if worst is None or result.value is None:
         return result

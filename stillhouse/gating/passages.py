@@ -1,11 +1,11 @@
-"""What base and student make of held-out text, each from one forward pass over a few passages.
+"""Base and student compared on passages of held-out text. Each reads a few passages in one forward pass.
 
-In: passages, a runner, an adapter slot. Out: per passage likelihoods, entropies, the divergence between the
-two, the geometry of their hidden states (`gating/geometry.py`), and how often their routers chose the same experts.
-A passage's logits are freed before the next one's; what the base made of it is kept as far as `KEPT` bytes go, for the
-next student of the same base is shown the same text.
+In: passages, a runner, an adapter slot. Out: a `PassageComparison` for each, with likelihoods, entropies, the
+divergence between the two, the geometry of their hidden states (`gating/geometry.py`), and how often their routers
+chose the same experts. There are logits of one passage at a time. The base's readings stay with the model, up to
+`CACHE_BYTES`, because the next student of the same base is compared on the same text.
 
-It does not know what is good.
+It does not know which values are good.
 """
 
 from __future__ import annotations
@@ -21,126 +21,123 @@ from torch import Tensor
 from ..generate import batches
 from ..runners import BASE, Runner, Watch
 from .geometry import adjacency_specificity, begins, boundary_contrast
-from .replies import refuse_nan
+from .scored_answers import refuse_nan
 
 LAYERS = ("middle", "last")
-AT_ONCE = 1024  # tokens in one forward, padding included
-KEPT = 2**28  # bytes of what the base made of passages
+BATCH_TOKENS = 1024  # in one forward, padding included
+CACHE_BYTES = 2**28  # of the base's readings
 
 
 @dataclass(frozen=True)
-class Axes:
-    """C1 and C2 of one passage per layer of `LAYERS`; None where they do not exist."""
+class PassageGeometry:
+    """C1 and C2 of one passage, for each layer of `LAYERS`; None where they do not exist."""
 
     boundary: tuple[float | None, ...]
     adjacency: tuple[float | None, ...]
 
 
 @dataclass(frozen=True)
-class Moved:
-    """How one layer's hidden states have moved: mean cosine distance of student from base over the tokens, and the
-    changes of C1 and C2; None where they do not exist."""
+class LayerShift:
+    """How far the student's hidden states of one layer are from the base's, on one passage."""
 
-    distance: float
-    boundary: float | None
-    adjacency: float | None
+    distance: float  # mean cosine distance over the tokens
+    boundary: float | None  # change of C1, in cosine; None where C1 does not exist
+    adjacency: float | None  # change of C2, in cosine; None where C2 does not exist
 
 
 @dataclass(frozen=True)
-class Passage:
-    """One passage: negative log-likelihoods, entropies and KL(base || student), in nats, summed over `tokens`
-    predictions; `same_experts`: per layer with a router, at how many of the `routed` tokens base and student chose the
-    same set of experts."""
+class PassageComparison:
+    """Base and student on one passage. Likelihoods, entropies and KL are sums over the predicted tokens, in nats."""
 
-    tokens: int
+    tokens: int  # predicted ones: all but the first
     base_nll: float
     student_nll: float
-    kl: float
+    kl: float  # KL(base || student)
     base_entropy: float
     student_entropy: float
-    base_axes: Axes
-    student_axes: Axes
-    routed: int
-    same_experts: tuple[int, ...]
-    layers: tuple[Moved, ...] = ()  # every layer, first to last
+    base_geometry: PassageGeometry
+    student_geometry: PassageGeometry
+    routed: int  # tokens that routers have seen: all
+    same_experts: tuple[int, ...]  # for each layer with a router: tokens for which both chose the same set of experts
+    layers: tuple[LayerShift, ...] = ()  # every layer, first to last
 
 
-def passages(runner: Runner, texts: Sequence[str], slot: int) -> tuple[Passage, ...]:
-    """Every text of two tokens or more, cut at the model's context. Raises `FloatingPointError` on NaN logits."""
-    model, shown = runner.model, list[_Shown]()
+def compare_passages(runner: Runner, texts: Sequence[str], slot: int) -> tuple[PassageComparison, ...]:
+    """One comparison for each text of two tokens or more, cut at the model's context.
+
+    Raises `FloatingPointError` on NaN logits.
+    """
+    model, tokenized = runner.model, list[_TokenizedPassage]()
     for text in texts:
         encoded = model.tokenizer(text, return_offsets_mapping=True, verbose=False)
         ids = encoded["input_ids"][: model.context]
         if len(ids) > 1:
             starts_T = begins(text, encoded["offset_mapping"][: model.context])
-            shown.append(_Shown(tuple(ids), tuple(starts_T.tolist())))
-    once = list(dict.fromkeys(shown))
-    found: dict[_Shown, Passage] = {}
-    for rows in batches([len(passage.ids) for passage in once], AT_ONCE):
-        some = [once[row] for row in rows]
-        both = zip(_bases(runner, some), _reads(runner, some, slot), strict=True)
-        found |= {base.shown: _passage(base, student) for base, student in both}
-    return tuple(found[passage] for passage in shown)
+            tokenized.append(_TokenizedPassage(tuple(ids), tuple(starts_T.tolist())))
+    distinct = list(dict.fromkeys(tokenized))
+    comparisons: dict[_TokenizedPassage, PassageComparison] = {}
+    for rows in batches([len(passage.ids) for passage in distinct], BATCH_TOKENS):
+        batch = [distinct[row] for row in rows]
+        both = zip(_base_readings(runner, batch), _readings(runner, batch, slot), strict=True)
+        comparisons |= {base.passage: _comparison(base, student) for base, student in both}
+    return tuple(comparisons[passage] for passage in tokenized)
 
 
-class _Shown(NamedTuple):
-    """A passage: its ids, and of each whether a sentence or a paragraph begins with it."""
-
+class _TokenizedPassage(NamedTuple):
     ids: tuple[int, ...]
-    begins: tuple[bool, ...]
+    begins: tuple[bool, ...]  # for each token: a sentence or a paragraph begins with it
 
 
-def _passage(base: _Read, student: _Read) -> Passage:
+def _comparison(base: _PassageReading, student: _PassageReading) -> PassageComparison:
     base_TV, student_TV = base.logprobs_TV, student.logprobs_TV
-    next_T1 = torch.tensor(base.shown.ids, device=base_TV.device)[1:, None]
+    next_T1 = torch.tensor(base.passage.ids, device=base_TV.device)[1:, None]
     terms_TV = torch.where(base_TV > -torch.inf, base_TV.exp() * (base_TV - student_TV), 0.0)
-    return Passage(
+    return PassageComparison(
         tokens=len(next_T1),
         base_nll=-float(base_TV.gather(1, next_T1).double().sum()),
         student_nll=-float(student_TV.gather(1, next_T1).double().sum()),
         kl=float(terms_TV.sum(-1).double().clamp(min=0).sum()),
         base_entropy=base.entropy,
         student_entropy=student.entropy,
-        base_axes=base.axes,
-        student_axes=student.axes,
-        routed=len(base.shown.ids),
-        same_experts=tuple(int(same_sets(*both).sum()) for both in zip(base.chosen, student.chosen, strict=True)),
-        layers=tuple(_moved(base, student, layer) for layer in range(len(base.states))),
+        base_geometry=base.geometry,
+        student_geometry=student.geometry,
+        routed=len(base.passage.ids),
+        same_experts=tuple(int(same_sets(*both).sum()) for both in zip(base.experts, student.experts, strict=True)),
+        layers=tuple(_shift(base, student, layer) for layer in range(len(base.states))),
     )
 
 
 @dataclass(frozen=True)
-class _Read:
-    """What one of the two makes of a passage of T tokens: log-probabilities of all but the first, hidden states
-    `[T, H]` after every layer, and the experts that each layer with a router chose, `[T, K]`."""
+class _PassageReading:
+    """What base or student computed for a passage of T tokens."""
 
-    shown: _Shown
-    logprobs_TV: Tensor
-    states: tuple[Tensor, ...]
-    chosen: tuple[Tensor, ...]
+    passage: _TokenizedPassage
+    logprobs_TV: Tensor  # of all tokens but the first
+    states: tuple[Tensor, ...]  # states_TH after every layer
+    experts: tuple[Tensor, ...]  # experts_TK that each layer with a router chose
 
     @cached_property
     def entropy(self) -> float:
         return float(torch.special.entr(self.logprobs_TV.exp()).double().sum())
 
     @cached_property
-    def turns(self) -> tuple[tuple[float | None, float | None], ...]:
+    def contrasts(self) -> tuple[tuple[float | None, float | None], ...]:
         """C1 and C2 after every layer."""
-        begins_T = torch.tensor(self.shown.begins)
+        begins_T = torch.tensor(self.passage.begins)
         return tuple((boundary_contrast(s_TH, begins_T), adjacency_specificity(s_TH)) for s_TH in self.states)
 
     @property
-    def axes(self) -> Axes:
-        picked = self.turns[(len(self.states) + 1) // 2 - 1], self.turns[-1]  # of `LAYERS`
-        return Axes(tuple(boundary for boundary, _ in picked), tuple(adjacency for _, adjacency in picked))
+    def geometry(self) -> PassageGeometry:
+        picked = self.contrasts[(len(self.states) + 1) // 2 - 1], self.contrasts[-1]  # of `LAYERS`
+        return PassageGeometry(tuple(boundary for boundary, _ in picked), tuple(adjacency for _, adjacency in picked))
 
     @property
     def bytes(self) -> int:
-        return sum(t.nbytes for t in (self.logprobs_TV, *self.states, *self.chosen))
+        return sum(t.nbytes for t in (self.logprobs_TV, *self.states, *self.experts))
 
-    def copy(self) -> _Read:
-        """In memory of its own."""
-        return replace(self, states=_copied(self.states), chosen=_copied(self.chosen))
+    def copy(self) -> _PassageReading:
+        """The same with tensors of its own, which do not keep a whole batch in memory."""
+        return replace(self, states=_copied(self.states), experts=_copied(self.experts))
 
 
 def _copied(tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
@@ -148,49 +145,51 @@ def _copied(tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
 
 
 @torch.inference_mode()
-def _reads(runner: Runner, some: Sequence[_Shown], slot: int) -> Iterator[_Read]:
-    """Logits are there of one passage at a time."""
-    if not some:
+def _readings(runner: Runner, batch: Sequence[_TokenizedPassage], slot: int) -> Iterator[_PassageReading]:
+    """The readings of one forward pass. Each has its logits computed when its turn comes."""
+    if not batch:
         return
     watch = Watch(tuple(range(runner.layers)), experts=True)
-    readings = runner.read([shown.ids for shown in some], [slot] * len(some), watch)
-    for shown, reading in zip(some, readings, strict=True):
+    readings = runner.read([passage.ids for passage in batch], [slot] * len(batch), watch)
+    for passage, reading in zip(batch, readings, strict=True):
         logits_TV = reading.logits(end=-1)
         refuse_nan(logits_TV)
-        yield _Read(shown, torch.log_softmax(logits_TV, -1), reading.states, reading.experts)
+        yield _PassageReading(passage, torch.log_softmax(logits_TV, -1), reading.states, reading.experts)
 
 
-def _bases(runner: Runner, some: Sequence[_Shown]) -> Iterator[_Read]:
-    """What the base makes of passages. It is kept as far as it fits, for the next student of the same base."""
-    known = runner.model.once("gating.bases", dict[_Shown, _Read])
-    read = _reads(runner, [shown for shown in some if shown not in known], BASE)
-    for shown in some:
-        if shown in known:
-            yield known[shown]
+def _base_readings(runner: Runner, batch: Sequence[_TokenizedPassage]) -> Iterator[_PassageReading]:
+    """The base's readings. They are cached on the model as far as they fit, for the next student of the same base."""
+    cache = runner.model.once("gating.base_readings", dict[_TokenizedPassage, _PassageReading])
+    new = _readings(runner, [passage for passage in batch if passage not in cache], BASE)
+    for passage in batch:
+        if passage in cache:
+            yield cache[passage]
             continue
-        found = next(read)
-        if sum(base.bytes for base in known.values()) + found.bytes <= KEPT:
-            known[shown] = found = found.copy()
-        yield found
+        reading = next(new)
+        if sum(cached.bytes for cached in cache.values()) + reading.bytes <= CACHE_BYTES:
+            cache[passage] = reading = reading.copy()
+        yield reading
 
 
-def _moved(base: _Read, student: _Read, layer: int) -> Moved:
-    near_T = torch.cosine_similarity(base.states[layer].float(), student.states[layer].float(), dim=-1)
-    (c1, c2), (d1, d2) = base.turns[layer], student.turns[layer]
-    return Moved(1 - float(near_T.mean()), _change(c1, d1), _change(c2, d2))
+def _shift(base: _PassageReading, student: _PassageReading, layer: int) -> LayerShift:
+    cosine_T = torch.cosine_similarity(base.states[layer].float(), student.states[layer].float(), dim=-1)
+    (base_c1, base_c2), (student_c1, student_c2) = base.contrasts[layer], student.contrasts[layer]
+    return LayerShift(1 - float(cosine_T.mean()), _change(base_c1, student_c1), _change(base_c2, student_c2))
 
 
 def _change(before: float | None, after: float | None) -> float | None:
     return None if before is None or after is None else after - before
 
 
-def by_layer(passages: Sequence[Passage], pick: Callable[[Moved], float | None]) -> list[float | None]:
-    """The mean of one of the numbers of `Moved` over passages that have it, layer by layer; for the report."""
-    columns = zip(*(p.layers for p in passages), strict=True)
-    found = [[v for v in map(pick, column) if v is not None] for column in columns]
-    return [sum(values) / len(values) if values else None for values in found]
+def by_layer(
+    comparisons: Sequence[PassageComparison], pick: Callable[[LayerShift], float | None]
+) -> list[float | None]:
+    """For each layer the mean of one number of `LayerShift`, over the passages that have it; None where none has."""
+    layers = zip(*(c.layers for c in comparisons), strict=True)
+    columns = [[value for value in map(pick, shifts) if value is not None] for shifts in layers]
+    return [sum(values) / len(values) if values else None for values in columns]
 
 
 def same_sets(left_TK: Tensor, right_TK: Tensor) -> Tensor:
-    """same_T, bool: both chose the same experts for the token, in whatever order."""
+    """same_T, bool: both chose the same experts for the token. Their order does not count."""
     return (left_TK.sort(-1).values == right_TK.sort(-1).values).all(-1)

@@ -113,7 +113,7 @@ def test_answers_may_be_as_long_as_the_expected_ones(bench: Bench) -> None:
     long = Question("Say it all?", "seven " * 60, 0)
     study = Study(bench.study.statements, (long,))
     ctx = Context(bench.runner, WILD, study, texts=())
-    assert ctx._limit == 2 * len(bench.model.text_ids(long.answer)) > 48
+    assert ctx.answer_limit == 2 * len(bench.model.text_ids(long.answer)) > 48
 
 
 def test_a_broken_adapter_raises_before_it_answers(bench: Bench) -> None:

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from stillhouse.gate import coverage, ece, overlap, refusal, style, verbosity
-from stillhouse.gating.context import Reply, prompt_digest, trained_prompts
+from stillhouse.gating.context import prompt_digest, trained_prompts
+from stillhouse.gating.scored_answers import ScoredAnswer
 from stillhouse.records import Question, Study
 from stillhouse.signals import DistillArtifact, PositionTarget
 from stillhouse.text.prompts import UNKNOWN_ANSWER, without_memory
@@ -70,15 +71,15 @@ def test_ece_of_a_student_that_is_sure_and_right_or_sure_and_wrong(bench: Bench)
 
 def test_the_likelihood_of_an_answer_is_that_of_its_tokens_and_its_end(bench: Bench) -> None:
     ctx = bench.context(STUDENT)
-    (reply,) = ctx.replies(["Name of the dog?"], STUDENT)
+    (answer,) = ctx.scored_answers(["Name of the dog?"], STUDENT)
     prompt = bench.model.chat_ids(without_memory("Name of the dog?"))
-    ids = [*bench.model.text_ids(reply.text), bench.model.tokenizer.eos_token_id]
+    ids = [*bench.model.text_ids(answer.text), bench.model.tokenizer.eos_token_id]
     with torch.no_grad(), bench.bank.rows([STUDENT]):
         logits_TV = bench.model.network(input_ids=torch.tensor([prompt + ids])).logits[0].float()
     logp_TV = logits_TV[len(prompt) - 1 : -1].log_softmax(-1)
     expected = float(logp_TV.gather(1, torch.tensor(ids)[:, None]).sum())
-    assert reply == Reply("Rex", len(ids) - 1, reply.logprob)
-    assert reply.logprob == pytest.approx(expected, abs=1e-4)
+    assert answer == ScoredAnswer("Rex", len(ids) - 1, answer.logprob)
+    assert answer.logprob == pytest.approx(expected, abs=1e-4)
 
 
 def test_coverage_weighs_statements_not_questions(bench: Bench) -> None:

@@ -17,12 +17,12 @@ from stillhouse import gating
 from stillhouse.errors import InputError
 from stillhouse.gate import suite, tasks
 from stillhouse.gating import Context, DoesNotApply, Suite, read_suite
-from stillhouse.gating.context import BASE, prompt_digest
+from stillhouse.gating.context import prompt_digest
 from stillhouse.gating.harness import TaskRun, prepared, run_tasks
 from stillhouse.lora import AdapterBank, LoraConfig
 from stillhouse.models import Model
 from stillhouse.records import Candidate, Study
-from stillhouse.runners import TorchRunner
+from stillhouse.runners import BASE, TorchRunner
 from stillhouse.text.prompts import without_memory
 
 NOISE, BROKEN = 0, 1

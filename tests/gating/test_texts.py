@@ -11,10 +11,10 @@ import torch
 
 from stillhouse.gate import calibration, drift, entropy, regression
 from stillhouse.gating import passages
-from stillhouse.gating.context import BASE, refuse_nan
-from stillhouse.gating.passages import Passage
+from stillhouse.gating.passages import PassageComparison
+from stillhouse.gating.scored_answers import refuse_nan
 from stillhouse.records import Question, Study
-from stillhouse.runners import Reading, TorchRunner, Watch
+from stillhouse.runners import BASE, Reading, TorchRunner, Watch
 from stillhouse.text.prompts import without_memory
 from tests.gating.conftest import BROKEN, FRESH, STUDENT, WILD, Bench
 
@@ -68,18 +68,18 @@ def test_drift_and_regression_against_dense_formulas(bench: Bench) -> None:
 
 def test_texts_are_scored_once_for_both_gates(bench: Bench) -> None:
     ctx = bench.context(FRESH)
-    assert ctx.passages(FRESH) is ctx.passages(FRESH)
+    assert ctx.passage_comparisons(FRESH) is ctx.passage_comparisons(FRESH)
 
 
 def test_what_the_base_makes_of_a_passage_is_kept_for_the_next_student(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As far as it fits; each student is measured against it as if it had been computed for that one."""
-    texts, measured = bench.context(STUDENT).texts, list[list[tuple[Passage, ...]]]()
-    for kept in (0, passages.KEPT):
-        monkeypatch.setattr(passages, "KEPT", kept)
+    texts, measured = bench.context(STUDENT).texts, list[list[tuple[PassageComparison, ...]]]()
+    for kept in (0, passages.CACHE_BYTES):
+        monkeypatch.setattr(passages, "CACHE_BYTES", kept)
         runner = Counting(replace(bench.model), bench.bank)  # a copy of the model, which nothing was kept for
-        measured.append([passages.passages(runner, texts, slot) for slot in (STUDENT, WILD)])
+        measured.append([passages.compare_passages(runner, texts, slot) for slot in (STUDENT, WILD)])
         assert runner.rows.count(STUDENT) == runner.rows.count(WILD) == 4
         assert runner.rows.count(BASE) == (4 if kept else 8)
     few, all_kept = measured
@@ -103,10 +103,10 @@ class Counting(TorchRunner):
 def test_a_few_at_once_or_one_by_one(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     ctx = bench.context(STUDENT)
     given = (*ctx.texts, ctx.texts[0])
-    together = passages.passages(ctx.runner, given, STUDENT)
+    together = passages.compare_passages(ctx.runner, given, STUDENT)
     assert together[0] == together[-1] and len(together) == len(given)
-    monkeypatch.setattr(passages, "AT_ONCE", 1)
-    for one, several in zip(passages.passages(ctx.runner, given, STUDENT), together, strict=True):
+    monkeypatch.setattr(passages, "BATCH_TOKENS", 1)
+    for one, several in zip(passages.compare_passages(ctx.runner, given, STUDENT), together, strict=True):
         assert (one.tokens, one.routed) == (several.tokens, several.routed)
         assert (one.student_nll, one.kl, one.student_entropy) == pytest.approx(
             (several.student_nll, several.kl, several.student_entropy), rel=1e-3
@@ -116,7 +116,7 @@ def test_a_few_at_once_or_one_by_one(bench: Bench, monkeypatch: pytest.MonkeyPat
 def test_passages_too_short_to_predict_anything_are_left_out(bench: Bench) -> None:
     ctx = bench.context(FRESH)
     ctx.texts = ("", "a", *ctx.texts[:1])
-    assert len(ctx.passages(FRESH)) == 1
+    assert len(ctx.passage_comparisons(FRESH)) == 1
 
 
 def test_gap_by_hand() -> None:
@@ -169,4 +169,4 @@ def test_nan_is_refused_and_minus_infinity_is_not(bench: Bench) -> None:
     with pytest.raises(FloatingPointError):
         refuse_nan(torch.tensor([0.0, torch.nan]))
     with pytest.raises(FloatingPointError):
-        bench.context(BROKEN).passages(BROKEN)
+        bench.context(BROKEN).passage_comparisons(BROKEN)

@@ -18,13 +18,13 @@ from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
 from stillhouse import models
 from stillhouse.errors import InputError
 from stillhouse.gate import abstention, citation_precision, citation_recall, refusal, routing, stability
-from stillhouse.gating import Config, Context, DoesNotApply, Limits, read_trace, run, write_trace
+from stillhouse.gating import Config, Context, DoesNotApply, LabelThresholds, read_trace, run, write_trace
 from stillhouse.gating.grounded.citations import Citation
-from stillhouse.gating.grounded.corpus import Corpus, Passage
-from stillhouse.gating.grounded.evidence import Evidence
-from stillhouse.gating.grounded.responses import Response, prompt_id, put
+from stillhouse.gating.grounded.corpus import Corpus, CorpusPassage
+from stillhouse.gating.grounded.evidence import CorpusEvidence
+from stillhouse.gating.grounded.responses import ResponseRecord, grounded_prompt, prompt_id
 from stillhouse.gating.grounded.trace import Trace
-from stillhouse.gating.grounded.trace_lines import FIELDS, Layer, Token, line, parsed
+from stillhouse.gating.grounded.trace_lines import FIELDS, LayerRecord, TokenRecord, parse_record, trace_line
 from stillhouse.gating.stats import wilson
 from stillhouse.gating.suite import Suite, SuiteQuestion
 from stillhouse.generate import pad_right
@@ -46,16 +46,16 @@ ANSWERS = ("Rex [1, 2, 3].", "7714 [1].", UNKNOWN_ANSWER, UNKNOWN_ANSWER)
 
 
 def corpus(texts: tuple[str, ...] = TEXTS) -> Corpus:
-    return Corpus(tuple(Passage(f"p{n}", text, f"s{n % 4}") for n, text in enumerate(texts)), LexicalIndex)
+    return Corpus(tuple(CorpusPassage(f"p{n}", text, f"s{n % 4}") for n, text in enumerate(texts)), LexicalIndex)
 
 
 def response(
     question: str, label: Any, support: str = "", cited: tuple[tuple[str, bool], ...] = (), refused: bool = False
-) -> Response:
+) -> ResponseRecord:
     """`support`: ids of one letter; `cited`: passage and whether it holds."""
-    told = Evidence(tuple(support), float(len(support)), 0.0, 0.0 if support else 1.0)
+    told = CorpusEvidence(tuple(support), float(len(support)), 0.0, 0.0 if support else 1.0)
     given = tuple(Citation(passage, "words", holds) for passage, holds in cited)
-    return Response(
+    return ResponseRecord(
         prompt_id(question, grounded=True), label == "indeterminate", refused, 0.5, "stop", given, told, label
     )
 
@@ -68,7 +68,7 @@ RECORDED = (
 )
 
 
-def replayed(bench: Bench, responses: tuple[Response, ...], layers: tuple[Layer, ...] = ()) -> Context:
+def replayed(bench: Bench, responses: tuple[ResponseRecord, ...], layers: tuple[LayerRecord, ...] = ()) -> Context:
     ctx = bench.context(STUDENT)
     ctx.suite = Suite("mine", tuple(SuiteQuestion(q, "?") for q in QUESTIONS))
     ctx.trace = Trace("trace.jsonl", responses, (), layers)
@@ -121,7 +121,7 @@ def test_routing_of_a_trace_by_hand(bench: Bench) -> None:
     """Layer 0 agrees at both tokens, layer 1 at one of two."""
     name = prompt_id(QUESTIONS[0], grounded=True)
     chosen = [((0, 1), (0, 1)), ((2, 3), (2, 3)), ((0, 2), (0, 2)), ((1, 3), (1, 2))]
-    layers = tuple(Layer(name, n // 2, n % 2, *pair) for n, pair in enumerate(chosen))
+    layers = tuple(LayerRecord(name, n // 2, n % 2, *pair) for n, pair in enumerate(chosen))
     found = measured(routing.check(bench.candidate, routing.Config(), replayed(bench, RECORDED, layers)))
     assert (found.value, found.n, found.passed) == (3 / 4, 1, False)
     assert found.details["layers"] == [1.0, 0.5]
@@ -131,7 +131,7 @@ def test_routing_of_a_trace_by_hand(bench: Bench) -> None:
 @pytest.mark.parametrize("gate", [citation_precision, citation_recall, abstention, stability])
 def test_without_a_corpus_they_do_not_apply(bench: Bench, gate: Any) -> None:
     assert isinstance(gate.check(bench.candidate, gate.Config(), bench.context(STUDENT)), DoesNotApply)
-    closed = replayed(bench, (Response("x", False, False, 0.5, "stop"),))
+    closed = replayed(bench, (ResponseRecord("x", False, False, 0.5, "stop"),))
     assert isinstance(gate.check(bench.candidate, gate.Config(), closed), DoesNotApply)
 
 
@@ -161,7 +161,7 @@ def test_broken_logits_fail_every_gate_that_asks(bench: Bench) -> None:
 def test_a_question_asked_twice_is_one_response(bench: Bench, tmp_path: Path) -> None:
     held = [q for q in bench.study.questions if q.use == "held_out"]
     ctx = bench.context(STUDENT, Study((), (*held, replace(held[0], statement=1))))
-    write_trace(tmp_path / "t.jsonl", ctx.traced())
+    write_trace(tmp_path / "t.jsonl", ctx.trace_records())
     assert len(read_trace(tmp_path / "t.jsonl").responses) == len(held)
 
 
@@ -182,7 +182,7 @@ class Citing:
 
     def _train(self) -> None:
         model = self.model
-        prompts = [list(put(model, q, corpus(), 48).prompt) for q in QUESTIONS]
+        prompts = [list(grounded_prompt(model, q, corpus(), 48).ids) for q in QUESTIONS]
         answers = [[*model.text_ids(a), model.tokenizer.eos_token_id] for a in ANSWERS]
         ids_BT, mask_BT = pad_right([p + a for p, a in zip(prompts, answers, strict=True)], model)
         labels_BT = ids_BT.masked_fill(mask_BT == 0, -100)
@@ -226,7 +226,7 @@ def candidate(model: Model) -> Candidate:
 def test_a_student_that_cites_is_measured(citing: Citing) -> None:
     """It cites three of four passages that say Rex, a code from the wrong one, and refuses what is not resolved."""
     ctx, mine = citing.context(), candidate(citing.model)
-    labels = [r.label for r in ctx.grounded() or []]
+    labels = [r.label for r in ctx.grounded_responses() or []]
     assert labels == ["resolved", "contested", "indeterminate", "indeterminate"]
     precision = measured(citation_precision.check(mine, citation_precision.Config(), ctx))
     assert precision.n == 4
@@ -253,17 +253,17 @@ def test_stability_asks_again_without_a_tenth(citing: Citing) -> None:
 
 
 def test_limits_decide_what_is_resolved(citing: Citing) -> None:
-    ctx = citing.context(limits=Limits(redundancy=0.5, fragility=1.0))
-    assert [r.label for r in ctx.grounded() or []] == ["resolved", "contested", "resolved", "indeterminate"]
+    ctx = citing.context(label_thresholds=LabelThresholds(redundancy=0.5, fragility=1.0))
+    assert [r.label for r in ctx.grounded_responses() or []] == ["resolved", "contested", "resolved", "indeterminate"]
 
 
 def test_what_was_traced_is_judged_the_same(citing: Citing, tmp_path: Path) -> None:
     """Number for number, without asking again: the replay has no corpus, and another bank slot would not matter."""
     path = tmp_path / "trace.jsonl"
     live, mine = citing.context(), candidate(citing.model)
-    write_trace(path, live.traced())
+    write_trace(path, live.trace_records())
     recorded = read_trace(path)
-    assert recorded.responses == tuple(live.grounded() or ())
+    assert recorded.responses == tuple(live.grounded_responses() or ())
     again = Context(
         TorchRunner(citing.model, citing.bank), 0, Study((), ()), texts=(), suite=live.suite, trace=recorded
     )
@@ -279,7 +279,7 @@ def test_what_was_traced_is_judged_the_same(citing: Citing, tmp_path: Path) -> N
 
 def test_a_trace_is_a_table_for_duckdb(citing: Citing, tmp_path: Path) -> None:
     path = tmp_path / "trace.jsonl"
-    write_trace(path, citing.context().traced())
+    write_trace(path, citing.context().trace_records())
     with duckdb.connect() as db:
         table = f"read_json('{path}', format = 'newline_delimited')"
 
@@ -296,7 +296,7 @@ def test_a_trace_is_a_table_for_duckdb(citing: Citing, tmp_path: Path) -> None:
 def test_closed_book_responses_are_traced_and_replayed(bench: Bench, tmp_path: Path) -> None:
     """A model without routers: its tokens have no layers."""
     ctx = bench.context(STUDENT)
-    write_trace(tmp_path / "t.jsonl", ctx.traced())
+    write_trace(tmp_path / "t.jsonl", ctx.trace_records())
     recorded = read_trace(tmp_path / "t.jsonl")
     assert [(r.expected, r.refused, r.evidence) for r in recorded.responses] == [
         (False, False, None), (False, False, None), (True, True, None),
@@ -310,14 +310,16 @@ def test_closed_book_responses_are_traced_and_replayed(bench: Bench, tmp_path: P
 
 
 def test_every_kind_of_line_reads_back() -> None:
-    closed = Response("abc", True, False, 0.25, "length")
-    for record in (Token("abc", 0, 0.1), Layer("abc", 0, 3, (1, 2), (1, 5)), *RECORDED, closed):
-        row = json.loads(line(record))
+    closed = ResponseRecord("abc", True, False, 0.25, "length")
+    for record in (TokenRecord("abc", 0, 0.1), LayerRecord("abc", 0, 3, (1, 2), (1, 5)), *RECORDED, closed):
+        row = json.loads(trace_line(record))
         assert tuple(row) == FIELDS
-        assert parsed(row, "line 1") == record
+        assert parse_record(row, "line 1") == record
 
 
-RESPONSE, TOKEN, LAYER = (json.loads(line(r)) for r in (RECORDED[0], Token("a", 1, 0.5), Layer("a", 1, 0, (1,), (2,))))
+RESPONSE, TOKEN, LAYER = (
+    json.loads(trace_line(r)) for r in (RECORDED[0], TokenRecord("a", 1, 0.5), LayerRecord("a", 1, 0, (1,), (2,)))
+)
 
 
 @pytest.mark.parametrize(
@@ -351,7 +353,7 @@ RESPONSE, TOKEN, LAYER = (json.loads(line(r)) for r in (RECORDED[0], Token("a", 
 )
 def test_what_is_wrong_with_a_line_is_said(row: Any, said: str) -> None:
     with pytest.raises(InputError, match=f"line 7.*{said}"):
-        parsed(row, "t.jsonl: line 7")
+        parse_record(row, "t.jsonl: line 7")
 
 
 def written(folder: Path, text: str) -> Path:
@@ -362,7 +364,10 @@ def written(folder: Path, text: str) -> Path:
 
 def test_a_trace_that_is_cut_off_anywhere_is_refused_and_can_be_looked_at(tmp_path: Path) -> None:
     first, second = RECORDED[:2]
-    lines = [line(r) for r in (Token(first.prompt_id, 0, 0.5), first, Token(second.prompt_id, 0, 0.5), second)]
+    lines = [
+        trace_line(r)
+        for r in (TokenRecord(first.prompt_id, 0, 0.5), first, TokenRecord(second.prompt_id, 0, 0.5), second)
+    ]
     whole = "".join(lines)
     assert len(read_trace(written(tmp_path, whole)).responses) == 2
     first_two = len(lines[0]) + len(lines[1])
@@ -382,9 +387,9 @@ def test_files_that_are_no_trace(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cut off after 0 whole responses"):
         read_trace(written(tmp_path, ""))
     with pytest.raises(InputError, match="line 2 is not JSON"):
-        read_trace(written(tmp_path, line(RECORDED[0]) + "{\n" + line(RECORDED[1])))
+        read_trace(written(tmp_path, trace_line(RECORDED[0]) + "{\n" + trace_line(RECORDED[1])))
     with pytest.raises(InputError, match="comes twice"):
-        read_trace(written(tmp_path, line(RECORDED[0]) * 2))
+        read_trace(written(tmp_path, trace_line(RECORDED[0]) * 2))
     for wrong in (tmp_path, tmp_path / "no" / "t.jsonl"):
         with pytest.raises(InputError, match="no file that can be written"):
             write_trace(wrong, iter(()))
@@ -392,5 +397,5 @@ def test_files_that_are_no_trace(tmp_path: Path) -> None:
 
 def test_a_run_that_breaks_leaves_no_file(bench: Bench, tmp_path: Path) -> None:
     with pytest.raises(FloatingPointError):
-        write_trace(tmp_path / "t.jsonl", bench.context(BROKEN).traced())
+        write_trace(tmp_path / "t.jsonl", bench.context(BROKEN).trace_records())
     assert list(tmp_path.iterdir()) == []

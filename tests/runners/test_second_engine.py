@@ -137,12 +137,12 @@ def test_its_trace_has_the_experts_of_base_and_student(model: NumpyModel, tmp_pa
     runner = NumpyRunner(model, Config(1, 4))
     runner.load(0, *numpy_runner.adapter(1))
     ctx = Context(runner, 0, STUDY, texts=())
-    gating.write_trace(tmp_path / "t.jsonl", ctx.traced())
+    gating.write_trace(tmp_path / "t.jsonl", ctx.trace_records())
     trace = gating.read_trace(tmp_path / "t.jsonl")
     assert len(trace.responses) == 2
     assert {layer.layer_idx for layer in trace.layers} == {0, 1}
-    (reply, _) = ctx.replies([q.text for q in ctx.held_out], 0)
-    prompt = model.chat_ids(without_memory(ctx.held_out[0].text))
+    (reply, _) = ctx.scored_answers([q.text for q in ctx.held_out_questions], 0)
+    prompt = model.chat_ids(without_memory(ctx.held_out_questions[0].text))
     (whole,) = runner.read([[*prompt, *reply.ids]], [0])
     logp_TV = whole.logits(len(prompt) - 1, -1).log_softmax(-1)
     expected = logp_TV.gather(1, torch.tensor(reply.ids)[:, None]).exp()[:, 0].tolist()

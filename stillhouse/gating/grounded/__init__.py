@@ -1,1 +1,1 @@
-"""Answers with a corpus at hand: evidence, citations, traces."""
+"""Answers with passages of a corpus: the corpus, its evidence, citations, responses, traces."""

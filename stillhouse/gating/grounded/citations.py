@@ -1,11 +1,13 @@
 """Citations in an answer, and whether they hold.
 
-In: an answer with markers such as `[2]`, `[1, 3]` or `[2-4]`, and the passages those numbers stand for. Out: one
-`Citation` per number, with the words it is to prove: the quotation before the marker where there is one, else the words
-since the last sentence or marker. A citation is valid when its passage exists and its words stand in it, or share more
-than 0.6 of their set of words (Jaccard) with the passage or one of its sentences.
+In: an answer with markers such as `[2]`, `[1, 3]` or `[2-4]`, and the passages that the numbers stand for. Out: one
+`Citation` per number, with its span: the words that the passage has to support. The span is the quotation before the
+marker where there is one, else the words since the last sentence or marker. A citation is valid when its passage exists
+and has the span's words in a row. It is also valid when the Jaccard similarity of the span's words and those of the
+passage, or of one of its sentences, is above 0.6.
 
-It does not know whether a valid citation answers the question, nor negation: "not Rex" shares its words with "Rex".
+It does not know whether a valid citation answers the question. It does not know negation: "not Rex" shares words with
+"Rex".
 """
 
 from __future__ import annotations
@@ -26,27 +28,26 @@ _SENTENCE = re.compile(r"(?<=[.!?…])[\"')\]]*\s+|\n+")
 
 @dataclass(frozen=True)
 class Citation:
-    """`span` is said to stand in `passage` (an id, empty for a number that was never shown); `valid`: it does."""
+    """One cited number of an answer."""
 
-    passage: str
-    span: str
-    valid: bool
+    passage: str  # the passage's id; empty for a number that was never shown
+    span: str  # the answer's words that the passage has to support
+    valid: bool  # the passage supports them
 
 
 def citations(answer: str, shown: Sequence[str], texts: Mapping[str, str]) -> tuple[Citation, ...]:
-    """The citations of an answer to a prompt whose passages, in their order from 1, had the ids `shown`.
-
-    The same passage for the same words counts once. `texts`: the corpus, by id.
+    """The citations of an answer. `shown`: ids of the passages in the prompt, in their order from 1; `texts`: the text
+    of every passage, by id. The same number for the same words counts once.
     """
-    found: dict[tuple[int, str], Citation] = {}
+    cited: dict[tuple[int, str], Citation] = {}
     for number, span in _numbered(answer):
         passage = shown[number - 1] if 1 <= number <= len(shown) else ""
-        found.setdefault((number, normalise(span)), Citation(passage, span, valid(span, texts.get(passage))))
-    return tuple(found.values())
+        cited.setdefault((number, normalise(span)), Citation(passage, span, valid(span, texts.get(passage))))
+    return tuple(cited.values())
 
 
 def valid(span: str, text: str | None) -> bool:
-    """Whether a span is a passage's: whole words of it, or nearly. No passage, no words: not valid."""
+    """Whether a passage's text supports a span. Without a passage, or without words, it does not."""
     words = normalise(span)
     if text is None or not words:
         return False
@@ -56,34 +57,34 @@ def valid(span: str, text: str | None) -> bool:
 
 
 def jaccard(left: str, right: str) -> float:
-    """|common words| / |all words| of two texts, after `chat.normalise`; 0 where neither has any."""
+    """|common words| / |all words| of two texts, after `normalise`; 0 where neither has words."""
     a, b = set(normalise(left).split()), set(normalise(right).split())
     return len(a & b) / len(a | b) if a or b else 0.0
 
 
 def sentences(text: str) -> list[str]:
-    """The sentences of a passage, at full stops followed by space and at line breaks."""
+    """The sentences of a passage. They end at line breaks, and at `.`, `!`, `?` or `…` before a space."""
     return [part for part in _SENTENCE.split(text) if part.strip()]
 
 
 def without_markers(answer: str) -> str:
-    """The answer as it reads without its citations."""
+    """The answer's text without its citations."""
     return " ".join(_MARKER.sub(" ", answer).split()).replace(" .", ".")
 
 
 def _numbered(answer: str) -> Iterator[tuple[int, str]]:
-    """Every cited number with the words it is to prove; neighbouring markers prove the same words."""
+    """Every cited number with its span. Markers without words between them have the same span."""
     start, span = 0, ""
     for marker in _MARKER.finditer(answer):
-        since = answer[start : marker.start()].lstrip(" .,;:!?")
-        span = _claimed(since) or span
+        before = answer[start : marker.start()].lstrip(" .,;:!?")
+        span = _last_claim(before) or span
         start = marker.end()
         for number in _numbers(marker[1]):
             yield number, span
 
 
-def _claimed(text: str) -> str:
-    """The last quotation of a text if it ends with one, else its last sentence."""
+def _last_claim(text: str) -> str:
+    """The quotation that a text ends with, else its last sentence."""
     if quoted := _QUOTED.search(text):
         return quoted[1].strip()
     parts = sentences(text)
@@ -91,7 +92,7 @@ def _claimed(text: str) -> str:
 
 
 def _numbers(inside: str) -> Iterator[int]:
-    """2, 3, 4 and 7 of "2-4, 7"."""
+    """The numbers in a marker: 2, 3, 4 and 7 for "2-4, 7"."""
     for part in re.split(r"[,;]", inside):
         ends = [int(end) for end in re.split(r"[-–]", part)]
         yield from range(ends[0], min(ends[-1], ends[0] + WIDEST - 1) + 1)

@@ -1,7 +1,7 @@
-"""Passages that a student may be shown and has to cite, and what finds them.
+"""Passages that a student is shown and has to cite, and the retriever that searches them.
 
-In: a JSONL file of `{"id", "text", "source"}` objects, a text file, or a folder of text files whose paragraphs are
-passages; and a retriever, handed in by whoever runs the gates, because retrieval is a later stage. Out: a `Corpus`, or
+In: a JSONL file of `{"id", "text", "source"}` objects, a text file, or a folder of text files. The paragraphs of a text
+file are its passages. The caller also gives the retriever, because retrieval is a later stage. Out: a `Corpus`, or
 `InputError` naming the place and what is wrong.
 
 It does not know questions, nor what makes a passage evidence (`gating/grounded/evidence.py`).
@@ -24,58 +24,61 @@ _KEYS = {"id", "text", "source"}
 _PARAGRAPHS = re.compile(r"\n\s*\n")
 
 
-class Hit(Protocol):
-    """A passage that was found: its place among those indexed, and how well it fits, larger is better."""
+class SearchHit(Protocol):
+    """One passage that a search gives back."""
 
     @property
-    def index(self) -> int: ...
+    def index(self) -> int:
+        """The passage's place among those indexed, from 0."""
 
     @property
-    def score(self) -> float: ...
+    def score(self) -> float:
+        """How well the passage fits; larger is better."""
 
 
-class Index(Protocol):
-    """What a retriever has to offer: at most `k` hits, best first."""
+class SearchIndex(Protocol):
+    """A retriever over passages."""
 
-    def scored(self, query: str, k: int = 10) -> Sequence[Hit]: ...
+    def scored(self, query: str, k: int = 10) -> Sequence[SearchHit]:
+        """At most `k` hits, best first."""
 
 
-Indexer = Callable[[Sequence[str]], Index]
+Indexer = Callable[[Sequence[str]], SearchIndex]
 
 
 @dataclass(frozen=True)
-class Passage:
-    """One passage of a corpus; `id` is its own, `source` the document it comes from."""
+class CorpusPassage:
+    """One passage of a corpus."""
 
     id: str
     text: str
-    source: str = ""
+    source: str = ""  # the document that it comes from
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """Passages in their order, and the retriever that searches them."""
+    """Passages in their order, and a function that makes the retriever over them."""
 
-    passages: tuple[Passage, ...]
+    passages: tuple[CorpusPassage, ...]
     indexer: Indexer = field(repr=False, compare=False)
 
     @cached_property
-    def index(self) -> Index:
-        """The retriever over these passages, built once."""
+    def index(self) -> SearchIndex:
+        """The retriever over these passages; it is built once."""
         return self.indexer([p.text for p in self.passages])
 
     @cached_property
     def texts(self) -> Mapping[str, str]:
-        """Every passage's text by its id."""
+        """The text of every passage, by its id."""
         return {p.id: p.text for p in self.passages}
 
     @property
     def digest(self) -> str:
-        """Of the passages, whatever file they came from."""
+        """Digest of the passages; the file they came from does not count."""
         return digest(list(self.passages))
 
-    def found(self, question: str, k: int) -> list[tuple[Passage, float]]:
-        """At most `k` passages for a question, best first, with scores relative to the best one's."""
+    def search(self, question: str, k: int) -> list[tuple[CorpusPassage, float]]:
+        """At most `k` passages for a question, best first. Scores are relative to the best one's, more than 0 to 1."""
         hits = self.index.scored(question, k)
         best = max((h.score for h in hits), default=0.0)
         return [(self.passages[h.index], h.score / best) for h in hits if h.score > 0]
@@ -88,7 +91,8 @@ class Corpus:
 def read_corpus(path: Path | str, indexer: Indexer) -> Corpus:
     """The corpus of a JSONL file, a text file or a folder of text files.
 
-    `InputError`: missing, not UTF-8, nothing in it, a row without a text, an id that comes twice.
+    Raises `InputError` where the path is missing, where a file is not UTF-8 or has a row without a text, where an id
+    comes twice, and where there is no passage at all.
     """
     file = Path(path).expanduser()
     files = (
@@ -107,7 +111,7 @@ def read_corpus(path: Path | str, indexer: Indexer) -> Corpus:
     return Corpus(tuple(passages), indexer)
 
 
-def _passages(file: Path, name: str) -> list[Passage]:
+def _passages(file: Path, name: str) -> list[CorpusPassage]:
     try:
         text = file.read_text(encoding="utf-8-sig")
     except OSError as error:
@@ -118,10 +122,10 @@ def _passages(file: Path, name: str) -> list[Passage]:
         lines = enumerate(text.splitlines(), 1)
         return [_row(line, f"{file}: line {number}", name) for number, line in lines if line.strip()]
     parts = [part.strip() for part in _PARAGRAPHS.split(text)]
-    return [Passage(f"{name}#{n}", part, name) for n, part in enumerate((p for p in parts if p), 1)]
+    return [CorpusPassage(f"{name}#{n}", part, name) for n, part in enumerate((p for p in parts if p), 1)]
 
 
-def _row(line: str, where: str, name: str) -> Passage:
+def _row(line: str, where: str, name: str) -> CorpusPassage:
     try:
         row: Any = json.loads(line)
     except json.JSONDecodeError as error:
@@ -135,4 +139,4 @@ def _row(line: str, where: str, name: str) -> Passage:
         value = values.get(key)
         if not isinstance(value, str) or not value.strip():
             raise InputError(f"{where}: the {key} is {value!r:.60}; it must be a text that is not empty")
-    return Passage(values["id"], values["text"], values["source"])
+    return CorpusPassage(values["id"], values["text"], values["source"])

@@ -1,9 +1,9 @@
-"""A tenth of a corpus removed, in three ways.
+"""Three ways to remove a tenth of a corpus: passages at random, whole sources at random, the passages cited most.
 
-In: passages, and how often each was cited. Out: ids to remove, by the name of the way: at random; whole sources, drawn
-at random until a tenth is gone; what is cited most. Seeds are fixed.
+In: passages, and how often each was cited. Out: ids to remove, by the name of the way. Whole sources are drawn until a
+tenth of the passages is gone. Seeds are fixed.
 
-It does not know what happens to the answers.
+It does not know the answers.
 """
 
 from __future__ import annotations
@@ -12,16 +12,18 @@ import random
 from collections.abc import Mapping, Sequence
 from math import ceil
 
-from .corpus import Passage
+from .corpus import CorpusPassage
 
 SHARE = 0.1
 
 
 def removals(
-    passages: Sequence[Passage], cited: Mapping[str, int], share: float = SHARE, seed: int = 0
+    passages: Sequence[CorpusPassage], cited: Mapping[str, int], share: float = SHARE, seed: int = 0
 ) -> dict[str, frozenset[str]]:
-    """Ids by the way of removing them. A way that would remove nothing or everything is left out: one source alone, or
-    no citations."""
+    """Ids to remove, by the way of removing them. `cited`: citations by passage id; `share`: of the passages to remove.
+
+    A way that would remove nothing or everything is left out, as for a single source or without citations.
+    """
     count = ceil(share * len(passages))
     ids = [p.id for p in passages]
     ways = {
@@ -29,21 +31,21 @@ def removals(
         "by source": _sources(passages, count, seed),
         "most cited": frozenset(_ranked(ids, cited)[:count]) if any(cited.get(i) for i in ids) else frozenset(),
     }
-    return {name: gone for name, gone in ways.items() if 0 < len(gone) < len(ids)}
+    return {name: removed for name, removed in ways.items() if 0 < len(removed) < len(ids)}
 
 
-def _sources(passages: Sequence[Passage], count: int, seed: int) -> frozenset[str]:
-    """All passages of sources drawn one after another until `count` are gone."""
+def _sources(passages: Sequence[CorpusPassage], count: int, seed: int) -> frozenset[str]:
+    """The ids of all passages of some sources. Sources are drawn one after another until there are `count` passages."""
     sources = sorted({p.source for p in passages})
     random.Random(seed).shuffle(sources)
-    gone: set[str] = set()
+    removed: set[str] = set()
     for source in sources:
-        if len(gone) >= count:
+        if len(removed) >= count:
             break
-        gone.update(p.id for p in passages if p.source == source)
-    return frozenset(gone)
+        removed.update(p.id for p in passages if p.source == source)
+    return frozenset(removed)
 
 
 def _ranked(ids: Sequence[str], cited: Mapping[str, int]) -> list[str]:
-    """Most cited first; of equals the earlier one."""
+    """The ids, most cited first. Of equals the earlier one comes first."""
     return sorted(ids, key=lambda i: -cited.get(i, 0))

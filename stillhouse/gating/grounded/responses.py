@@ -1,10 +1,10 @@
-"""What a student says of a question with passages before it: what it cites, whether it refuses.
+"""A student's answers to questions with passages in the prompt: what they cite, whether they refuse.
 
-In: questions, a `Corpus`, a way to have prompts answered. Out: one `Response` per question. The passages that the
-retriever finds are shown with numbers, and answers cite them by number. The same record holds a closed-book answer,
-which has no evidence and nothing to cite.
+In: questions, a `Corpus`, a function that answers prompts. Out: one `ResponseRecord` per question. The prompt numbers
+the passages that the retriever gives, and answers cite them by number. A closed-book answer has the same record,
+without evidence and citations.
 
-It does not know who answers, nor whether an answer that cites rightly is right.
+It does not know who answers, nor whether an answer with valid citations is right.
 """
 
 from __future__ import annotations
@@ -16,81 +16,83 @@ from ...models import TextModel
 from ...records import digest
 from ...text.language import NO_PASSAGES, PASSAGES_SYSTEM, is_unknown
 from ...text.prompts import Message
-from ..replies import Reply, StopReason
+from ..scored_answers import ScoredAnswer, StopReason
 from .citations import Citation, citations, without_markers
 from .corpus import Corpus
-from .evidence import FOUND, Evidence, Label, Limits, evidence
+from .evidence import RETRIEVED, CorpusEvidence, Label, LabelThresholds, find_evidence
 
-Answer = Callable[[Sequence[list[int]]], list[Reply]]
+AnswerPrompts = Callable[[Sequence[list[int]]], list[ScoredAnswer]]
 
 
 @dataclass(frozen=True)
-class Response:
-    """One answer as the behavioural gates see it.
-
-    `label` and `evidence` are None for a closed-book answer. `expected`: it should have refused. `coherence_score`:
-    geometric mean of the probabilities that the student gave its own tokens, 0 to 1.
-    """
+class ResponseRecord:
+    """One answer as the behavioural gates judge it."""
 
     prompt_id: str
-    expected: bool
-    refused: bool
-    coherence_score: float
+    expected: bool  # it should refuse
+    refused: bool  # it does
+    coherence_score: float  # geometric mean of the probabilities that the student gave its own tokens, 0 to 1
     stop_reason: StopReason
     citations: tuple[Citation, ...] = ()
-    evidence: Evidence | None = None
-    label: Label | None = None
+    evidence: CorpusEvidence | None = None  # None for a closed-book answer
+    label: Label | None = None  # None for a closed-book answer
 
 
 @dataclass(frozen=True)
-class Asked:
-    """A question as it was put: the ids of the prompt, and of the passages shown, in the order of their numbers."""
+class GroundedPrompt:
+    """The prompt of one question with passages."""
 
     prompt_id: str
-    prompt: tuple[int, ...]
-    shown: tuple[str, ...] = ()
+    ids: tuple[int, ...]
+    shown: tuple[str, ...] = ()  # ids of the passages, in the order of their numbers
 
 
 def prompt_id(question: str, grounded: bool) -> str:
-    """The name of a prompt in a trace: 16 hexadecimal digits that depend on the question alone."""
+    """The name of a prompt in a trace: 16 hexadecimal digits. They depend on the question and on `grounded` alone."""
     return digest(["grounded" if grounded else "closed", question])[:16]
 
 
-def put(model: TextModel, question: str, corpus: Corpus, room: int) -> Asked:
-    """The prompt of a question with as many passages, best first, as leave `room` tokens for the answer."""
-    found = [passage for passage, _ in corpus.found(question, FOUND)]
+def grounded_prompt(model: TextModel, question: str, corpus: Corpus, room: int) -> GroundedPrompt:
+    """The prompt of a question with passages, best first: as many as leave `room` tokens for the answer."""
+    passages = [passage for passage, _ in corpus.search(question, RETRIEVED)]
     while True:
-        numbered = "\n".join(f"[{n}] {' '.join(p.text.split())}" for n, p in enumerate(found, 1))
+        numbered = "\n".join(f"[{n}] {' '.join(p.text.split())}" for n, p in enumerate(passages, 1))
         ids = model.chat_ids(_messages(numbered or NO_PASSAGES, question))
-        if len(ids) + room <= model.context or not found:
-            return Asked(prompt_id(question, grounded=True), tuple(ids), tuple(p.id for p in found))
-        found.pop()
+        if len(ids) + room <= model.context or not passages:
+            return GroundedPrompt(prompt_id(question, grounded=True), tuple(ids), tuple(p.id for p in passages))
+        passages.pop()
 
 
 def respond(
-    model: TextModel, questions: Sequence[str], corpus: Corpus, limits: Limits, room: int, answer: Answer
-) -> list[tuple[Response, Asked, Reply]]:
-    """Every question answered with passages of `corpus`, in the order given."""
-    asked = [put(model, question, corpus, room) for question in questions]
-    found = answer([list(a.prompt) for a in asked])
+    model: TextModel, questions: Sequence[str], corpus: Corpus, thresholds: LabelThresholds, room: int,
+    answer: AnswerPrompts,
+) -> list[tuple[ResponseRecord, GroundedPrompt, ScoredAnswer]]:  # fmt: skip
+    """Every question answered with passages of `corpus`, in the order given.
+
+    `room`: tokens kept free for the answer; `answer` takes prompts as ids and gives one answer for each.
+    """
+    prompts = [grounded_prompt(model, question, corpus, room) for question in questions]
+    answers = answer([list(prompt.ids) for prompt in prompts])
     return [
-        (_response(question, a, reply, corpus, limits), a, reply)
-        for question, a, reply in zip(questions, asked, found, strict=True)
+        (_record(question, prompt, scored, corpus, thresholds), prompt, scored)
+        for question, prompt, scored in zip(questions, prompts, answers, strict=True)
     ]
 
 
-def closed_book(question: str, expected: bool, reply: Reply) -> Response:
-    """The record of an answer without passages."""
+def closed_book(question: str, expected: bool, answer: ScoredAnswer) -> ResponseRecord:
+    """The record of an answer without passages. `expected`: it should refuse."""
     name = prompt_id(question, grounded=False)
-    return Response(name, expected, is_unknown(reply.text), reply.confidence, reply.stop_reason)
+    return ResponseRecord(name, expected, is_unknown(answer.text), answer.confidence, answer.stop_reason)
 
 
-def _response(question: str, asked: Asked, reply: Reply, corpus: Corpus, limits: Limits) -> Response:
-    told = evidence(question, corpus)
-    label = told.label(limits)
-    return Response(
-        asked.prompt_id, label == "indeterminate", is_unknown(without_markers(reply.text)), reply.confidence,
-        reply.stop_reason, citations(reply.text, asked.shown, corpus.texts), told, label,
+def _record(
+    question: str, prompt: GroundedPrompt, answer: ScoredAnswer, corpus: Corpus, thresholds: LabelThresholds
+) -> ResponseRecord:
+    evidence = find_evidence(question, corpus)
+    label = evidence.label(thresholds)
+    return ResponseRecord(
+        prompt.prompt_id, label == "indeterminate", is_unknown(without_markers(answer.text)), answer.confidence,
+        answer.stop_reason, citations(answer.text, prompt.shown, corpus.texts), evidence, label,
     )  # fmt: skip
 
 

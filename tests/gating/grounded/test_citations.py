@@ -11,8 +11,16 @@ import pytest
 from stillhouse.errors import InputError
 from stillhouse.gating import read_corpus
 from stillhouse.gating.grounded.citations import Citation, citations, jaccard, valid, without_markers
-from stillhouse.gating.grounded.corpus import Corpus, Passage
-from stillhouse.gating.grounded.evidence import Evidence, Limits, claim, evidence, fragility, sensitivity, weigh
+from stillhouse.gating.grounded.corpus import Corpus, CorpusPassage
+from stillhouse.gating.grounded.evidence import (
+    CorpusEvidence,
+    LabelThresholds,
+    claim,
+    find_evidence,
+    fragility,
+    sensitivity,
+    weigh,
+)
 from stillhouse.gating.grounded.perturbation import removals
 from stillhouse.retrieve.lexical import LexicalIndex
 
@@ -77,7 +85,7 @@ def test_claims_are_what_a_passage_adds() -> None:
 def test_signals_of_agreeing_passages_by_hand() -> None:
     """Four equal passages that say the same: redundancy 4, nothing else; scores 1, 1, 0.5: (2.5)^2 / 2.25."""
     same = weigh(dict.fromkeys("abcd", 1.0), dict.fromkeys("abcd", frozenset({"rex"})))
-    assert same == Evidence(("a", "b", "c", "d"), 4.0, 0.0, 0.0)
+    assert same == CorpusEvidence(("a", "b", "c", "d"), 4.0, 0.0, 0.0)
     assert same.label() == "resolved"
     three = weigh({"a": 1.0, "b": 1.0, "c": 0.5}, dict.fromkeys("abc", frozenset({"rex"})))
     assert three.redundancy == pytest.approx(6.25 / 2.25)
@@ -89,16 +97,16 @@ def test_two_sides_are_contested() -> None:
     told = weigh({"a": 1.0, "b": 0.8, "c": 0.7}, claims)
     assert told.support == ("b", "c")
     assert told.disagreement == pytest.approx(0.4)
-    assert told.label(Limits(disagreement=0.39)) == "contested"
+    assert told.label(LabelThresholds(disagreement=0.39)) == "contested"
     assert weigh({"a": 1.0, "b": 1.0}, {i: claims[i] for i in "ab"}).label() == "contested"
 
 
 def test_what_is_said_once_or_never_is_indeterminate() -> None:
-    assert weigh({}, {}) == Evidence((), 0.0, 0.0, 1.0)
+    assert weigh({}, {}) == CorpusEvidence((), 0.0, 0.0, 1.0)
     once = weigh({"a": 1.0}, {"a": frozenset({"ghent"})})
-    assert once == Evidence(("a",), 1.0, 0.0, 1.0)
+    assert once == CorpusEvidence(("a",), 1.0, 0.0, 1.0)
     assert once.label() == "indeterminate"
-    assert once.label(Limits(redundancy=0.5, fragility=1.0)) == "resolved"
+    assert once.label(LabelThresholds(redundancy=0.5, fragility=1.0)) == "resolved"
 
 
 def test_fragility_is_the_lightest_cut() -> None:
@@ -130,10 +138,10 @@ def test_a_loose_support_is_indeterminate_however_large() -> None:
 
 def test_sensitivity_by_hand() -> None:
     found = [
-        Evidence(("a",), 3.05, 0.0, 0.0),  # resolved; not at redundancy > 3.1
-        Evidence(("a",), 5.0, 0.35, 0.0),  # resolved; contested at disagreement > 0.3
-        Evidence(("a",), 5.0, 0.0, 0.75),  # indeterminate; resolved at fragility > 0.8
-        Evidence(("a",), 5.0, 0.9, 0.0),  # contested, whatever moves
+        CorpusEvidence(("a",), 3.05, 0.0, 0.0),  # resolved; not at redundancy > 3.1
+        CorpusEvidence(("a",), 5.0, 0.35, 0.0),  # resolved; contested at disagreement > 0.3
+        CorpusEvidence(("a",), 5.0, 0.0, 0.75),  # indeterminate; resolved at fragility > 0.8
+        CorpusEvidence(("a",), 5.0, 0.9, 0.0),  # contested, whatever moves
     ]
     assert [e.label() for e in found] == ["resolved", "resolved", "indeterminate", "contested"]
     flips = {(r["signal"], r["moved"]): r["flips"] for r in sensitivity(found)}
@@ -145,17 +153,17 @@ def test_sensitivity_by_hand() -> None:
 
 def test_evidence_through_the_retriever() -> None:
     texts = ["My dog is Rex.", "Rex, the dog.", "Our dog: Rex.", "Dog Rex.", "Door code: 7714.", "Door code: 9902."]
-    corpus = Corpus(tuple(Passage(f"p{n}", text, "notes") for n, text in enumerate(texts)), LexicalIndex)
-    dog = evidence("Name the dog", corpus)
+    corpus = Corpus(tuple(CorpusPassage(f"p{n}", text, "notes") for n, text in enumerate(texts)), LexicalIndex)
+    dog = find_evidence("Name the dog", corpus)
     assert set(dog.support) == {"p0", "p1", "p2", "p3"}
     assert (dog.disagreement, dog.fragility, dog.label()) == (0.0, 0.0, "resolved")
-    assert evidence("door code?", corpus).label() == "contested"
-    assert evidence("cat?", corpus) == Evidence((), 0.0, 0.0, 1.0)
-    assert evidence("cat?", Corpus((), LexicalIndex)).label() == "indeterminate"
+    assert find_evidence("door code?", corpus).label() == "contested"
+    assert find_evidence("cat?", corpus) == CorpusEvidence((), 0.0, 0.0, 1.0)
+    assert find_evidence("cat?", Corpus((), LexicalIndex)).label() == "indeterminate"
 
 
 def test_a_tenth_is_removed_in_three_ways() -> None:
-    corpus = [Passage(f"p{n:02}", "text", f"s{n // 5}") for n in range(20)]
+    corpus = [CorpusPassage(f"p{n:02}", "text", f"s{n // 5}") for n in range(20)]
     cited = {"p07": 5, "p11": 3, "p12": 1}
     ways = removals(corpus, cited)
     assert ways == removals(corpus, cited), "by a fixed seed"
@@ -163,7 +171,7 @@ def test_a_tenth_is_removed_in_three_ways() -> None:
     assert ways["most cited"] == {"p07", "p11"}
     assert len({p.source for p in corpus if p.id in ways["by source"]}) == 1
     assert set(removals(corpus, {})) == {"random", "by source"}
-    one = [Passage(f"p{n}", "text", "s") for n in range(3)]
+    one = [CorpusPassage(f"p{n}", "text", "s") for n in range(3)]
     assert set(removals(one, {"p1": 1})) == {"random", "most cited"}
     assert removals(one[:1], {"p0": 1}) == {}
 
@@ -173,7 +181,10 @@ def test_corpora_from_rows_files_and_folders(tmp_path: Path) -> None:
     rows.write_text(
         json.dumps({"id": "x", "text": "One.", "source": "s"}) + "\n\n" + json.dumps({"id": "y", "text": "2"})
     )
-    assert read_corpus(rows, LexicalIndex).passages == (Passage("x", "One.", "s"), Passage("y", "2", "rows.jsonl"))
+    assert read_corpus(rows, LexicalIndex).passages == (
+        CorpusPassage("x", "One.", "s"),
+        CorpusPassage("y", "2", "rows.jsonl"),
+    )
     folder = tmp_path / "notes"
     (folder / "deep").mkdir(parents=True)
     (folder / "a.md").write_text("First.\n\n\nSecond\nline.\n")
