@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from .bank import AdapterBank
-from .gathered import Held, Run
-from .packed import Packed
+from .batch import BatchAdapters, Run
 from .sites import LoraConfig, Site
 
-__all__ = ["AdapterBank", "Held", "LoraConfig", "Packed", "Run", "Site"]
+__all__ = ["AdapterBank", "BatchAdapters", "LoraConfig", "Run", "Site"]

@@ -4,11 +4,10 @@ In: the tokens of a batch, their experts and routing weights from the network's 
 token. Out: the experts' output, with `W_e + scale * B_e A_e` of the token's slot in place of each W_e. The module's
 `forward` is replaced on the instance while attached; without active rows the stock forward runs.
 
-Pairs of (token, expert) are sorted by expert and slot. The frozen weights take one product per expert. The small
-ones take two batched products over blocks of equally many pairs that share expert and slot, padded by a pair of the
-same block, so that no token meets another slot's weights. In training on a CPU they are `_lora_wide`, over rows
-padded where shapes have to repeat.
-`reference_forward` is the same, pair by pair.
+Pairs of (token, expert) are sorted by expert and slot. The frozen weights take one product per expert. A and B take two
+batched products over blocks of equally many pairs that share expert and slot, padded with a pair of the same block, so
+that no token is multiplied with another slot's weights. In training on a CPU A and B are multiplied as in `stacked.py`,
+over rows padded where shapes have to repeat. `reference_forward` is the same, pair by pair.
 
 It knows concatenated and interleaved gates, transposed weights and biases through the attributes transformers sets
 (`is_transposed`, `has_bias`); it does not know expert parallelism.
@@ -18,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cache, partial
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -28,34 +27,24 @@ from ..compute.experts import FEW_TOKENS, biased, gate, is_known, multiple, orie
 from ..compute.fused import combined, taken
 from ..compute.kernels import usable
 from ..errors import ModelError
+from .rows import RowSlots
 from .sites import Site
-from .stacked import Owners, add_wide
-
-
-class Rows(Protocol):
-    """What is asked of the active rows."""
-
-    @property
-    def wide(self) -> bool: ...
-    @property
-    def present(self) -> slice | list[int]: ...
-    def slot_of_token(self, tokens: int, device: torch.device) -> Tensor: ...
-    def columns(self, slot_T: Tensor, rank: int) -> Tensor | None: ...
+from .stacked import RowAdapters, add_stacked
 
 
 class _Blocks(NamedTuple):
-    """How S sorted pairs fall into Q blocks of P: gathers there (`pair_QP`) and back (`place_S`)."""
+    """S sorted pairs in Q blocks of P. `pair_QP` gathers them into the blocks, `place_S` gathers them back."""
 
     weight_Q: Tensor  # index into slots * experts
     pair_QP: Tensor
     place_S: Tensor
-    live_S1: Tensor | None  # False for pairs of the base alone; None: all live
+    live_S1: Tensor | None  # False for pairs of the base alone; None: no such pairs
 
 
 def attach(
-    module: nn.Module, sites: Sequence[Site], scale: float, rows: Callable[[], Rows | None]
+    module: nn.Module, sites: Sequence[Site], scale: float, rows: Callable[[], RowSlots | None]
 ) -> Callable[[], None]:
-    """Replace `module.forward` while attached; returns what undoes it."""
+    """Replace `module.forward`, with `rows()` asked at every call; returns what undoes it."""
     up, down = sorted(sites, key=lambda s: s.weight.endswith(".down_proj"))
     stock = module.forward
     if not is_known(module):
@@ -88,14 +77,14 @@ def adapted_forward(
     slot_N: Tensor,
     sites: tuple[Site, Site],
     scale: float,
-    rows: Rows,
+    rows: RowSlots,
 ) -> Tensor:
     """The experts' output `[tokens, hidden]` for tokens whose slots are mixed; slot -1 is the base alone."""
     chosen = expert_NK.shape[1]
     slots, experts = sites[0].a.shape[:2]
     slot_S = slot_N.repeat_interleave(chosen)
     key_S, order_S = (expert_NK.reshape(-1) * (slots + 1) + slot_S + 1).sort()
-    layout: _Blocks | Owners
+    layout: _Blocks | RowAdapters
     expert_S, few = key_S // (slots + 1), len(hidden_NH) <= FEW_TOKENS
     wide = rows.wide and not few
     if wide:
@@ -104,7 +93,7 @@ def adapted_forward(
         slot_T = slot_S[order_T]
         adapter_T = torch.where(slot_T < 0, -1, slot_T * experts + expert_S[pair_T])
         keep = cache(partial(rows.columns, slot_T, sites[0].a.shape[2]))
-        layout = Owners(adapter_T, rows.present, ends, keep)
+        layout = RowAdapters(adapter_T, rows.present, ends, keep)
     else:
         layout, order_T = _blocks(key_S, slots, experts, few), order_S
         place_S = torch.arange(len(order_S), device=order_S.device)
@@ -174,7 +163,7 @@ def _linear(
     name: str,
     *,
     ends: list[int],
-    layout: _Blocks | Owners,
+    layout: _Blocks | RowAdapters,
     scale: float,
 ) -> Tensor:
     weight_EOI = oriented(module, name)
@@ -191,8 +180,8 @@ def _linear(
             out_TO = _BlocksLinear.apply(x_TI, weight_EOI, a, b, ends, layout, scale, small)  # type: ignore[no-untyped-call]
         else:
             out_TO = product(module, name, x_TI, ends)
-    if isinstance(layout, Owners):
-        out_TO = add_wide(out_TO, x_TI, site.a, site.b, layout, scale)
+    if isinstance(layout, RowAdapters):
+        out_TO = add_stacked(out_TO, x_TI, site.a, site.b, layout, scale)
     return biased(out_TO, getattr(module, f"{name}_bias", None), ends)
 
 

@@ -1,9 +1,8 @@
-"""Adapters of rows that are being answered: copied together once per row, kept while rows come and go.
+"""The adapters of a batch that goes on, gathered by row: copied once per row, kept while rows come and go.
 
 In: a bank's stacked targets and, step by step, the slot of each row of a batch. Out: `out + scale * B A x` at every
-dense target, as the bank's other paths give it. A row that joins or leaves costs one adapter's bytes; all others stay
-where they are. Targets that read the same input (q, k and v; gate and up) have their A's on top of each other and share
-one product; which ones do is seen in the first forward. Without gradients only.
+dense target, as the bank's other ways give it. A row that joins or leaves costs a copy of one adapter. Targets that
+read the same input have their A's on top of each other and share one product.
 
 It does not know when rows run, or whose they are.
 """
@@ -15,14 +14,13 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from .batch import Fill, Run, group_by_input
 from .sites import Site
 
-Slot = tuple[int, int]  # a slot, and how often it had been filled when it was copied from
-Run = tuple[int, int]  # a slot, and how many tokens of one row use it
-BASE: Slot = (-1, 0)
+BASE: Fill = (-1, 0)
 
 
-class _Group:
+class _InputGroup:
     """Targets with one input: `a_NGI` of all of them on top of each other, `b_NRO` of each; rows beyond N are spare."""
 
     def __init__(self, sites: Sequence[Site]) -> None:
@@ -41,14 +39,14 @@ class _Group:
         self.a_NGI = self.sites[0].a.new_empty(rows, rank, self.sites[0].a.shape[2])
         self.b_NRO = [site.b.new_empty(rows, *site.b.shape[:0:-1]) for site in self.sites]
 
-    def fill(self, row: int, slot: int) -> None:
+    def copy(self, row: int, slot: int) -> None:
         """Copy a slot to a row; -1: zeros."""
         for site, b_NRO, a_NRI in zip(self.sites, self.b_NRO, self.a_NGI.split(self._ranks, 1), strict=True):
             for here, there in ((a_NRI[row], site.a), (b_NRO[row], site.b.mT)):
                 here.zero_() if slot < 0 else here.copy_(there[slot])
 
-    def choose(self, rows: int) -> None:
-        """The first `rows` rows are in use: made into views once, not at every target of every step."""
+    def use(self, rows: int) -> None:
+        """The first `rows` rows are in use. Views of them are made once, not at every target of every step."""
         self._a_NGI = self.a_NGI[:rows]
         self._b_NRO = [b_NRO[:rows] for b_NRO in self.b_NRO]
 
@@ -76,49 +74,48 @@ class _Group:
             out_TO += (scale * (z_TR @ b_RO)).to(out_TO.dtype)
 
     def forget(self) -> None:
-        """Let go of the last input."""
+        """Drop the last input and what was computed from it."""
         self._x, self._z_NTR, self._z_run_TR = None, (), {}
 
 
-class Held:
-    """The gathered adapters of one batch. `choose` says which slot each row has; then the bank's targets call `add`."""
+class GatheredAdapters:
+    """`BatchAdapters` by torch's operators."""
 
-    any_batch = False  # rows of another batch would be gathered in place of these
+    shared = False  # rows of another batch would be gathered in place of these
 
     def __init__(self, sites: Sequence[Site], filled: Callable[[int], int], scale: float) -> None:
         """`filled(slot)`: how often a slot has been filled, so that another adapter in it is seen."""
         self._dense = [site for site in sites if not site.experts]
         self._filled, self._scale = filled, scale
-        self._here: list[Slot | None] = []  # what each row's weights are copies of
+        self._copied: list[Fill | None] = []  # what each row's weights are copies of
         self._rows = self._capacity = 0
         self.runs: tuple[Run, ...] = ()
-        self._seen: list[tuple[Site, Tensor]] | None = []  # inputs of the first forward, until targets are grouped
+        self._inputs: list[tuple[Site, Tensor]] | None = []  # inputs of the first forward, until targets are grouped
         self._arrange([[site] for site in self._dense])
 
     @torch.no_grad()
-    def choose(self, slots: Sequence[int], runs: Sequence[Run] = ()) -> None:
-        """Row i uses slot `slots[i]`, -1 is the base alone. What is here already is not copied again. With `runs`, the
-        next forward is over one flat row: a token of each row, then the tokens of each run."""
+    def assign(self, slots: Sequence[int], runs: Sequence[Run] = ()) -> None:
+        """As `BatchAdapters.assign`. A row that has the adapter it had is not copied again."""
         self.runs = tuple(runs)
         every = [*slots, *(slot for slot, _ in runs)]
         wanted = [(slot, self._filled(slot)) if slot >= 0 else BASE for slot in every]
         if len(wanted) > self._capacity:
             self._allocate(max(len(wanted), self._capacity + self._capacity // 2))
-        for row, (slot, here) in enumerate(zip(wanted, self._here, strict=False)):
-            if slot != here:
-                for group in self._groups:
-                    group.fill(row, slot[0])
-                self._here[row] = slot
+        for row, (fill, copied) in enumerate(zip(wanted, self._copied, strict=False)):
+            if fill != copied:
+                for group in self.groups:
+                    group.copy(row, fill[0])
+                self._copied[row] = fill
         if self._rows != len(slots):
             self._view(len(slots))
 
-    def pack(self, slot: int) -> None:
+    def prepare(self, slot: int) -> None:
         """Nothing: a slot is gathered when a row takes it."""
 
     def add(self, site: Site, x: Tensor, out: Tensor) -> Tensor:
-        """`out + scale * B A x`; x `[..., in]` and out `[..., out]` in row order."""
-        if self._seen is not None:
-            self._seen.append((site, x))
+        """As `BatchAdapters.add`, for all tensors."""
+        if self._inputs is not None:
+            self._inputs.append((site, x))
         group, place = self._place[site]
         if self.runs:
             return self._add_flat(group, place, x, out)
@@ -128,7 +125,7 @@ class Held:
         added = group.add(place, x, x.reshape(rows, -1, inner), out.reshape(rows, -1, outer), self._scale)
         return added.view(out.shape)
 
-    def _add_flat(self, group: _Group, place: int, x: Tensor, out: Tensor) -> Tensor:
+    def _add_flat(self, group: _InputGroup, place: int, x: Tensor, out: Tensor) -> Tensor:
         x_TI, out_TO = x.reshape(-1, x.shape[-1]), out.reshape(-1, out.shape[-1])
         rows_N1O, end = out_TO[: self._rows, None], self._rows
         added_N1O = group.add(place, x, x_TI[:end, None], rows_N1O, self._scale)
@@ -142,38 +139,27 @@ class Held:
         return out_TO.view(out.shape)
 
     @torch.no_grad()
-    def rest(self) -> None:
-        """After a forward: let go of inputs; after the first, put targets together that had the same one."""
-        for group in self._groups:
+    def finish(self) -> None:
+        """As `BatchAdapters.finish`. After the first forward targets with one input are put together."""
+        for group in self.groups:
             group.forget()
-        if self._seen:
-            groups = together(self._dense, self._seen)
-            self._seen = None
+        if self._inputs:
+            groups = group_by_input(self._dense, self._inputs)
+            self._inputs = None
             self._arrange(groups)
 
     def _arrange(self, groups: Sequence[Sequence[Site]]) -> None:
-        self._groups = [_Group(sites) for sites in groups]
-        self._place = {site: (group, i) for group in self._groups for i, site in enumerate(group.sites)}
+        self.groups = [_InputGroup(sites) for sites in groups]
+        self._place = {site: (group, i) for group in self.groups for i, site in enumerate(group.sites)}
         self._allocate(self._capacity)
 
     def _allocate(self, rows: int) -> None:
-        for group in self._groups:
+        for group in self.groups:
             group.allocate(rows)
-        self._capacity, self._here = rows, [None] * rows
+        self._capacity, self._copied = rows, [None] * rows
         self._view(0)
 
     def _view(self, rows: int) -> None:
         self._rows = rows
-        for group in self._groups:
-            group.choose(rows)
-
-
-def together(sites: Sequence[Site], seen: Sequence[tuple[Site, Tensor]]) -> list[list[Site]]:
-    """Sites by the input they were seen with; one seen twice belongs to its first, one never seen is alone."""
-    by_input: dict[int, list[Site]] = {}
-    called: set[Site] = set()
-    for site, x in seen:
-        if site not in called:
-            by_input.setdefault(id(x), []).append(site)
-            called.add(site)
-    return [*by_input.values(), *([site] for site in sites if site not in called)]
+        for group in self.groups:
+            group.use(rows)

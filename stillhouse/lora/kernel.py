@@ -30,9 +30,9 @@ class _Run(ctypes.Structure):
     )
 
 
-class Runs(ctypes.Structure):
-    """Tokens of a batch, in order, by the adapter they use: `(adapter, tokens)` each; None is the base alone. Keeps the
-    adapters alive."""
+class AdapterRuns(ctypes.Structure):
+    """The tokens of a batch, in order, by the adapter they use: `(adapter, tokens)` each; None is the base alone. The
+    adapters are kept alive."""
 
     _fields_ = (
         ("count", ctypes.c_int64),
@@ -60,31 +60,35 @@ class Target(ctypes.Structure):
     )
 
 
-def columns(a_GRI: Sequence[Tensor], half: bool) -> Tensor:
-    """A's of targets with one input, `[rank, inner]` each, beside each other as the kernel reads them, flat."""
+def packed_a(a_GRI: Sequence[Tensor], narrow: bool) -> Tensor:
+    """The A's of targets with one input, `[rank, inner]` each, beside each other in the kernel's order, flat. `narrow`:
+    they are bfloat16."""
     a_IG = torch.cat(list(a_GRI)).T
-    return _pairs(pad(a_IG, (0, -a_IG.shape[1] % LANES))[None], half)
+    return _pairs(pad(a_IG, (0, -a_IG.shape[1] % LANES))[None], narrow)
 
 
-def blocks(b_OR: Tensor, half: bool) -> Tensor:
-    """One B, `[out, rank]`, as the kernel reads it, flat."""
+def packed_b(b_OR: Tensor, narrow: bool) -> Tensor:
+    """One B, `[out, rank]`, in the kernel's order, flat."""
     b_RO = pad(b_OR.T, (0, -len(b_OR) % COLUMNS))
-    return _pairs(b_RO.unflatten(1, (-1, COLUMNS)).transpose(0, 1), half)
+    return _pairs(b_RO.unflatten(1, (-1, COLUMNS)).transpose(0, 1), narrow)
 
 
-def _pairs(rows_NRC: Tensor, half: bool) -> Tensor:
+def _pairs(rows_NRC: Tensor, narrow: bool) -> Tensor:
     """In bfloat16 two rows lie in one, value by value in turns."""
-    return (rows_NRC.unflatten(1, (-1, 2)).mT if half else rows_NRC).flatten()
+    return (rows_NRC.unflatten(1, (-1, 2)).mT if narrow else rows_NRC).flatten()
 
 
 @cache
 def rows_kernel() -> Kernel | None:
-    """The kernel, or None where there is none: `(runs, target, x, out, fresh)`, all addresses but the last: of `Runs`,
-    `Target`, x `[tokens, inner]` and out `[tokens, outer]` of float32 without gaps; fresh: x is new."""
+    """The kernel, or None where there is none.
+
+    It is called with `(runs, target, x, out, fresh)`: the addresses of `AdapterRuns`, of a `Target`, and of x
+    `[tokens, inner]` and out `[tokens, outer]`, float32 without gaps; and whether x is new.
+    """
     built = library()
     if built is None:
         return None
-    found = built.stillhouse_lora_rows
-    found.restype = None
-    found.argtypes = [ctypes.c_void_p] * 4 + [ctypes.c_int32]
-    return found
+    function = built.stillhouse_lora_rows
+    function.restype = None
+    function.argtypes = [ctypes.c_void_p] * 4 + [ctypes.c_int32]
+    return function

@@ -21,22 +21,22 @@ from ..errors import InputError, ModelError
 
 EXPERT_PARAMETERS = ("gate_up_proj", "down_proj")
 _ROUTER = re.compile(r"(^|\.)(gate|router|shared_expert_gate)(\.|$)")
-_ONE_EXPERT = re.compile(r"\.experts\.\d+\.")  # sees only the tokens routed to it: whose rows, nobody knows
+_ONE_EXPERT = re.compile(r"\.experts\.\d+\.")  # gets the tokens routed to it alone: their rows are not known there
 _LAYER = re.compile(r"\.\d+\.")
 
 
 @dataclass(frozen=True)
 class LoraConfig:
-    """The shape of an adapter, and what it is put on."""
+    """The shape of every adapter of a bank, and what it is put on."""
 
     rank: int = 16
-    """Rows of A and columns of B."""
+    """Rows of A and columns of B, at least 1. The figures of `consolidate` are measured with 16."""
     alpha: float = 32.0
-    """The update is multiplied by `alpha / rank`."""
+    """`B A x` is multiplied by alpha / rank. Twice the rank is the usual choice."""
     targets: Literal["all", "attention", "mlp"] = "all"
     """Which linear layers of the decoder are adapted."""
     experts: bool = True
-    """Whether stacked experts are adapted too."""
+    """Whether experts whose weights are stacked in one parameter are adapted too; never with `targets` attention."""
     dropout: float = later(0.0)
     """Share of an adapter's inputs that are left out at random in training, 0 to under 1. Not for stacked experts."""
 
@@ -51,7 +51,7 @@ class Site:
 
     module: nn.Module
     weight: str  # full name of the adapted parameter in the network
-    path: str  # of the module in PEFT's tensor names: stacked parameters of one module are nested
+    path: str  # of the module in PEFT's tensor names, in which stacked parameters of one module are nested
     experts: int
     a: nn.Parameter
     b: nn.Parameter
@@ -61,8 +61,8 @@ class Site:
         return f"base_model.model.{self.path}.lora_A.weight", f"base_model.model.{self.path}.lora_B.weight"
 
     def as_rows(self, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-        """Views of what has the shapes of A and B: `[slots, experts, rank, in]`, `[slots, experts, rank, out]`; a dense
-        weight is as of one expert."""
+        """Views `[slots, experts, rank, in]` and `[slots, experts, rank, out]` of tensors with the shapes of A and B; a
+        dense weight counts as one expert."""
         return (a, b) if self.experts else (a[:, None], b.mT[:, None])
 
     def to_peft(self, slot: int) -> Iterator[tuple[str, Tensor]]:
@@ -131,9 +131,9 @@ def _wanted(name: str, config: LoraConfig) -> bool:
 
 def _expert_weights(module: nn.Module) -> list[tuple[str, tuple[int, int, int]]]:
     """Stacked expert parameters in the module's own order, each with (experts, in, out)."""
-    found = [(n, p) for n, p in module.named_parameters(recurse=False) if n in EXPERT_PARAMETERS and p.dim() == 3]
-    turned = bool(getattr(module, "is_transposed", False))
-    shapes = [(n, (p.shape[0], p.shape[1 if turned else 2], p.shape[2 if turned else 1])) for n, p in found]
+    stacked = [(n, p) for n, p in module.named_parameters(recurse=False) if n in EXPERT_PARAMETERS and p.dim() == 3]
+    transposed = bool(getattr(module, "is_transposed", False))
+    shapes = [(n, (p.shape[0], p.shape[1 if transposed else 2], p.shape[2 if transposed else 1])) for n, p in stacked]
     return shapes if len(shapes) == len(EXPERT_PARAMETERS) else []
 
 

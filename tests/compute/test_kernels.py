@@ -12,7 +12,7 @@ from torch import Tensor
 from stillhouse.compute.fused import attention, combined, gated, gated_halves, norm, taken
 from stillhouse.compute.kernels import library
 from stillhouse.lora import AdapterBank, LoraConfig
-from stillhouse.lora.stacked import Owners, add_wide
+from stillhouse.lora.stacked import RowAdapters, add_stacked
 from tests.architectures import ALL
 
 pytestmark = pytest.mark.skipif(library() is None, reason="the kernels were not built")
@@ -36,8 +36,8 @@ def drawn(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
 def adapted(dtype: torch.dtype) -> list[Tensor]:
     x_TI, a_SERI, b_SERO = drawn(50, 37, dtype=dtype), drawn(3, 1, 5, 37), drawn(3, 1, 5, 41)
     slot_T = torch.tensor([0] * 11 + [2] * 20 + [-1] * 3 + [1] * 16)
-    owners = Owners(slot_T, slice(None), [50], lambda: None)
-    out_TO = add_wide(torch.ones(50, 41, dtype=dtype), x_TI, a_SERI, b_SERO, owners, 0.5)
+    chosen = RowAdapters(slot_T, slice(None), [50], lambda: None)
+    out_TO = add_stacked(torch.ones(50, 41, dtype=dtype), x_TI, a_SERI, b_SERO, chosen, 0.5)
     return [out_TO, x_TI, a_SERI, b_SERO]
 
 
@@ -98,7 +98,7 @@ def test_adapters_of_rows_that_are_answered(chosen: ctypes.c_int32) -> None:
             bank.load(slot, bank.export(slot), bank.adapter_config("base"))
 
         def answered() -> Tensor:
-            with torch.inference_mode(), bank.holding(bank.held(), [2, -1, 0]):
+            with torch.inference_mode(), bank.step(bank.batch_adapters(), [2, -1, 0]):
                 logits: Tensor = network(input_ids=ids_BT).logits
             return logits
 

@@ -13,7 +13,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel
 from stillhouse.errors import InputError, ModelError
 from stillhouse.lora import AdapterBank, LoraConfig
 from stillhouse.lora import experts as lora_experts
-from stillhouse.lora.bank import _Rows
+from stillhouse.lora.rows import RowSlots
 from tests import architectures
 
 MODELS = architectures.ALL | architectures.MORE_EXPERTS
@@ -124,12 +124,12 @@ def test_fast_experts_equal_the_reference(
     monkeypatch.setattr(lora_experts, "FEW_TOKENS", few)
     network = MODELS[name]()
     bank = filled(network)
-    up, down = (s for s in bank._sites if s.weight.startswith("model.layers.1.mlp.experts"))
+    up, down = (s for s in bank.sites if s.weight.startswith("model.layers.1.mlp.experts"))
     hidden_NH = torch.randn(30, 32, requires_grad=True)
     routing_NK, expert_NK = torch.randn(30, 4).softmax(-1).topk(2)
     slot_N = torch.tensor(order).repeat_interleave(5)
     found = []
-    rows = _Rows(order, bank.slots, wide)
+    rows = RowSlots(order, bank.slots, wide)
     given = (up.module, hidden_NH, expert_NK, routing_NK, slot_N, (up, down), bank.scale)
     for out_NH in (lora_experts.adapted_forward(*given, rows), lora_experts.reference_forward(*given)):
         wanted = [hidden_NH, up.a, up.b, down.a, down.b]
@@ -154,7 +154,7 @@ def test_a_broken_slot_stays_alone() -> None:
     assert all(p.grad is not None and p.grad[1:].isfinite().all() for p in bank.parameters())
 
 
-def test_gathered_weights_follow_changes_within_one_context() -> None:
+def test_changes_within_one_context_are_seen() -> None:
     network, ids_BT = architectures.qwen3(), tokens()
     bank = filled(network)
     with bank.rows([0, 1, 0, 1, 0, 1]):
@@ -240,7 +240,7 @@ def test_targets_can_be_chosen() -> None:
     def leaves(config: LoraConfig) -> set[str]:
         bank = AdapterBank(network, 1, config)
         bank.detach()
-        return {site.weight.split("layers.")[1][2:] for site in bank._sites}
+        return {site.weight.split("layers.")[1][2:] for site in bank.sites}
 
     attention = {f"self_attn.{p}_proj.weight" for p in "qkvo"}
     experts = {"mlp.experts.gate_up_proj", "mlp.experts.down_proj"}

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from stillhouse.lora.kernel import COLUMNS, LANES, Runs, Target, blocks, columns, rows_kernel
+from stillhouse.lora.kernel import COLUMNS, LANES, AdapterRuns, Target, packed_a, packed_b, rows_kernel
 
 pytestmark = pytest.mark.skipif(
     rows_kernel() is None and not (sys.platform == "linux" and shutil.which("g++")), reason="there is no C++ compiler"
@@ -30,14 +30,16 @@ class Some:
         drawn = [[[torch.randn(s, generator=generator) for s in two] for two in shapes] for _ in range(adapters)]
         self.weights = [[[t.bfloat16().float() for t in two] for two in both] for both in drawn]
         kept = torch.bfloat16 if half else torch.float32
-        self.packed = [torch.cat([columns(a, half), *(blocks(b, half) for b in bs)]).to(kept) for a, bs in self.weights]
+        self.packed = [
+            torch.cat([packed_a(a, half), *(packed_b(b, half) for b in bs)]).to(kept) for a, bs in self.weights
+        ]
 
     def add(self, x_TI: Tensor, runs: Sequence[tuple[int, int]], threads: int = 1) -> list[Tensor]:
         """Each target's, by the kernel; `runs`: (adapter, -1 is none; tokens)."""
         kernel, made = rows_kernel(), []
         assert kernel is not None, "it was not built: pip install -e . says why"
         tokens, inner = x_TI.shape
-        all_runs = Runs([(self.packed[n] if n >= 0 else None, many) for n, many in runs], threads)
+        all_runs = AdapterRuns([(self.packed[n] if n >= 0 else None, many) for n, many in runs], threads)
         ranks = -(-sum(self.ranks) // LANES) * LANES
         z_TG, first, b = torch.full((tokens, ranks), torch.nan), 0, ranks * inner
         for place, rank in enumerate(self.ranks):

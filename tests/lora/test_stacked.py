@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from stillhouse.compute import kernels as models_kernels
-from stillhouse.lora.stacked import Owners, add_wide
+from stillhouse.lora.stacked import RowAdapters, add_stacked
 
 SCALE = 0.5
 SIZES = st.integers(1, 40)
@@ -19,10 +19,10 @@ def drawn(*shape: int) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(sum(shape)))
 
 
-def owners(adapter_T: Tensor, slots: int, experts: int, rank: int, ends: list[int]) -> Owners:
+def row_adapters(adapter_T: Tensor, slots: int, experts: int, rank: int, ends: list[int]) -> RowAdapters:
     slot_T = torch.where(adapter_T < 0, -1, adapter_T // experts)
     keep_TG = slot_T[:, None] == torch.arange(slots).repeat_interleave(rank)
-    return Owners(adapter_T, slice(None), ends, lambda: keep_TG)
+    return RowAdapters(adapter_T, slice(None), ends, lambda: keep_TG)
 
 
 def by_definition(out_TO: Tensor, x_TI: Tensor, a_SERI: Tensor, b_SERO: Tensor, adapter_T: Tensor) -> Tensor:
@@ -57,12 +57,12 @@ def test_values_and_gradients(
     mine = [p.detach().clone().requires_grad_() for p in (x_TI, a_SERI, b_SERO)]
     exact = [p.detach().double().requires_grad_() for p in (x_TI, a_SERI, b_SERO)]
     came = drawn(*out_TO.shape).to(of)
-    whose = owners(adapter_T, slots, experts, rank, ends)
+    chosen = row_adapters(adapter_T, slots, experts, rank, ends)
     with pytest.MonkeyPatch.context() as patch:
         if not kernels:
             patch.setattr(models_kernels, "library", lambda: None)
         with torch.autocast("cpu", torch.bfloat16, enabled=of == torch.bfloat16):
-            y = add_wide(out_TO.clone(), mine[0], mine[1], mine[2], whose, SCALE)
+            y = add_stacked(out_TO.clone(), mine[0], mine[1], mine[2], chosen, SCALE)
         y.backward(came)
     other = by_definition(out_TO.double(), exact[0], exact[1], exact[2], adapter_T)
     other.backward(came.double())
@@ -77,7 +77,7 @@ def test_two_threads_add_up_to_one_and_a_broken_adapter_stays_alone() -> None:
     if not models_kernels.built():
         pytest.skip("the kernels were not built: no C++ compiler")
     adapter_T = torch.tensor([0, 1]).repeat_interleave(300)
-    whose = owners(adapter_T, 2, 1, 16, [600])
+    chosen = row_adapters(adapter_T, 2, 1, 16, [600])
     found: list[list[Tensor]] = []
     before = torch.get_num_threads()
     for threads in (1, 2):
@@ -86,7 +86,7 @@ def test_two_threads_add_up_to_one_and_a_broken_adapter_stays_alone() -> None:
         a_SERI[1, 0, 3, 5] = torch.inf
         for parameter in (x_TI, a_SERI, b_SERO):
             parameter.requires_grad_()
-        y = add_wide(torch.zeros(600, 64), x_TI, a_SERI, b_SERO, whose, SCALE)
+        y = add_stacked(torch.zeros(600, 64), x_TI, a_SERI, b_SERO, chosen, SCALE)
         y[:300].sum().backward()
         found.append([y.detach(), *(p.grad for p in (x_TI, a_SERI, b_SERO) if p.grad is not None)])
     torch.set_num_threads(before)

@@ -1,7 +1,7 @@
 """The runner behind which transformers' networks are: on a CPU or an accelerator, with adapters in an AdapterBank.
 
 In: a `Model` and, for adapters, a bank on its network. Out: a `Runner` (runners/protocol.py). Rows that go on from step
-to step have their adapters gathered once, by the package's kernel where that was built; weights are packed
+to step have their adapters copied together once, by the package's kernel where that was built; weights are packed
 where that is faster; a step of few tokens computes with as many threads as it is fastest with.
 
 It does not know requests or when a row ends.
@@ -23,7 +23,7 @@ from ...compute.kernels import built
 from ...compute.packed import pack
 from ...compute.threads import Threads, alone, give_back_workers
 from ...errors import InputError
-from ...lora import AdapterBank, Held, LoraConfig, Packed, Run
+from ...lora import AdapterBank, BatchAdapters, LoraConfig, Run
 from ...models import Model
 from ...models.forward import head, pad_right
 from ..protocol import LOGITS, Cache, Config, Reading, SavedRow, Watch
@@ -37,7 +37,7 @@ Ids = Sequence[Sequence[int]]
 class TorchRunner:
     """A model with its bank; `bank` None computes the base alone.
 
-    The bank stays whoever made it's: `close` leaves it. With `deterministic` a row's adapter is not gathered from step
+    The bank stays whoever made it's: `close` leaves it. With `deterministic` a row's adapter is not kept from step
     to step, and no prompts are read in the forwards of other rows.
     """
 
@@ -47,7 +47,7 @@ class TorchRunner:
         self.model, self.bank, self._deterministic = model, bank, deterministic
         self.layers = int(model.network.config.get_text_config().num_hidden_layers)
         self.width = int(model.network.config.get_text_config().hidden_size)
-        self._gathered = bank.held() if bank is not None and not deterministic else None
+        self._batch_adapters = bank.batch_adapters() if bank is not None and not deterministic else None
         self._threads, self._undo = Threads(), ExitStack()
         self._undo.callback(self._threads.close)
         if packed_bytes:
@@ -92,14 +92,14 @@ class TorchRunner:
         """Put an adapter into a slot; on an accelerator on a stream of its own, so that nobody waits for it."""
         with alone(), _own_stream(self.model.device):
             self._adapters.load(slot, tensors, config)
-            if self._gathered is not None:
-                self._gathered.pack(slot)
+            if self._batch_adapters is not None:
+                self._batch_adapters.prepare(slot)
 
     def clear(self, slot: int) -> None:
         """A slot equals the base again."""
         self._adapters.reset(slot, 0)
-        if self._gathered is not None:
-            self._gathered.pack(slot)
+        if self._batch_adapters is not None:
+            self._batch_adapters.prepare(slot)
 
     @property
     def _adapters(self) -> AdapterBank:
@@ -122,16 +122,16 @@ class TorchRunner:
         self, cache: Cache, ids: Ids, *, logits: bool = True, allowed_BV: Tensor | None = None
     ) -> Tensor | None:
         """Read the next ids of every row, in one forward padded on the left."""
-        gathered = self._gathered if self._gathered is not None and self._gathered.any_batch else None
+        batch = self._batch_adapters if self._batch_adapters is not None and self._batch_adapters.shared else None
         own = _own(cache)
-        with self._adapted(own.slots, gathered):
+        with self._adapted(own.slots, batch):
             return self._forward(own, ids, logits, allowed_BV)
 
     @torch.inference_mode()
     def decode(self, cache: Cache, tokens: Sequence[int], *, allowed_BV: Tensor | None = None) -> Tensor:
         """One more token of every row."""
         own = _own(cache)
-        with self._adapted(own.slots, self._gathered):
+        with self._adapted(own.slots, self._batch_adapters):
             logits_BV = self._forward(own, [[token] for token in tokens], True, allowed_BV)
         assert logits_BV is not None, "asked for"
         return logits_BV
@@ -153,7 +153,7 @@ class TorchRunner:
         self._threads.prepare(rows + columns * second.rows)
         parts = [Part(first, [[token] for token in tokens]), Part(second, self._padded(ids, columns))]
         wanted = [*range(rows), *(rows + columns * (row + 1) - 1 for row in range(second.rows if logits else 0))]
-        with self._adapted(first.slots, self._gathered, [(slot, columns) for slot in second.slots]):
+        with self._adapted(first.slots, self._batch_adapters, [(slot, columns) for slot in second.slots]):
             logits_BV = _masked(flat_logits(self.model.network, parts, wanted).float(), allowed_BV)
         first.extend(1)
         second.extend(columns)
@@ -181,12 +181,12 @@ class TorchRunner:
         return [[*[self.model.pad_id] * (columns - len(row)), *row] for row in ids]
 
     def _adapted(
-        self, slots: Sequence[int], gathered: Held | Packed | None, runs: Sequence[Run] = ()
+        self, slots: Sequence[int], batch: BatchAdapters | None, runs: Sequence[Run] = ()
     ) -> AbstractContextManager[None]:
         """Each row with its own adapter; with `runs`, a token of each row and then runs of other rows' tokens."""
         if self.bank is None:
             return nullcontext()
-        return self.bank.rows(slots) if gathered is None else self.bank.holding(gathered, slots, runs)
+        return self.bank.rows(slots) if batch is None else self.bank.step(batch, slots, runs)
 
     # ---- rows without a cache
 
