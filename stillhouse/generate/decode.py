@@ -30,7 +30,7 @@ from .batching import Row, columns, grouped, runner_columns
 from .decoder import Decoder, computes_once
 from .forward import Bank, Ids
 from .prefix import Prefix, plain_cache
-from .prefix_tree import much_alike
+from .prefix_tree import worth_sharing
 from .prompt_lookup import Copied
 from .runner_decoder import RunnerDecoder
 from .sampling import GREEDY, Draw, Sampling, next_tokens
@@ -185,7 +185,7 @@ def _plan(
     lengths = [n + len(p) for n, p in zip(shared, prompts, strict=True)]
     room, longest = _rooms(model, lengths, sampling), max(lengths, default=0)
     beyond = longest + 2 * sampling.max_new_tokens > _window(model)  # with what is read ahead
-    shares = (any(texts) or much_alike(prompts, slots)) and fits(model)
+    shares = (any(texts) or worth_sharing(prompts, slots)) and fits(model)
     usable = drafts is not None and sampling.greedy and _forgets(model) and (shares or not beyond)
     ahead = [list(d[: max(0, n - 1)]) if usable else [] for d, n in zip(drafts or prompts, room, strict=True)]
     lookup = lookup if _looks_up(model, sampling, longest + (lookup + 2) * sampling.max_new_tokens, shares) else 0

@@ -55,15 +55,15 @@ class Decoder:
         self.before_B1 = torch.tensor([[len(text.ids) if text else 0] for text in texts], device=model.device)
         self.position_BS = (self.own_BS.cumsum(1) - 1).clamp(min=0) + self.before_B1
         self._texts: list[Text | None] | None = None
-        self._begun: Distinct | None = None
+        self._distinct: Distinct | None = None
         if shares:
             known = {id(text): Text(text.cache, len(text.ids)) for text in texts if text}
             self.cache, self._texts = DynamicCache(), [known.get(id(text)) for text in texts]
             if once:
                 own = [[*prompt, *draft] for prompt, draft in zip(prompts, self.drafts, strict=True)]
-                kinds = list(zip(map(id, texts), slots or [0] * len(own), strict=True))
+                roots = list(zip(map(id, texts), slots or [0] * len(own), strict=True))
                 starts = [width - len(prompt) for prompt in prompts]
-                self._begun = distinct_tokens(own, kinds, starts, width + self.ahead, model.device)
+                self._distinct = distinct_tokens(own, roots, starts, width + self.ahead, model.device)
         else:  # one for all
             text = texts[0]
             self.cache = text.expand(len(prompts)) if text else DynamicCache(config=model.network.config)
@@ -77,9 +77,9 @@ class Decoder:
         position_BT = self.position_BS[:, -self.ids_BT.shape[1] :]
         if self._texts is not None:
             rows = [self._rows(self._texts, *position_BT.shape)]
-            if self._begun is not None:
-                begun, self._begun = self._begun, None
-                return self._first(rows, begun)
+            if self._distinct is not None:
+                distinct, self._distinct = self._distinct, None
+                return self._first(rows, distinct)
             with adapting(self.bank, self.slots, self.model):
                 logits_BKV: Tensor = forward(
                     self.model.network, self.ids_BT, position_BT, rows, logits_to_keep=self.ahead + 1
@@ -100,16 +100,16 @@ class Decoder:
     def _rows(self, texts: list[Text | None], rows: int, new: int) -> CachedRows:
         return CachedRows(0, rows, new, self.cache, Visible(self.position_BS, self.own_BS.bool(), new), texts)
 
-    def _first(self, rows: list[CachedRows], begun: Distinct) -> Tensor:
-        """The same from a forward of beginnings, each once."""
+    def _first(self, rows: list[CachedRows], distinct: Distinct) -> Tensor:
+        """The same, from a forward in which what rows begin with in common is computed once."""
         columns = self.ids_BT.shape[1]
-        row_of = (begun.source_U // columns).tolist()
+        row_of = (distinct.source_U // columns).tolist()
         slots = [self.slots[row] for row in row_of] if self.slots is not None else None
-        ids_U1, position_U1 = (begun.pick(s_BT.flatten())[:, None] for s_BT in (self.ids_BT, self.position_BS))
+        ids_U1, position_U1 = (distinct.pick(s_BT.flatten())[:, None] for s_BT in (self.ids_BT, self.position_BS))
         with adapting(self.bank, slots, self.model):
-            hidden_U1H = forward(self.model.network.base_model, ids_U1, position_U1, rows, begun).last_hidden_state
-        assert begun.place_T is not None, "of every column"
-        place_BT = begun.place_T.view(-1, columns)
+            hidden_U1H = forward(self.model.network.base_model, ids_U1, position_U1, rows, distinct).last_hidden_state
+        assert distinct.place_T is not None, "of every column"
+        place_BT = distinct.place_T.view(-1, columns)
         place_R, at_BK = place_BT[:, -self.ahead - 1 :].unique(return_inverse=True)
         logits_RV: Tensor = head(self.model)(hidden_U1H[place_R, 0])
         return logits_RV.float()[at_BK]

@@ -18,7 +18,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from stillhouse.compute.attention import fits
 from stillhouse.errors import InputError
 from stillhouse.generate import Ids, Sampling, batches, common_prefix, computes_once, generate, prefill, score
-from stillhouse.generate.prefix_tree import beginnings, distinct_tokens, much_alike
+from stillhouse.generate.prefix_tree import distinct_tokens, prefix_nodes, worth_sharing
 from stillhouse.models import Model
 from stillhouse.runners import TorchRunner
 from stillhouse.trainer import padding_free
@@ -94,16 +94,16 @@ def test_what_rows_begin_with_is_computed_once(random_model: Make, name: str) ->
 
 
 @given(st.lists(st.tuples(st.integers(0, 1), st.lists(st.integers(0, 2), min_size=1, max_size=5)), min_size=1))
-def test_beginnings_are_the_same_where_everything_before_is(drawn: list[tuple[int, list[int]]]) -> None:
+def test_prefix_nodes_are_the_same_where_everything_before_is(drawn: list[tuple[int, list[int]]]) -> None:
     kinds, rows = [kind for kind, _ in drawn], [row for _, row in drawn]
     before = [(kind, *row[: n + 1]) for kind, row in drawn for n in range(len(row))]
-    numbers = [number for row in beginnings(rows, kinds) for number in row]
+    numbers = [number for row in prefix_nodes(rows, kinds) for number in row]
     assert len(set(zip(numbers, before, strict=True))) == len(set(numbers)) == len(set(before)) == max(numbers) + 1
     width = max(map(len, rows)) + 1
     starts = [width - len(row) - n % 2 for n, row in enumerate(rows)]
     distinct = distinct_tokens(rows, kinds, starts, width, torch.device("cpu"))
     number_BT = torch.full((len(rows), width), -1)
-    for b, (start, own) in enumerate(zip(starts, beginnings(rows, kinds), strict=True)):
+    for b, (start, own) in enumerate(zip(starts, prefix_nodes(rows, kinds), strict=True)):
         number_BT[b, start : start + len(own)] = torch.tensor(own)
     once_U = distinct.pick(number_BT.flatten())
     assert once_U.tolist() == list(range(max(numbers) + 1))
@@ -121,8 +121,8 @@ def test_beginnings_are_the_same_where_everything_before_is(drawn: list[tuple[in
 def test_rows_are_computed_once_where_that_costs_less(rows: int, shared: int, own: int, worth: bool) -> None:
     begun = list(range(shared))
     some = [[*begun, *range(1000 * row, 1000 * row + own)] for row in range(1, rows + 1)]
-    assert much_alike(some) == worth
-    assert not much_alike(some, range(rows)), "each has an adapter of its own"
+    assert worth_sharing(some) == worth
+    assert not worth_sharing(some, range(rows)), "each has an adapter of its own"
 
 
 def test_prompts_behind_different_texts_are_answered_in_one_batch(model: Model) -> None:

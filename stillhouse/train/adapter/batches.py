@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from ...generate import Ids
-from ...generate.prefix_tree import beginnings
+from ...generate.prefix_tree import prefix_nodes
 from ...losses import SparseTargets
 from ...signals import DistillArtifact, Kind, PositionTarget, sparse_targets
 
@@ -195,7 +195,7 @@ def _begun(source: Source, examples: Sequence[Drawn]) -> list[list[Begun]]:
     rows = [source.ids(drawn) for drawn in examples]
     return [
         [first.setdefault(number, Begun(drawn.example, len(ids))) for number in numbers]
-        for drawn, ids, numbers in zip(examples, rows, beginnings(rows), strict=True)
+        for drawn, ids, numbers in zip(examples, rows, prefix_nodes(rows), strict=True)
     ]
 
 
