@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks._machine import Figure, machine, say, table
 from stillhouse import distillation
-from stillhouse.capture.prompts import Config as Capture
+from stillhouse.capture import prompts
 from stillhouse.distillation.student import Student
 from stillhouse.lora import LoraConfig
 from stillhouse.train import full
@@ -42,7 +42,7 @@ def recipe() -> distillation.Recipe:
     adapter = Student(train=full.Config(lora=LoraConfig(rank=4), epochs=1, batch_tokens=512, checkpoint_every=2))
     return distillation.Recipe(
         data=distillation.Data(train=("stdlib:24",), held_out=0.25),
-        capture=Capture(shard_examples=6, max_tokens=128, too_long="skip"),
+        capture=prompts.Config(shard_examples=6, max_tokens=128, too_long="skip"),
         samples=1,
         students=(("scratch", scratch), ("adapter", adapter)),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .data import Data
-from .run import Recipe, Run, audit, capture, captures, distill, load_recipe, opened, specialists
+from .recipe import Recipe, load_recipe
+from .run import audit, capture, captures, distill, specialists
 
-__all__ = ["Data", "Recipe", "Run", "audit", "capture", "captures", "distill", "load_recipe", "opened", "specialists"]
+__all__ = ["Data", "Recipe", "audit", "capture", "captures", "distill", "load_recipe", "specialists"]

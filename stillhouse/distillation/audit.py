@@ -1,50 +1,57 @@
 """The teacher as auditor of a student: what the student answers to requests, and what the teacher thinks of it.
 
-In: a teacher, a student (with the adapter of a domain, where it has one), requests. Out: for every request both
-answers, the teacher's mean log-likelihood of either per token, and how many of the student's tokens are its own first
-choice; the summary, the worst ones first; and corrections: the teacher's answers where the student's are not what it
-would say, as rows of a data set that the recipe takes in.
+In: a finished student, and requests: those that are held out, or others. Out: for every request both answers, the
+teacher's mean log-likelihood of either per token, and how many of the student's tokens are its own first choice; the
+means of these per lesson; and corrections, which go into the lesson's data set. What is held out is judged and never
+corrected, because a correction becomes training data.
 
 It does not know how the student was trained.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import numpy as np
 
+from ..capture import prompts
 from ..config import as_dict
+from ..errors import InputError
 from ..lora import AdapterBank
 from ..models import Model
 from ..records import digest
 from ..signals.columns import DEEPEST
-from ..storage.files import write_atomic
-from ..teachers.examples import Example, TokenizedExample, end, rendered
+from ..teachers.examples import TokenizedExample, end, rendered
 from ..teachers.local import Teacher
-from ..teachers.settings import Config as Capture
 from ..text.answers import same_answer
+from . import router
+from .data import add, correction, request_text
 from .evaluate import answer
+from .plan import StudentPlan
+from .signals import Lesson, RecipeSignals
+from .train import load_student
 
-WORST = 12  # shown in a report
+WORST = 12  # findings that a report shows
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One request. Likelihoods are the teacher's, in nats per token, the end of the answer included; `first` is the
-    share of the student's tokens that are its first choice."""
+    """One request with both answers. Likelihoods are the teacher's, in nats per token, the answer's end included."""
 
     request: str
     student: str
     teacher: str
     likelihood: float
+    """Of the student's answer."""
     own: float
+    """Of the teacher's own answer."""
     first: float
+    """The share of the student's tokens that are the teacher's first choice."""
     same: bool
+    """Whether both answers say the same."""
 
     @property
     def short(self) -> float:
@@ -70,82 +77,123 @@ class Audit:
         return about | mean | {"worst": [as_dict(x) | {"short": x.short} for x in worst]}
 
 
-@dataclass(frozen=True)
-class Auditor:
-    """A teacher who reads `system` before every request; answers have at most `most` tokens."""
+def audit_student(
+    signals: RecipeSignals, plan: StudentPlan, requests: Sequence[prompts.Example], correct: int, margin: float
+) -> list[Audit]:
+    """Every lesson of a finished student, on `requests`, or on what is held out where there are none.
 
-    teacher: Teacher
-    system: str
-    most: int
-
-    def audit(self, student: Model, requests: Sequence[Example], bank: AdapterBank | None, slot: int) -> list[Finding]:
-        """Both answer; the teacher judges. `requests` in their domain's style."""
-        words = self.teacher.text_model
-        prompts = [rendered(words, r, self.system) for r in requests]
-        theirs = [a.text for a in answer(student, requests, self.most, bank, slot)]
-        ours = [text.strip() for text in self.teacher.replies(prompts, self.most)]
-        judged = [judge(self.teacher, prompts, [self._ids(text) for text in side]) for side in (theirs, ours)]
-        return [
-            Finding(asked(r), t, o, seen, own, first, same_answer(t, o))
-            for r, t, o, (seen, first), (own, _) in zip(requests, theirs, ours, *judged, strict=True)
-        ]
-
-    def _ids(self, text: str) -> list[int]:
-        """An answer in the teacher's tokens, with its end unless only the limit ended it."""
-        ids = self.teacher.text_model.text_ids(text)
-        return [*ids, *(end(self.teacher.text_model) if len(ids) < self.most else [])]
-
-
-def judge(teacher: Teacher, prompts: Sequence[list[int]], answers: Sequence[list[int]]) -> list[tuple[float, float]]:
-    """Of every answer, in the teacher's tokens: mean log-likelihood per token, in nats, and the share of tokens that
-    are the teacher's first choice."""
-    spoken = [
-        TokenizedExample(tuple(p), tuple(p), tuple(a), str(i))
-        for i, (p, a) in enumerate(zip(prompts, answers, strict=True))
-        if a
-    ]
-    said = teacher.signals(spoken, [], Capture(top_k=1, draws=0, keep=0.0), digest([prompts, answers]))
-    found = [(-DEEPEST, 0.0)] * len(prompts)
-    targets, first = said.targets, np.cumsum(said.targets.count_P) - said.targets.count_P
-    ends = np.cumsum(said.counts_N)
-    for one, stop, n in zip(said.examples, ends.tolist(), said.counts_N.tolist(), strict=True):
-        here = slice(stop - n, stop)
-        likely = np.maximum(targets.actual_P[here].astype(np.float64), -DEEPEST)
-        chosen = targets.ids[first[here]] == np.array(one.answer)
-        found[int(one.request)] = (float(likely.mean()), float(chosen.mean()))
-    return found
+    With several domains, a request goes to the lesson that it is most like; a lesson without requests is left out.
+    With `correct`, answers to `requests`, or to that many training requests, are corrected where they are `margin` nats
+    per token less likely than the teacher's own. `InputError`: nothing to ask, or nowhere to put corrections.
+    """
+    model, bank = load_student(signals, plan)
+    try:
+        audits = []
+        for slot, (lesson, share) in enumerate(
+            zip(signals.lessons, _shares(signals, plan, model, requests), strict=True)
+        ):
+            if share is None or share:
+                judged = partial(_findings, signals, lesson, model, bank, slot)
+                findings, rows = _judge_lesson(lesson, share, correct, margin, judged)
+                corrected = add(signals.recipe.folder / lesson.data.corrections, rows) if correct else 0
+                audits.append(Audit(plan.name, lesson.name, tuple(findings), corrected))
+        return audits
+    finally:
+        if bank:
+            bank.detach()
 
 
-def asked(request: Example) -> str:
-    """What was asked, in short."""
-    return request.messages[-1]["content"] if request.messages else request.text
-
-
-def corrections(requests: Sequence[Example], findings: Sequence[Finding], margin: float) -> list[dict[str, Any]]:
-    """Rows `{prompt, completion, …}` for requests whose answer is `margin` nats per token less likely to the teacher
-    than its own; `requests` as people ask them, without a domain's style."""
+def _shares(
+    signals: RecipeSignals, plan: StudentPlan, model: Model, requests: Sequence[prompts.Example]
+) -> list[list[prompts.Example] | None]:
+    """Which requests are asked in which lesson; None: those that it holds out."""
+    if not requests or not signals.recipe.domains:
+        return [list(requests) or None] * len(signals.lessons)
+    routes = router.load(plan.folder / router.FILE, model).route(router.hidden(model, requests))
     return [
-        {
-            "prompt": list(r.messages) or r.text,
-            "completion": f.teacher,
-            "student": f.student,
-            "short": round(f.short, 4),
-        }
-        for r, f in zip(requests, findings, strict=True)
-        if f.teacher.strip() and not f.same and f.short > margin
+        [request for request, route in zip(requests, routes, strict=True) if route.nearest == lesson.name]
+        for lesson in signals.lessons
     ]
 
 
-def add(file: Path, rows: Iterable[dict[str, Any]]) -> int:
-    """Put rows whose prompt is not there yet at the end of a JSON Lines file, all or none. Returns how many."""
-    before = file.read_text(encoding="utf-8") if file.exists() else ""
-    there = {json.dumps(json.loads(line)["prompt"], sort_keys=True) for line in before.splitlines() if line.strip()}
-    new = {}
-    for row in rows:
-        key = json.dumps(row["prompt"], sort_keys=True)
-        if key not in there:
-            new[key] = json.dumps(row, ensure_ascii=False) + "\n"
-    if new:
-        end = "" if before.endswith("\n") or not before else "\n"
-        write_atomic(file, (before + end + "".join(new.values())).encode())
-    return len(new)
+def _judge_lesson(
+    lesson: Lesson, requests: Sequence[prompts.Example] | None, correct: int, margin: float,
+    judged: Callable[[Sequence[prompts.Example]], list[Finding]],
+) -> tuple[list[Finding], list[dict[str, Any]]]:  # fmt: skip
+    """What the teacher finds, and the rows that correct it."""
+    where = f"domains.{lesson.name}" if lesson.name else "data"
+    if correct and not lesson.data.corrections:
+        raise InputError(f'{where}.corrections: missing; say where they go, for example corrections = "fixed.jsonl"')
+    asked = _prompts(lesson.held_out if requests is None else requests)
+    if not asked:
+        raise InputError(f"{where}: no prompts are held out, only running text; give requests with --prompts FILE")
+    findings = judged(asked)
+    if not correct or requests is not None:
+        return findings, corrections(asked, findings, margin)
+    training = _prompts(lesson.train)[:correct]
+    return findings, corrections(training, judged(training), margin)
+
+
+def _prompts(examples: Sequence[prompts.Example]) -> list[prompts.Example]:
+    """What is asked, each request once, without the answers that may be given."""
+    requests = (prompts.Example(e.messages, e.text) for e in examples if e.messages or e.text)
+    return list({repr(request): request for request in requests}.values())
+
+
+def _findings(
+    signals: RecipeSignals, lesson: Lesson, model: Model, bank: AdapterBank | None, slot: int,
+    requests: Sequence[prompts.Example],
+) -> list[Finding]:  # fmt: skip
+    """Both answer the requests in the lesson's style; the teacher judges."""
+    if not requests:
+        return []
+    teacher, config = signals.teacher.teacher, signals.recipe.capture_of(lesson.data)
+    words, limit = teacher.text_model, config.max_new_tokens
+    styled = [lesson.data.style(request) for request in requests]
+    asked = [rendered(words, request, config.teacher_system) for request in styled]
+    students = [a.text for a in answer(model, styled, limit, bank, slot)]
+    teachers = [text.strip() for text in teacher.replies(asked, limit)]
+
+    def ids(text: str) -> list[int]:
+        """An answer in the teacher's tokens, with its end unless only the limit ended it."""
+        tokens = words.text_ids(text)
+        return [*tokens, *(end(words) if len(tokens) < limit else [])]
+
+    judged = [judge(teacher, asked, [ids(text) for text in texts]) for texts in (students, teachers)]
+    return [
+        Finding(request_text(request), student, own_text, likelihood, own, first, same_answer(student, own_text))
+        for request, student, own_text, (likelihood, first), (own, _) in zip(
+            styled, students, teachers, *judged, strict=True
+        )
+    ]
+
+
+def judge(teacher: Teacher, asked: Sequence[list[int]], answers: Sequence[list[int]]) -> list[tuple[float, float]]:
+    """Of every answer, in the teacher's tokens: mean log-likelihood per token, in nats, and the share of tokens that
+    are the teacher's first choice. An empty answer has the lowest likelihood that signals can hold, and no choice."""
+    pairs = enumerate(zip(asked, answers, strict=True))
+    examples = [TokenizedExample(tuple(p), tuple(p), tuple(a), str(i)) for i, (p, a) in pairs if a]
+    config = prompts.Config(top_k=1, draws=0, keep=0.0)
+    signals = teacher.signals(examples, [], config, digest([asked, answers]))
+    judged = [(-DEEPEST, 0.0)] * len(asked)
+    targets = signals.targets
+    first_P = np.cumsum(targets.count_P) - targets.count_P
+    ends = np.cumsum(signals.counts_N)
+    for one, stop, n in zip(signals.examples, ends.tolist(), signals.counts_N.tolist(), strict=True):
+        here = slice(stop - n, stop)
+        likelihood_T = np.maximum(targets.actual_P[here].astype(np.float64), -DEEPEST)
+        chosen_T = targets.ids[first_P[here]] == np.array(one.answer)
+        judged[int(one.request)] = (float(likelihood_T.mean()), float(chosen_T.mean()))
+    return judged
+
+
+def corrections(
+    requests: Sequence[prompts.Example], findings: Sequence[Finding], margin: float
+) -> list[dict[str, Any]]:
+    """Rows for requests whose answer is `margin` nats per token less likely to the teacher than its own. `requests` are
+    as people ask them, without a domain's style."""
+    return [
+        correction(request, finding.teacher) | {"student": finding.student, "short": round(finding.short, 4)}
+        for request, finding in zip(requests, findings, strict=True)
+        if finding.teacher.strip() and not finding.same and finding.short > margin
+    ]

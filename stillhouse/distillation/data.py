@@ -12,7 +12,7 @@ does not know models.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..capture.prompts import Example
-from ..errors import InputError
+from ..errors import InputError, first_line
 from ..records import digest
+from ..storage.files import write_atomic
+from ..teachers.examples import with_system
 from ..text import corpus
 from ..text.prompts import Message
 
@@ -32,13 +34,16 @@ PROMPT = "{prompt}"
 
 @dataclass(frozen=True)
 class Data:
-    """`train`: files in TRL's formats, or `stdlib:N`. `held_out`: a share of it, or files of their own. `corrections`:
-    a file that `stillhouse audit` adds to, read where it is there and never held out. `limit`: examples, 0 for all."""
+    """One data set."""
 
     train: tuple[str, ...] = ()
+    """Files in TRL's formats, or `stdlib:N`. Relative paths start at the recipe's folder."""
     held_out: float | tuple[str, ...] = 0.1
+    """A share of `train`, 0 to under 1, that students are measured on, or files of their own."""
     limit: int = 0
+    """How many examples of `train` are used; 0 for all."""
     corrections: str = ""
+    """A `.jsonl` file of more training examples, which `stillhouse audit` adds to. It need not exist. "": none."""
 
     def __post_init__(self) -> None:
         if not isinstance(self.held_out, tuple) and not 0 <= self.held_out < 1:
@@ -55,12 +60,14 @@ class Data:
 
 @dataclass(frozen=True)
 class Domain(Data):
-    """Data with a style. `system` goes before every request and `template` around it ("{prompt}"), for teacher and
-    student; `teacher_system` is a system message that only the teacher reads, instead of the recipe's."""
+    """A data set with a style, which is put around every request for teacher and student."""
 
     system: str = ""
+    """A system message before every request; "" for none."""
     template: str = PROMPT
+    """A text with "{prompt}" once, where the request goes."""
     teacher_system: str = ""
+    """A system message that only the teacher reads, instead of the recipe's; "" for the recipe's."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -71,95 +78,98 @@ class Domain(Data):
         """The example as it is read; running text stays as it is."""
         if example.messages:
             *before, last = example.messages
-            said = (*before, {**last, "content": self.template.replace(PROMPT, last["content"])})
-            return replace(example, messages=with_system(said, self.system))
+            styled = [*before, {**last, "content": self.template.replace(PROMPT, last["content"])}]
+            return replace(example, messages=tuple(with_system(styled, self.system)))
         if not example.text:
             return example
         text = self.template.replace(PROMPT, example.text)
         return replace(example, text=f"{self.system}\n\n{text}" if self.system else text)
 
 
-def with_system(messages: Sequence[Message], system: str) -> tuple[Message, ...]:
-    """`messages` with `system` as their system message, or at the head of the one they have."""
-    if not system:
-        return tuple(messages)
-    first, *rest = messages
-    if first["role"] == "system":
-        return ({"role": "system", "content": f"{system}\n\n{first['content']}"}, *rest)
-    return ({"role": "system", "content": system}, *messages)
+def request_text(example: Example) -> str:
+    """What is asked, in short: the last message, or the text."""
+    return example.messages[-1]["content"] if example.messages else example.text
 
 
 def parts(data: Data, folder: Path, seed: int) -> tuple[list[Example], list[Example]]:
-    """Training and held-out examples, corrections among the former unless they correct what is held out."""
-    found = read(data.train, folder)
-    found = found[: data.limit] if data.limit else found
+    """Training and held-out examples. Corrections are training examples, unless they correct what is held out.
+
+    Relative paths start at `folder`. `InputError` names the file and the row that cannot be used.
+    """
+    examples = read(data.train, folder)[: data.limit or None]
     if isinstance(data.held_out, tuple):
-        train, held = found, read(data.held_out, folder)
+        train, held_out = examples, read(data.held_out, folder)
     else:
-        train, held = split(found, data.held_out, seed)
+        train, held_out = split(examples, data.held_out, seed)
     if not data.corrections or not (folder / data.corrections).is_file():
-        return train, held
-    asked = {digest([e.messages, e.text]) for e in held}
-    corrected = read([data.corrections], folder)
-    return [*train, *(e for e in corrected if digest([e.messages, e.text]) not in asked)], held
+        return train, held_out
+    kept = {_prompt_key(e) for e in held_out}
+    return [*train, *(e for e in read([data.corrections], folder) if _prompt_key(e) not in kept)], held_out
+
+
+def _prompt_key(example: Example) -> str:
+    """Equal for examples that ask the same."""
+    return digest([example.messages, example.text])
 
 
 def read(sources: Sequence[str], folder: Path) -> list[Example]:
-    """All examples of all sources, in order. Relative paths are looked up from `folder`.
+    """All examples of all sources, in order. Relative paths start at `folder`.
 
     `InputError` names the file and the row that cannot be used.
     """
-    found: list[Example] = []
-    for source in sources:
-        found += list(_examples(source, folder))
-    if not found:
+    examples = [example for source in sources for example in _examples(source, folder)]
+    if not examples:
         raise InputError(f"data: no examples in {', '.join(sources) or 'nothing'}; give at least one file")
-    return found
+    return examples
 
 
 def split(examples: Sequence[Example], share: float, seed: int) -> tuple[list[Example], list[Example]]:
-    """Training and held-out examples. Which is which is decided by the digest of its content: two equal examples never
-    fall apart, and a data set that grows keeps its held-out part."""
+    """Training and held-out examples, both in their order.
+
+    The digest of its content decides where an example goes. So two equal examples never fall apart, and a data set that
+    grows keeps its held-out part.
+    """
     names = [digest([seed, example]) for example in examples]
-    held = {i for i, name in enumerate(names) if int(name[:8], 16) < share * 0x100000000}
-    if share and not held:
-        held = {i for i, name in enumerate(names) if name == min(names)}
-    kept = [e for i, e in enumerate(examples) if i not in held]
-    if not kept:
+    held_out = {name for name in names if int(name[:8], 16) < share * 0x100000000}
+    if share and not held_out:
+        held_out = {min(names)}
+    train = [e for e, name in zip(examples, names, strict=True) if name not in held_out]
+    if not train:
         raise InputError(f"data: {len(examples)} examples are too few to hold some out; give more, or held_out = 0")
-    return kept, [examples[i] for i in sorted(held)]
+    return train, [e for e, name in zip(examples, names, strict=True) if name in held_out]
 
 
 def _examples(source: str, folder: Path) -> Iterator[Example]:
+    for number, row in enumerate(_rows(source, folder), 1):
+        yield from _row(row, f"{folder / Path(source).expanduser()}: row {number}")
+
+
+def _rows(source: str, folder: Path) -> Iterator[Any]:
+    """The rows of a source. A passage is a row with a text."""
+    kind, file = "a data set is .jsonl, .json, .parquet, .txt, or stdlib:N", folder / Path(source).expanduser()
     if source.startswith("stdlib:"):
         number = source.removeprefix("stdlib:")
         if not number.isdigit() or not int(number):
             raise InputError(f"data: {source!r}: say how many passages, for example stdlib:200")
-        yield from (Example(answer=text) for text in corpus.anchors(int(number)))
-        return
-    file = folder / Path(source).expanduser()
-    if not file.is_file():
-        raise InputError(f"data: {file}: no such file; a data set is .jsonl, .json, .parquet, .txt, or stdlib:N")
-    if file.suffix == ".txt":
-        passages = _text(file).split("\n\n")
-        yield from (Example(answer=p.strip()) for p in passages if p.strip())
-        return
-    for at, row in enumerate(_rows(file), 1):
-        yield from _row(row, f"{file}: row {at}")
-
-
-def _rows(file: Path) -> Iterator[Any]:
-    if file.suffix == ".parquet":
+        yield from ({"text": text} for text in corpus.anchors(int(number)))
+    elif not file.is_file():
+        raise InputError(f"data: {file}: no such file; {kind}")
+    elif file.suffix == ".txt":
+        yield from ({"text": text.strip()} for text in _text(file).split("\n\n") if text.strip())
+    elif file.suffix == ".parquet":
         try:
             yield from pq.read_table(file).to_pylist()
         except pa.ArrowException as error:
-            raise InputError(f"data: {file}: not a Parquet file: {str(error).splitlines()[0]}") from error
-        return
-    if file.suffix not in (".jsonl", ".json"):
-        raise InputError(
-            f"data: {file}: unknown kind of file; a data set is .jsonl, .json, .parquet, .txt, or stdlib:N"
-        )
-    lines = _text(file).splitlines() if file.suffix == ".jsonl" else [_text(file)]
+            raise InputError(f"data: {file}: not a Parquet file: {first_line(error)}") from error
+    elif file.suffix in (".jsonl", ".json"):
+        yield from _json_rows(file)
+    else:
+        raise InputError(f"data: {file}: unknown kind of file; {kind}")
+
+
+def _json_rows(file: Path) -> Iterator[Any]:
+    """The values of a JSON Lines file, or of a JSON file with one value or a list."""
+    lines = _text(file).split("\n") if file.suffix == ".jsonl" else [_text(file)]  # JSON may hold other line breaks
     for number, line in enumerate(lines, 1):
         if line.strip():
             try:
@@ -202,12 +212,9 @@ def _conversation(messages: tuple[Message, ...], where: str) -> Iterator[Example
 
 def _prompted(prompt: Any, completion: Any, where: str) -> Example:
     if isinstance(prompt, str):
-        answer = completion if completion is None else _string(completion, where)
-        return Example(text=prompt, answer=answer)
+        return Example(text=prompt, answer=None if completion is None else _string(completion, where))
     messages = _messages(prompt, where)
-    if completion is None:
-        return Example(messages)
-    if not isinstance(completion, str):
+    if completion is not None and not isinstance(completion, str):
         *more, last = _messages(completion, where)
         messages, completion = (*messages, *more), last["content"]
     return Example(messages, answer=completion)
@@ -226,3 +233,27 @@ def _string(value: Any, where: str) -> str:
     if not isinstance(value, str):
         raise InputError(f"data: {where}: {value!r:.40} is not text")
     return value
+
+
+def correction(request: Example, answer: str) -> dict[str, Any]:
+    """A row `{prompt, completion}`: what is asked, and the teacher's answer."""
+    return {"prompt": list(request.messages) or request.text, "completion": answer}
+
+
+def add(file: Path, rows: Iterable[dict[str, Any]]) -> int:
+    """Put rows whose prompt is not there yet at the end of a JSON Lines file, all or none. Returns how many.
+
+    `InputError`: a file that is damaged.
+    """
+    before = file.read_bytes() if file.exists() else b""
+    present = {_key(row) for row in _json_rows(file)} if before else set()
+    new = {_key(row): json.dumps(row, ensure_ascii=False) + "\n" for row in rows if _key(row) not in present}
+    if new:
+        separator = b"" if before.endswith(b"\n") or not before else b"\n"
+        write_atomic(file, before + separator + "".join(new.values()).encode())
+    return len(new)
+
+
+def _key(row: dict[str, Any]) -> str:
+    """Equal for equal prompts. People may put rows of other kinds into the file, which have none."""
+    return json.dumps(row.get("prompt"), sort_keys=True)

@@ -30,22 +30,29 @@ BATCH_TOKENS, CHUNK = 4096, 256
 
 @dataclass(frozen=True)
 class Bin:
-    """Positions whose confidence falls into one tenth: how sure the student was, and how often right."""
+    """The positions whose confidence falls into one tenth."""
 
     confidence: float
+    """How sure the student was of its first choice, in the mean."""
     accuracy: float
+    """How often its first choice was right."""
     n: int
+    """How many positions there are."""
 
 
 @dataclass(frozen=True)
-class Measured:
-    """`loss`: the training loss with default settings. `kl` in nats and `agreement` (a fraction) are over the
-    `compared` positions where teacher and student have the token in common; calibration is over all `positions`."""
+class Metrics:
+    """How near a student is to its teacher. KL and agreement are over the `compared` positions where both have the
+    token in common; calibration is over all `positions`."""
 
     loss: float
+    """The training loss with default settings, in nats per target."""
     kl: float
+    """From the teacher, in nats per position."""
     agreement: float
+    """The share of positions with the same first choice."""
     ece: float
+    """Expected calibration error, 0 to 1."""
     bins: tuple[Bin, ...]
     positions: int
     compared: int
@@ -53,60 +60,65 @@ class Measured:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a model wrote, and whether only the limit ended it."""
+    """What a model wrote."""
 
     text: str
     cut: bool
+    """Whether only the limit ended it."""
 
 
 @dataclass(frozen=True)
 class Lengths:
-    """Mean length of `n` answers, in characters, of the teacher and of the student before and after; `cut` is the share
-    of the student's answers that only the limit ended."""
+    """Mean lengths of answers to the same requests, in characters."""
 
     teacher: float = 0.0
     before: float = 0.0
+    """Of the student before its training."""
     after: float = 0.0
+    """Of the student after its training."""
     cut: float = 0.0
+    """The share of the student's answers, after its training, that only the limit ended."""
     n: int = 0
-
-    @property
-    def drift(self) -> float:
-        """How much longer than the teacher's its answers are, as a share."""
-        return self.after / self.teacher - 1 if self.teacher else 0.0
+    """How many answers there are of each."""
 
 
 @dataclass(frozen=True)
-class Look:
-    """One look at a student: how near it is, and what it answers."""
+class Evaluation:
+    """A student at one moment: how near it is to its teacher, and what it answers."""
 
-    measured: Measured
+    metrics: Metrics
     answers: list[Answer]
 
 
 def answer(
-    model: Model, examples: Sequence[Example], most: int, bank: AdapterBank | None = None, slot: int = 0
+    model: Model, requests: Sequence[Example], limit: int, bank: AdapterBank | None = None, slot: int = 0
 ) -> list[Answer]:
-    """Greedy answers of at most `most` tokens, with the adapter in `slot` of `bank`."""
-    if not examples:
+    """Greedy answers of at most `limit` tokens, with the adapter in `slot` of `bank`."""
+    if not requests:
         return []
-    asked = [model.chat_ids(e.messages) if e.messages else model.text_ids(e.text) for e in examples]
-    replies = generate(model, asked, Sampling(most), bank=bank, slots=[slot] * len(asked) if bank else None)
-    return [Answer(model.text(ids), len(ids) == most) for ids in replies]
+    prompts = [prompt_ids(model, request) for request in requests]
+    outputs = generate(model, prompts, Sampling(limit), bank=bank, slots=[slot] * len(prompts) if bank else None)
+    return [Answer(model.text(ids), len(ids) == limit) for ids in outputs]
+
+
+def prompt_ids(model: Model, request: Example) -> list[int]:
+    """What a student reads of a request."""
+    return model.chat_ids(request.messages) if request.messages else model.text_ids(request.text)
 
 
 def lengths(teacher: Sequence[Answer], before: Sequence[Answer], after: Sequence[Answer]) -> Lengths:
-    """Of answers to the same requests."""
+    """The lengths of answers to the same requests; zeros where there are none."""
     n = len(teacher)
     if not n:
         return Lengths()
-    ours, old, new = (sum(len(a.text) for a in side) / n for side in (teacher, before, after))
-    return Lengths(ours, old, new, sum(a.cut for a in after) / n, n)
+    sides = (teacher, before, after)
+    of_teacher, of_before, of_after = (sum(len(answer.text) for answer in side) / n for side in sides)
+    return Lengths(of_teacher, of_before, of_after, sum(answer.cut for answer in after) / n, n)
 
 
 @torch.no_grad()
-def measure(model: Model, feed: Feed, bank: AdapterBank | None = None, slot: int = 0) -> Measured:
-    """All of it in one pass over the feed, with the adapter in `slot` of `bank`."""
+def measure(model: Model, feed: Feed, bank: AdapterBank | None = None, slot: int = 0) -> Metrics:
+    """One pass over a feed of held-out signals, with the adapter in `slot` of `bank`."""
     rows_P5, loss, targets = [], 0.0, 0
     for numbers in batches(feed.lengths, BATCH_TOKENS):
         data = feed.batch(numbers, model.tokenizer.pad_token_id or 0, model.device)
@@ -140,19 +152,22 @@ def _positions(model: Model, data: Batch, hidden_BTH: Tensor, ghost: bool) -> Te
     return through_head(hidden_BTH[row_P, at_P - 1], head(model), part, CHUNK)
 
 
-def _summed(rows_P5: Tensor, loss: float) -> Measured:
+def _summed(rows_P5: Tensor, loss: float) -> Metrics:
     kl_P, compared_P, agree_P, sure_P, right_P = rows_P5.unbind(-1)
-    compared = int(compared_P.sum())
-    bins = _bins(sure_P, right_P)
-    ece = sum(b.n * abs(b.confidence - b.accuracy) for b in bins) / max(len(sure_P), 1)
-    both = compared_P.bool()
-    return Measured(
-        loss, float(kl_P[both].sum()) / max(compared, 1), float(agree_P[both].sum()) / max(compared, 1), ece,
-        tuple(bins), len(sure_P), compared,
+    compared, both = int(compared_P.sum()), compared_P.bool()
+    bins, ece = calibration(sure_P, right_P)
+    return Metrics(
+        loss, float(kl_P[both].sum()) / max(compared, 1), float(agree_P[both].sum()) / max(compared, 1), ece, bins,
+        len(sure_P), compared,
     )  # fmt: skip
 
 
-def _bins(sure_P: Tensor, right_P: Tensor) -> Sequence[Bin]:
-    which_P = (sure_P * BINS).long().clamp(max=BINS - 1)
-    inside = [which_P == b for b in range(BINS)]
-    return [Bin(float(sure_P[i].mean()), float(right_P[i].mean()), int(i.sum())) for i in inside if bool(i.any())]
+def calibration(sure_N: Tensor, right_N: Tensor) -> tuple[tuple[Bin, ...], float]:
+    """Tenths of the confidence with what is in them, and the expected calibration error (Guo et al. 2017).
+
+    `sure_N` are confidences from 0 to 1, `right_N` is 1 where the choice was right.
+    """
+    bin_N = (sure_N * BINS).long().clamp(max=BINS - 1)
+    inside = [bin_N == b for b in range(BINS)]
+    bins = tuple(Bin(float(sure_N[i].mean()), float(right_N[i].mean()), int(i.sum())) for i in inside if bool(i.any()))
+    return bins, sum(b.n * abs(b.confidence - b.accuracy) for b in bins) / max(len(sure_N), 1)

@@ -1,107 +1,121 @@
-"""A distillation as one HTML page: no scripts, nothing from elsewhere, light and dark.
+"""Stage 4 of a distillation: from a student's measures to its files.
 
-In: what `report.json` holds. Out: the page's text, in the style of the verdicts (`report/page.html`). Everything is
-escaped: data, answers and settings are data.
+In: a trained student, its comparisons with its teacher. Out: per lesson `model/` (a Hugging Face folder) or `adapter/`
+(PEFT's), `report.html` and `report.json`; with several domains the router, and a report over all of them. `report.json`
+is written last: a folder with one is finished.
+
+It does not know how the student was trained or measured.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from html import escape
+import shutil
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
+from ..config import as_dict
+from ..export import peft
+from ..feeds.same_tokens import SameTokens
+from ..models import Model
 from ..report import page
+from ..storage.files import make_folder
+from ..train import full
+from . import router
+from .data import request_text
+from .evaluate import lengths
+from .measure import Comparison
+from .pages import domains_page, student_page
+from .plan import Distilled, StudentPlan
+from .signals import RecipeSignals
+from .student import write_folder
+from .train import TrainedStudent
+
+NAME = "report"  # .html for people, .json for programs
 
 
-@dataclass(frozen=True)
-class Sample:
-    """One prompt and what teacher, student before and student after training say."""
-
-    prompt: str
-    teacher: str
-    before: str
-    after: str
-
-
-def report(found: Mapping[str, Any]) -> str:
-    """The page of one student."""
-    before, after = found["before"], found["after"]
-    whole = found["teacher_parameters"]  # 0 where the teacher is an endpoint
-    share = found["parameters"] / whole if whole else 0
-    size = f"with <b>{share:.0%}</b> of its parameters" if share != 1 else "an adapter on as many parameters"
-    size = size if whole else f"with {found['parameters']:,} parameters"
-    lead = (
-        f"KL to the teacher on held-out text <b>{before['kl']:.3f} → {after['kl']:.3f}</b> nats, the same first choice "
-        f"at <b>{after['agreement']:.1%}</b> of positions (before: {before['agreement']:.1%}), {size}."
-    )
-    pictures = page.loss_figure(found["losses"]) + (
-        "<figure><figcaption><b>Reliability</b>how often right (up) against how sure (right); grey: before; the dashed "
-        f"line is perfect</figcaption>{page.reliability(before['bins'], after['bins'])}</figure>"
-    )
-    sections = [
-        _facts(found),
-        page.section("Training and calibration", "", f'<div class="pair">{pictures}</div>'),
-        page.section("On held-out text", "", _table(before, after, found["lengths"], found.get("off_policy"))),
-        _samples(found["samples"]),
-        page.settings(found["settings"], {"signals": str(found["signals"]["folder"])}),
-    ]
-    domain = found.get("domain")
-    title = f"{found['name']}: {domain}" if domain else str(found["name"])
-    return page.page(title, f"Stillhouse · a student of {found['settings']['teacher']}", lead, sections)
+def write_report(
+    signals: RecipeSignals, plan: StudentPlan, student: TrainedStudent, comparisons: Sequence[Comparison],
+    twins: Sequence[Distilled],
+) -> None:  # fmt: skip
+    """All files of a student. `twins`: the same student trained off-policy, per lesson, where there is one."""
+    contents = []
+    for slot, comparison in enumerate(comparisons):
+        folder = plan.folder / comparison.lesson.name
+        _write_weights(folder, student.model, student.trained, slot)
+        content = _content(signals, plan, student, comparison, slot)
+        content |= {"off_policy": as_dict(twins[slot].after)} if twins else {}
+        page.write(folder, NAME, student_page(content), content)
+        contents.append(content)
+    if signals.recipe.domains:
+        summary = _summary(signals, plan, contents) | {"router": _router(signals, plan, student.model)}
+        page.write(plan.folder, NAME, domains_page(summary), summary)
 
 
-def _facts(found: Mapping[str, Any]) -> str:
-    signals = found["signals"]
-    tokens = (
-        "the teacher's own" if found["same_tokens"] else f"another; {found['skipped']} examples could not be aligned"
-    )
-    return page.facts({
-        "signals": f"{signals['examples']} examples, {signals['positions']} positions",
-        "steps": str(found["steps"]),
-        "parameters": page.millions(found["parameters"])
-        + (f" of {page.millions(found['teacher_parameters'])}" if found["teacher_parameters"] else ""),
-        "tokenizer": tokens,
-        "held out": f"{found['after']['positions']} positions, {found['after']['compared']} compared",
-    })  # fmt: skip
+def _content(
+    signals: RecipeSignals, plan: StudentPlan, student: TrainedStudent, comparison: Comparison, slot: int
+) -> dict[str, Any]:
+    """What the report of one lesson holds."""
+    lesson, captured = comparison.lesson, comparison.lesson.signals
+    sides = {"teacher": comparison.teacher, "before": comparison.before.answers, "after": comparison.after.answers}
+    losses = student.trained.by_slot[slot]
+    distilled = Distilled(
+        plan.name, plan.folder / lesson.name, len(losses), comparison.before.metrics, comparison.after.metrics,
+        sum(p.numel() for p in student.model.network.parameters()), signals.teacher.parameters,
+        isinstance(student.feed, SameTokens), getattr(student.feed, "skipped", 0), lengths(*sides.values()),
+        lesson.name,
+    )  # fmt: skip
+    settings = {"student": as_dict(plan.student), "capture": captured.config, "teacher": signals.teacher.ref}
+    if lesson.name:
+        settings["domain"] = as_dict(lesson.data)
+    return distilled.as_dict() | {
+        "settings": settings,
+        "signals": {
+            "folder": str(captured.folder), "examples": captured.examples, "positions": captured.positions,
+            "skipped": list(captured.skipped),
+        },
+        "losses": [round(x, 5) for x in losses],
+        "samples": [
+            {"prompt": request_text(request)} | {side: answers[i].text for side, answers in sides.items()}
+            for i, request in enumerate(comparison.requests[: signals.recipe.samples])
+        ],
+    }  # fmt: skip
 
 
-def _table(
-    before: Mapping[str, Any], after: Mapping[str, Any], lengths: Mapping[str, Any], twin: Mapping[str, Any] | None
-) -> str:
-    """Rows of measures. `twin`: the same student trained as long on stored signals alone."""
-    names = {
-        "KL to the teacher, nats": ("kl", "{:.4f}"),
-        "same first choice": ("agreement", "{:.1%}"),
-        "calibration error (ECE)": ("ece", "{:.1%}"),
-        "loss, nats per target": ("loss", "{:.4f}"),
-    }
-    sides = [(before, "Before"), (after, "After"), *([(twin, "Off-policy")] if twin else [])]
-    rows = [
-        [page.cell(name), *(page.cell(form.format(side[key]), "n", of) for side, of in sides)]
-        for name, (key, form) in names.items()
-    ]
-    if lengths["n"] and lengths["teacher"]:
-        drift = [f"{lengths[side]:.0f} ({lengths[side] / lengths['teacher'] - 1:+.0%})" for side in ("before", "after")]
-        name = f"characters an answer; the teacher writes {lengths['teacher']:.0f}"
-        rows.append(
-            [page.cell(name), *(page.cell(d, "n", of) for d, of in zip(drift, ("Before", "After"), strict=True))]
-        )
-        cut = f"answers that only the limit ended, of {lengths['n']}"
-        rows.append([page.cell(cut), page.cell("", "n"), page.cell(f"{lengths['cut']:.0%}", "n", "After")])
-    return page.table(["", *(f">{of}" for _, of in sides)], rows)
+def _summary(signals: RecipeSignals, plan: StudentPlan, contents: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """What the report over all domains holds, made of their own reports."""
+    names = [*(field.name for field in fields(Distilled)), "losses"]
+    recipe, first = signals.recipe, contents[0]
+    return {
+        "name": plan.name,
+        "domains": [
+            {name: content[name] for name in names}
+            | {"folder": content["domain"], "signals": content["signals"]["folder"]}
+            for content in contents
+        ],
+        "settings": {
+            "student": as_dict(plan.student), "teacher": signals.teacher.ref, "router": as_dict(recipe.router)
+        },
+        "parameters": first["parameters"],
+        "teacher_parameters": first["teacher_parameters"],
+    }  # fmt: skip
 
 
-def _samples(samples: Sequence[Mapping[str, str]]) -> str:
-    if not samples:
-        return ""
-    columns = {"teacher": "Teacher", "before": "Before", "after": "After"}
+def _router(signals: RecipeSignals, plan: StudentPlan, model: Model) -> dict[str, Any]:
+    """Learn the router over the domains and write it. Returns how good it is."""
+    requests = [(lesson.name, lesson.train, lesson.held_out) for lesson in signals.lessons]
+    learned, metrics = router.learn(model, requests, signals.recipe.router)
+    router.save(learned, plan.folder / router.FILE)
+    return as_dict(metrics)
 
-    def cell(sample: Mapping[str, str], key: str) -> str:
-        same = key != "teacher" and sample[key] == sample["teacher"]
-        mark = ' class="yes"' if same else ""
-        return f'<td data-of="{columns[key]}"><span{mark}>{escape(sample[key]) or "(nothing)"}</span></td>'
 
-    rows = [[f'<td class="q">{escape(s["prompt"])}</td>', *(cell(s, key) for key in columns)] for s in samples]
-    said = "Marked: word for word the teacher's answer."
-    return page.section("Side by side", said, page.table(["Prompt", *columns.values()], rows))
+def _write_weights(folder: Path, model: Model, trained: full.Trained, slot: int) -> None:
+    """The model as a Hugging Face folder, or the adapter in `slot` as a PEFT folder."""
+    make_folder(folder)
+    adapter = trained.adapter(str(model.path), slot)
+    if adapter is None:
+        shutil.rmtree(folder / "model", ignore_errors=True)
+        write_folder(folder / "model", model.network, model.tokenizer)
+    else:
+        peft.write(folder / "adapter", *adapter)

@@ -13,7 +13,7 @@ import copy
 import os
 import shutil
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,10 +21,10 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer, decoders, pre_tokenizers, trainers
 from tokenizers.models import BPE
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 from .. import models
-from ..errors import InputError, ModelError
+from ..errors import InputError, first_line
 from ..feeds.on_policy import OnPolicy
 from ..models import Device, Model
 from ..storage.files import sync_folder
@@ -33,10 +33,12 @@ from ..train import full
 
 @dataclass(frozen=True)
 class NewTokenizer:
-    """A byte-level BPE trained on the data: at most `vocabulary` tokens, each digit its own where `single_digits`."""
+    """A byte-level BPE that is trained on the data."""
 
     vocabulary: int = 2048
+    """How many tokens it has at most: at least 260, which are the bytes and an end."""
     single_digits: bool = False
+    """Whether each digit is a token of its own."""
 
     def __post_init__(self) -> None:
         if self.vocabulary < 260:
@@ -47,18 +49,22 @@ class NewTokenizer:
 
 @dataclass(frozen=True)
 class Student:
-    """`model` is where weights come from, "" the teacher; `layers` keeps those of it. `scratch` is a Hugging Face
-    configuration with its `model_type`: random weights of that shape. The tokenizer is the model's own (of `scratch`:
-    the teacher's), `tokenizer`'s, or a new one. `train` as in `train/full.py`; `on_policy` lets it write in a share of
-    the batches."""
+    """Where a student's weights and its tokenizer come from, and how it is trained."""
 
     model: str = ""
+    """Where weights come from: a folder or a hub id, "" for the teacher."""
     layers: tuple[int, ...] = ()
+    """The layers that are kept, counted from 0, in this order; () for all."""
     scratch: dict[str, Any] = field(default_factory=dict)
+    """A Hugging Face configuration with its `model_type`: random weights of that shape. Not with `model`, `layers`."""
     tokenizer: str = ""
+    """Another tokenizer: a folder or a hub id. "" is the model's own, with `scratch` the teacher's."""
     new_tokenizer: NewTokenizer | None = None
+    """Another tokenizer, trained on the data. Without `tokenizer`."""
     train: full.Config = field(default_factory=full.Config)
+    """How it is trained (`train/full.py`)."""
     on_policy: OnPolicy | None = None
+    """Lets the student write in a share of the batches; None: it learns from stored signals alone."""
 
     def __post_init__(self) -> None:
         if self.scratch and (self.model or self.layers):
@@ -110,90 +116,76 @@ def write_folder(folder: Path, network: PreTrainedModel, tokenizer: PreTrainedTo
 def _tokenizer(student: Student, base: Model, texts: Sequence[str]) -> PreTrainedTokenizerFast:
     if student.new_tokenizer:
         return _trained(student.new_tokenizer, base.tokenizer, texts)
-    if not student.tokenizer:
-        return base.tokenizer
-    path = models.locate(student.tokenizer)
-    try:
-        with models.silence():
-            found = AutoTokenizer.from_pretrained(path, use_fast=True, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{student.tokenizer}: no tokenizer there: {str(error).splitlines()[0]}") from error
-    if not isinstance(found, PreTrainedTokenizerFast):
-        raise ModelError(f"{student.tokenizer}: has no fast tokenizer (tokenizer.json)")
-    return found
+    return models.load_tokenizer(student.tokenizer) if student.tokenizer else base.tokenizer
 
 
 def _trained(new: NewTokenizer, old: PreTrainedTokenizerFast, texts: Sequence[str]) -> PreTrainedTokenizerFast:
     """A byte-level BPE with the old one's special tokens and chat template."""
-    made = Tokenizer(BPE())
+    tokenizer = Tokenizer(BPE())
     bytewise = pre_tokenizers.ByteLevel(add_prefix_space=False)
     digits = pre_tokenizers.Digits(individual_digits=True)
-    made.pre_tokenizer = pre_tokenizers.Sequence([digits, bytewise]) if new.single_digits else bytewise
-    made.decoder = decoders.ByteLevel()
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([digits, bytewise]) if new.single_digits else bytewise
+    tokenizer.decoder = decoders.ByteLevel()
     special = [t.content for t in old.added_tokens_decoder.values()] or ["<|end|>"]
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    made.train_from_iterator(
+    tokenizer.train_from_iterator(
         texts,
         trainers.BpeTrainer(
             vocab_size=new.vocabulary, special_tokens=special, initial_alphabet=alphabet, show_progress=False
         ),
     )
     names = {k: v for k, v in old.special_tokens_map.items() if isinstance(v, str)} or {"eos_token": special[0]}
-    return PreTrainedTokenizerFast(tokenizer_object=made, chat_template=old.chat_template, **names)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, chat_template=old.chat_template, **names)
 
 
 def _cut(network: PreTrainedModel, layers: Sequence[int]) -> PreTrainedModel:
-    """A copy with only those layers, in that order."""
-    made: Any = copy.deepcopy(network)
-    if not layers:
-        return made  # type: ignore[no-any-return]
-    stack = made.base_model.layers
-    if wrong := [i for i in layers if not 0 <= i < len(stack)]:
-        raise InputError(f"student.layers: {wrong[0]} is not there; the model has layers 0 to {len(stack) - 1}")
-    made.base_model.layers = torch.nn.ModuleList(copy.deepcopy(stack[i]) for i in layers)
-    text = made.config.get_text_config()
-    text.num_hidden_layers = len(layers)
-    for name in ("layer_types", "mlp_layer_types"):
-        if getattr(text, name, None):
-            setattr(text, name, [getattr(text, name)[i] for i in layers])
-    return made  # type: ignore[no-any-return]
+    """A copy with only those layers, in that order; with all where none are named."""
+    cut: Any = copy.deepcopy(network)
+    if layers:
+        stack = cut.base_model.layers
+        if wrong := [i for i in layers if not 0 <= i < len(stack)]:
+            raise InputError(f"student.layers: {wrong[0]} is not there; the model has layers 0 to {len(stack) - 1}")
+        cut.base_model.layers = torch.nn.ModuleList(copy.deepcopy(stack[i]) for i in layers)
+        text = cut.config.get_text_config()
+        text.num_hidden_layers = len(layers)
+        for name in ("layer_types", "mlp_layer_types"):
+            if getattr(text, name, None):
+                setattr(text, name, [getattr(text, name)[i] for i in layers])
+    return cut  # type: ignore[no-any-return]
 
 
 def _random(student: Student, base: Model, vocabulary: int, seed: int) -> PreTrainedModel:
-    shape = dict(student.scratch)
-    kind = shape.pop("model_type")
+    """Random weights of the shape that `scratch` describes."""
     tokens = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None, "vocab_size": vocabulary}
+    shape = {**tokens, "max_position_embeddings": base.context, **student.scratch}
     try:
-        config = AutoConfig.for_model(kind, **{**tokens, "max_position_embeddings": base.context, **shape})
+        config = AutoConfig.for_model(shape.pop("model_type"), **shape)
         with models.silence(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            made: PreTrainedModel = AutoModelForCausalLM.from_config(config)
+            network: PreTrainedModel = AutoModelForCausalLM.from_config(config)
     except Exception as error:  # transformers' configurations raise a dozen kinds
-        raise InputError(f"student.scratch: no model can be made of it: {str(error).splitlines()[0]}") from error
-    return made
+        raise InputError(f"student.scratch: no model can be made of it: {first_line(error)}") from error
+    return network
 
 
 @torch.no_grad()
 def _embed_again(network: PreTrainedModel, base: Model, tokenizer: PreTrainedTokenizerFast) -> None:
     """Embeddings (and an untied head) for another vocabulary: means over the old tokens of each new token's text."""
-    told = models.token_bytes(tokenizer, len(tokenizer))
-    old = base.tokenizer.get_vocab()
-    new = tokenizer.get_added_vocab()
-    spelt = {i: name for name, i in new.items()}
+    old, added = base.tokenizer.get_vocab(), {i: name for name, i in tokenizer.get_added_vocab().items()}
     parts = [
-        [old[spelt[i]]] if spelt.get(i) in old else base.text_ids(text.decode(errors="replace"))
-        for i, text in enumerate(told)
+        [old[added[i]]] if added.get(i) in old else base.text_ids(text.decode(errors="replace"))
+        for i, text in enumerate(models.token_bytes(tokenizer, len(tokenizer)))
     ]
-    tables = [network.get_input_embeddings(), network.get_output_embeddings()]
+    tables: list[Callable[[], Any]] = [network.get_input_embeddings, network.get_output_embeddings]
     rows = []
     for table in tables:
-        weight_VH: torch.Tensor = table.weight.detach()
-        middle_H = weight_VH.mean(0)
-        rows.append(torch.stack([weight_VH[ids].mean(0) if ids else middle_H for ids in parts]))
+        weight_VH: torch.Tensor = table().weight.detach()
+        mean_H = weight_VH.mean(0)
+        rows.append(torch.stack([weight_VH[ids].mean(0) if ids else mean_H for ids in parts]))
     with models.silence():
         network.resize_token_embeddings(len(tokenizer), mean_resizing=False)
-    for table, row_VH in zip((network.get_input_embeddings(), network.get_output_embeddings()), rows, strict=True):
-        table.weight.copy_(row_VH)
+    for table, row_VH in zip(tables, rows, strict=True):
+        table().weight.copy_(row_VH)
 
 
 def _closed(network: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> None:

@@ -11,7 +11,6 @@ from pathlib import Path
 
 from .. import models
 from ..capture import prompts
-from ..capture.prompts import Captured, Example
 from ..capture.prompts.workers import TeacherSource, spread
 from ..errors import InputError
 from ..models import Device, Model
@@ -24,29 +23,37 @@ from .evaluate import Answer, answer
 
 @dataclass(frozen=True)
 class TeacherTable:
-    """`model`: tiny, a local Hugging Face folder or a hub id; of an endpoint the name it serves, "" its only one.
-
-    On this machine: `mix` are models and their weights, whose distributions are mixed (`model`, where it is one of
-    them, renders prompts, else the first); `bits` 8 or 4 keeps weights small; `workers` processes capture at once.
-    An endpoint: `url` ends in `/v1`, `tokenizer` is the one served there, `key` names an environment variable,
-    `revision` tells two models of one name apart; `timeout` in seconds, `retries` after it, `concurrency` requests at
-    once; `context` in tokens, 0: what it says.
-    """
+    """A teacher: one model or several on this machine, or an endpoint where `url` is given."""
 
     model: str = models.DEFAULT
+    """tiny, a local Hugging Face folder or a hub id; of an endpoint the name it serves, the default its only one."""
     device: Device = "auto"
+    """Where models on this machine compute, students included."""
     mix: dict[str, float] = field(default_factory=dict)
+    """Models with their weights, above 0, whose distributions are mixed. `model` renders prompts where it is one of
+    them, otherwise the first. Empty: `model` alone."""
     bits: Bits = 0
+    """8 or 4 keep weights small on this machine; 0 leaves them as they are."""
     workers: int = 1
+    """How many processes on this machine capture at once, at least 1."""
     url: str = ""
+    """Of an endpoint; it ends in `/v1`."""
     tokenizer: str = ""
+    """The tokenizer that the endpoint serves with: a folder or a hub id."""
     key: str = ""
+    """The name of the environment variable that holds the endpoint's key; "" for none."""
     dialect: Dialect = "auto"
+    """How the endpoint is spoken to; "auto" finds out."""
     revision: str = ""
+    """Tells two models of one name on an endpoint apart."""
     context: int = 0
+    """The endpoint's longest sequence in tokens; 0: what it says."""
     timeout: float = 120.0
+    """How long one request to the endpoint may take, in seconds, above 0."""
     retries: int = 6
+    """How often a request to the endpoint is sent again."""
     concurrency: int = 8
+    """How many requests to the endpoint are under way at once, at least 1."""
 
     def __post_init__(self) -> None:
         for name, least in (("workers", 1), ("concurrency", 1), ("retries", 0), ("context", 0)):
@@ -71,8 +78,8 @@ class TeacherTable:
 
 
 @dataclass(frozen=True)
-class Opened:
-    """A teacher with what a recipe does with one."""
+class OpenTeacher:
+    """A teacher that is loaded or connected."""
 
     table: TeacherTable
     teacher: Teacher
@@ -80,17 +87,17 @@ class Opened:
 
     @property
     def ref(self) -> str:
-        """What it is called."""
+        """Its name in reports."""
         return " + ".join(self.source.models) if self.source else f"{self.teacher.text_model.ref} at {self.table.url}"
 
     @property
     def fingerprint(self) -> str:
-        """Changes with anything that changes what it says."""
+        """It changes with anything that changes the signals."""
         return self.teacher.fingerprint
 
     @property
     def parameters(self) -> int:
-        """Of all its models; 0 where nobody knows."""
+        """The number of parameters of all its models; 0 for an endpoint."""
         if not isinstance(self.teacher, Local):
             return 0
         return sum(p.numel() for m in self.teacher.mixture.models for p in m.network.parameters())
@@ -106,31 +113,35 @@ class Opened:
         return models.load(student, self.table.device)
 
     def capture(
-        self, examples: Sequence[Example], config: prompts.Config, folder: Path, on_step: Callable[[int, str], None]
-    ) -> Captured:
+        self,
+        examples: Sequence[prompts.Example],
+        config: prompts.Config,
+        folder: Path,
+        on_step: Callable[[int, str], None],
+    ) -> prompts.Captured:
         """`prompts.capture`, by `workers` processes at once."""
         if self.source and isinstance(self.teacher, Local) and self.table.workers > 1 and examples:
             spread(self.source, self.teacher, examples, config, folder, self.table.workers, on_step)
             return prompts.capture(self.teacher, examples, config, folder)
         return prompts.capture(self.teacher, examples, config, folder, on_step)
 
-    def answers(self, examples: Sequence[Example], most: int) -> list[Answer]:
-        """Greedy answers of at most `most` tokens."""
+    def answers(self, requests: Sequence[prompts.Example], limit: int) -> list[Answer]:
+        """Greedy answers of at most `limit` tokens."""
         if isinstance(self.teacher, Local):
-            return answer(self.teacher.text_model, examples, most)
+            return answer(self.teacher.text_model, requests, limit)
         words = self.teacher.text_model
-        said = self.teacher.replies([rendered(words, e, "") for e in examples], most)
-        return [Answer(text, len(words.text_ids(text)) >= most) for text in said]
+        replies = self.teacher.replies([rendered(words, request, "") for request in requests], limit)
+        return [Answer(text, len(words.text_ids(text)) >= limit) for text in replies]
 
 
-def open_teacher(table: TeacherTable, home: Path) -> Opened:
+def open_teacher(table: TeacherTable, home: Path) -> OpenTeacher:
     """Load the models, or find the endpoint. `InputError` and `ModelError` say what is wrong with which."""
     home.mkdir(parents=True, exist_ok=True)
     if not table.url:
         cache = home / "fingerprints.json"
         source = TeacherSource(**(table.source.__dict__ | {"cache": str(cache.resolve())}))
-        return Opened(table, source.open(), source)
-    return Opened(table, _endpoint(table), None)
+        return OpenTeacher(table, source.open(), source)
+    return OpenTeacher(table, _endpoint(table), None)
 
 
 def _endpoint(table: TeacherTable) -> Teacher:

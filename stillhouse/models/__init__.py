@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .fingerprints import fingerprint
-from .loading import DEFAULT, choose_device, load, locate, silence
+from .loading import DEFAULT, choose_device, load, load_tokenizer, locate, silence
 from .model import Device, Model
 from .text_model import TextModel
 from .tokens import render, stop_ids, token_bytes
@@ -16,6 +16,7 @@ __all__ = [
     "choose_device",
     "fingerprint",
     "load",
+    "load_tokenizer",
     "locate",
     "render",
     "silence",

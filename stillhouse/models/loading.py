@@ -94,6 +94,19 @@ def locate(ref: str) -> Path:
         raise ModelError(f"{ref}: not a folder here, and the hub did not give it: {first_line(error)}") from error
 
 
+def load_tokenizer(ref: str) -> PreTrainedTokenizerFast:
+    """The tokenizer of a folder or a hub id, whose weights are not fetched. `ModelError`: none there, or a slow one."""
+    path = locate(ref) if ref == DEFAULT or Path(ref).expanduser().exists() else ref
+    try:
+        with silence():
+            tokenizer = AutoTokenizer.from_pretrained(path, use_fast=True, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{ref}: no tokenizer there: {first_line(error)}") from error
+    if not isinstance(tokenizer, PreTrainedTokenizerFast):
+        raise ModelError(f"{ref}: has no fast tokenizer (tokenizer.json)")
+    return tokenizer
+
+
 def check(path: Path) -> None:
     """Refuse a folder that cannot be used, before anything is loaded from it."""
     if not (path / "config.json").is_file():

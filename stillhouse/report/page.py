@@ -1,9 +1,9 @@
-"""What the pages of a distillation share: the frame, the style of the verdicts, curves, tables with pictures.
+"""A page without scripts: its frame in the style of the verdicts, its sections, curves, and tables with pictures.
 
-In: numbers and texts. Out: HTML without scripts or anything from elsewhere, light and dark, any width. Texts are
-escaped here; what is called `html` is not.
+In: numbers and texts. Out: HTML that loads nothing from elsewhere, for light and dark screens of any width. Texts are
+escaped here; arguments whose name ends in `html` are not.
 
-It does not know what was distilled.
+It does not know what the page is about.
 """
 
 from __future__ import annotations
@@ -13,9 +13,12 @@ import re
 from collections.abc import Mapping, Sequence
 from html import escape
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
-from . import svg as _svg
+from ..records import canonical
+from ..storage.files import write_atomic
+from . import svg
 
 SIDE = 180  # of the reliability plot, in pixels
 OWN = """
@@ -51,21 +54,27 @@ def page(title: str, kicker: str, lead_html: str, sections: Sequence[str]) -> st
     )
 
 
+def write(folder: Path, name: str, html: str, content: object) -> None:
+    """A page `<name>.html`, then what it shows as `<name>.json`: where there is JSON, there is a page."""
+    write_atomic(folder / f"{name}.html", html.encode())
+    write_atomic(folder / f"{name}.json", canonical(content))
+
+
 def _style() -> str:
-    whole = files(__package__).joinpath("page.html").read_text(encoding="utf-8")
-    style = re.search(r"<style>.*?</style>", whole, re.DOTALL)
+    verdict = files(__package__).joinpath("page.html").read_text(encoding="utf-8")
+    style = re.search(r"<style>.*?</style>", verdict, re.DOTALL)
     return (style[0] if style else "") + f"<style>{OWN}</style>"
 
 
-def section(heading: str, said: str, html: str) -> str:
-    """A part of the page; `said` is one line under its heading."""
-    below = f'<p class="said">{escape(said)}</p>' if said else ""
+def section(heading: str, note: str, html: str) -> str:
+    """A part of the page; `note` is one line under its heading, "" for none."""
+    below = f'<p class="said">{escape(note)}</p>' if note else ""
     return f"<section><h2>{escape(heading)}</h2>{below}{html}</section>"
 
 
-def facts(found: Mapping[str, str]) -> str:
-    """Short labels and values."""
-    rows = "".join(f"<div><dt>{escape(k)}</dt><dd>{escape(v)}</dd></div>" for k, v in found.items())
+def facts(values: Mapping[str, str]) -> str:
+    """Short values, each with its label."""
+    rows = "".join(f"<div><dt>{escape(k)}</dt><dd>{escape(v)}</dd></div>" for k, v in values.items())
     return f'<dl class="facts">{rows}</dl>'
 
 
@@ -84,12 +93,12 @@ def cell(text: str, name: str = "", of: str = "") -> str:
 
 def loss_figure(losses: Sequence[float]) -> str:
     """The loss of every step."""
-    svg, logarithmic = _svg.curve(losses, "training loss")
-    if not svg:
+    curve, logarithmic = svg.curve(losses, "training loss")
+    if not curve:
         return ""
     height = "logarithmic" if logarithmic else "linear"
     return (
-        f"<figure><figcaption><b>Loss</b>nats per target over {len(losses)} steps, {height} height</figcaption>{svg}"
+        f"<figure><figcaption><b>Loss</b>nats per target over {len(losses)} steps, {height} height</figcaption>{curve}"
         f'<div class="axis"><span>{losses[0]:.3f} at the start</span><span>{losses[-1]:.3f} at the end</span></div>'
         "</figure>"
     )
@@ -97,7 +106,7 @@ def loss_figure(losses: Sequence[float]) -> str:
 
 def spark(losses: Sequence[float], label: str) -> str:
     """A small curve in a cell."""
-    return f'<td class="spark">{_svg.curve(losses, label)[0]}</td>'
+    return f'<td class="spark">{svg.curve(losses, label)[0]}</td>'
 
 
 def moved(before: float, after: float, most: float, label: str) -> str:
@@ -134,10 +143,10 @@ def millions(number: int) -> str:
     return f"{number / unit:.3g} {name}"
 
 
-def settings(found: Mapping[str, Any], lineage: Mapping[str, str]) -> str:
-    """Where something comes from."""
+def settings(config: Mapping[str, Any], lineage: Mapping[str, str]) -> str:
+    """Where something comes from: `lineage` in short, and all settings folded in."""
     rows = "".join(f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>" for k, v in lineage.items())
-    text = escape(json.dumps(found, indent=2, ensure_ascii=False))
+    text = escape(json.dumps(config, indent=2, ensure_ascii=False))
     return section(
         "Where it comes from", "",
         f'<dl class="lineage">{rows}</dl><details><summary>Settings</summary><pre>{text}</pre></details>',

@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from .. import models
 from ..errors import InputError, ModelError
@@ -322,18 +321,11 @@ def _text_model(tokenizer: str, model: str, context: int) -> EndpointText:
         raise InputError(
             "teacher.tokenizer: missing; name the tokenizer the endpoint serves with: a local folder or a hub id"
         )
-    path = models.locate(tokenizer) if tokenizer == models.DEFAULT or Path(tokenizer).expanduser().exists() else None
-    try:
-        with models.silence():
-            loaded = AutoTokenizer.from_pretrained(path or tokenizer, use_fast=True, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{tokenizer}: no tokenizer there: {str(error).splitlines()[0]}") from error
-    if not isinstance(loaded, PreTrainedTokenizerFast):
-        raise ModelError(f"{tokenizer}: has no fast tokenizer (tokenizer.json)")
+    loaded = models.load_tokenizer(tokenizer)
     longest = int(loaded.model_max_length) if loaded.model_max_length < 1 << 30 else CONTEXT
     last = loaded.eos_token_id
     return EndpointText(
-        model, path or Path(tokenizer), loaded,
+        model, Path(loaded.name_or_path), loaded,
         digest([loaded.backend_tokenizer.to_str(), str(loaded.chat_template)]),
         frozenset([last] if isinstance(last, int) else []),
         (context or longest) - 1,  # servers generate one token even where they only score

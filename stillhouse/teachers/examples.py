@@ -98,14 +98,17 @@ def rendered(model: TextModel, example: Example, system: str) -> list[int]:
     """The prompt's ids, after `system` where there is one."""
     if not example.messages:
         return [*bos(model), *model.text_ids(f"{system}\n\n{example.text}" if system else example.text)]
-    first, *rest = example.messages
+    return model.chat_ids(with_system(example.messages, system))
+
+
+def with_system(messages: Sequence[Message], system: str) -> list[Message]:
+    """`messages` with `system` as their system message, or at the head of the one they have; "": as they are."""
     if not system:
-        messages = list(example.messages)
-    elif first["role"] == "system":
-        messages = [{"role": "system", "content": f"{system}\n\n{first['content']}"}, *rest]
-    else:
-        messages = [{"role": "system", "content": system}, *example.messages]
-    return model.chat_ids(messages)
+        return list(messages)
+    first, *rest = messages
+    if first["role"] == "system":
+        return [{"role": "system", "content": f"{system}\n\n{first['content']}"}, *rest]
+    return [{"role": "system", "content": system}, *messages]
 
 
 def bos(model: TextModel) -> list[int]:

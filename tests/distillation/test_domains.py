@@ -13,9 +13,8 @@ import torch
 from stillhouse import cli, distillation
 from stillhouse.capture.prompts import Example
 from stillhouse.distillation import router
-from stillhouse.distillation.audit import add
-from stillhouse.distillation.data import Data, Domain, parts
-from stillhouse.errors import InputError, ModelError
+from stillhouse.distillation.data import Data, Domain, add, parts
+from stillhouse.errors import InputError, ModelError, StoreError
 from stillhouse.models import Model
 from tests.distillation.test_run import Page
 
@@ -83,6 +82,24 @@ def test_every_domain_gets_a_specialist_and_the_summary_has_them_all(file: Path,
     assert settings["capture"]["teacher_system"] == "Be brief." and settings["domain"]["system"] == "You debug."
 
 
+def test_a_damaged_specialist_names_what_to_remove(file: Path, home: Path) -> None:
+    recipe = distillation.load_recipe(file)
+    done = distillation.distill(recipe, home=home)
+    for report in (done[1].folder / "report.json", done[1].folder.parent / "report.json"):
+        whole = report.read_bytes()
+        report.write_bytes(whole[:-200])
+        for again in (distillation.distill, distillation.audit):
+            with pytest.raises(StoreError, match=r"damaged .*; remove '.*/small-\w+/report\.json' and run"):
+                again(recipe, home=home)
+        with pytest.raises(StoreError, match="damaged"):
+            distillation.specialists(recipe, "small", home=home)
+        report.write_bytes(whole)
+    (done[1].folder / "report.json").rename(done[1].folder / "away")
+    with pytest.raises(StoreError, match=r"debug/report\.json' is missing, so work is not finished; remove"):
+        distillation.distill(recipe, home=home)
+    (done[1].folder / "away").rename(done[1].folder / "report.json")
+
+
 def test_a_domain_without_what_it_needs_is_one_clear_line(file: Path, tmp_path: Path) -> None:
     for change, message in (
         ("students.small.layers=[1]\nstudents.small.train={steps=2}", None),
@@ -132,18 +149,16 @@ def states(n: int, seed: int, away: float = 3.0, domains: int = 3, size: int = 2
 
 def test_the_router_is_calibrated_and_sends_strange_requests_to_the_teacher() -> None:
     names, config = ("a", "b", "c"), router.Config()
-    probe = router._probe("base", names, states(60, 0), config)
-    made = router._calibrated(probe, *router._stacked(states(200, 1)), config)
-    measured = router._measured(made, *router._stacked(states(400, 2)))
+    probe = router.fit("base", names, states(60, 0), config)
+    made = router.calibrate(probe, states(200, 1), config)
+    measured = router.measure(made, states(400, 2))
     assert measured.accuracy > 0.9 and measured.right > 0.93 and measured.routed > 0.7 and measured.ece < 0.04
     strange = made.route(40 * torch.randn(50, 24).double())
     assert all(r.domain is None for r in strange)
     kept = [r.domain is not None for part in states(200, 3) for r in made.route(part)]
     assert sum(kept) / len(kept) > 0.7
-    mixed = router._calibrated(probe, *router._stacked(states(200, 1, away=0.0)), config)
-    assert router._measured(mixed, *router._stacked(states(200, 4, away=0.0))).routed < 0.1, (
-        "it cannot tell: all to the teacher"
-    )
+    mixed = router.calibrate(probe, states(200, 1, away=0.0), config)
+    assert router.measure(mixed, states(200, 4, away=0.0)).routed < 0.1, "it cannot tell: all to the teacher"
     exact = torch.linalg.inv(torch.linalg.inv(probe.whiten_RR.T) @ torch.linalg.inv(probe.whiten_RR))
     away = states(3, 5)[0] - probe.mean_H
     inside = away @ probe.basis_HR - probe.centres_DR[1] @ torch.linalg.inv(probe.whiten_RR)
@@ -153,7 +168,7 @@ def test_the_router_is_calibrated_and_sends_strange_requests_to_the_teacher() ->
 
 def test_a_router_is_read_back_and_refused_for_another_base(random_model: Make, tmp_path: Path) -> None:
     model = random_model("llama")
-    probe = router._probe(model.fingerprint, ("a", "b", "c"), states(20, 0), router.Config())
+    probe = router.fit(model.fingerprint, ("a", "b", "c"), states(20, 0), router.Config())
     router.save(probe, tmp_path / "r")
     found = router.load(tmp_path / "r", model)
     assert found.route(states(4, 1)[0]) == probe.route(states(4, 1)[0])
@@ -171,11 +186,12 @@ def test_a_request_goes_to_a_specialist_or_to_the_teacher(file: Path, home: Path
     recipe = distillation.load_recipe(file)
     found = distillation.specialists(recipe, "small", home=home)
     asked = [Example(({"role": "user", "content": text},)) for text in ("Add 3 and 4", "KeyError 12 in line 5")]
-    found.router = dataclasses.replace(found.router, least=0.0, farthest=1e30)
+    certain = dataclasses.replace(found.router, least=0.0, farthest=1e30)
+    found = dataclasses.replace(found, router=certain)
     answers = found.answer(asked)
     assert [a.by for a in answers] == [a.nearest for a in answers] and {a.by for a in answers} <= {"task", "debug"}
     assert found.answer(asked[::-1]) == answers[::-1] and found.answer([]) == []
-    found.router = dataclasses.replace(found.router, least=2.0)
+    found = dataclasses.replace(found, router=dataclasses.replace(certain, least=2.0))
     theirs = found.answer(asked)
     assert [a.by for a in theirs] == ["teacher"] * 2 and all(0 <= a.confidence <= 1 for a in theirs)
     at_task = dataclasses.replace(theirs[0], nearest="task", text="7")
@@ -222,3 +238,8 @@ def test_corrections_are_added_once(tmp_path: Path) -> None:
     assert add(tmp_path / "c.jsonl", rows) == 2 and add(tmp_path / "c.jsonl", rows) == 0
     assert add(tmp_path / "c.jsonl", [{"prompt": ["x"], "completion": "4"}]) == 1
     assert [json.loads(x)["completion"] for x in (tmp_path / "c.jsonl").read_text().splitlines()] == ["3", "2", "4"]
+    (tmp_path / "people.jsonl").write_text('{"text": "a row that somebody wrote"}\n', encoding="utf-8")
+    assert add(tmp_path / "people.jsonl", rows) == 2, "rows of other kinds are data too"
+    (tmp_path / "cut.jsonl").write_text('{"prompt": "a", "compl', encoding="utf-8")
+    with pytest.raises(InputError, match=r"cut\.jsonl: line 1 is not JSON"):
+        add(tmp_path / "cut.jsonl", rows)

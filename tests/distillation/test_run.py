@@ -21,7 +21,7 @@ from stillhouse.capture.prompts import Example
 from stillhouse.distillation.data import read, split
 from stillhouse.distillation.evaluate import measure
 from stillhouse.distillation.student import NewTokenizer, Student, build
-from stillhouse.errors import InputError
+from stillhouse.errors import InputError, StoreError
 from stillhouse.feeds.same_tokens import SameTokens
 from stillhouse.models import Model
 
@@ -141,6 +141,28 @@ def test_run_again_it_reads_what_is_there_and_a_killed_run_goes_on(random_model:
     assert (resumed.folder / "model" / "model.safetensors").read_bytes() == weights
 
 
+def test_a_finished_student_that_is_damaged_is_one_clear_line(random_model: Make, tmp_path: Path) -> None:
+    made = distillation.load_recipe(recipe(tmp_path, random_model("llama"), "adapter"))
+    (done,) = distillation.distill(made, home=tmp_path / "home")
+    report = done.folder / "report.json"
+    whole = json.loads(report.read_bytes())
+    half = report.read_bytes()[: report.stat().st_size // 2]
+    without = json.dumps({name: value for name, value in whole.items() if name != "lengths"}).encode()
+    bins = json.dumps(whole | {"before": whole["before"] | {"bins": [3]}}).encode()
+    metrics = json.dumps(whole | {"after": {"kl": 1.0}}).encode()
+    for content in (b"", half, b"\xff", b"[]", b"3", b"{}", without, bins, metrics, b'{"domains": [{}]}'):
+        report.write_bytes(content)
+        for again in (distillation.distill, distillation.audit):
+            with pytest.raises(StoreError, match=r"damaged .*; remove '.*report\.json' and run the command again"):
+                again(made, home=tmp_path / "home")
+    report.unlink()
+    assert distillation.distill(made, home=tmp_path / "home") == [done]
+    file = Path(whole["signals"]["folder"]) / "capture.json"
+    file.write_bytes(file.read_bytes()[:-9])
+    with pytest.raises(StoreError, match=r"capture\.json: damaged .*; delete it and capture again"):
+        distillation.distill(made, home=tmp_path / "home")
+
+
 def test_the_command_line_captures_once_and_distils(
     random_model: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -200,6 +222,8 @@ def test_every_format_of_data_is_read_as_it_is(tmp_path: Path) -> None:
     file = tmp_path / "a.jsonl"
     file.write_text("".join(json.dumps(row) + "\n\n" for row in ROWS), encoding="utf-8")
     (tmp_path / "a.json").write_text(json.dumps(ROWS), encoding="utf-8")
+    (tmp_path / "lines.jsonl").write_text('{"text": "one\u2028row"}\r\n{"text": "two"}', encoding="utf-8")
+    assert [e.answer for e in read(["lines.jsonl"], tmp_path)] == ["one\u2028row", "two"]
     (tmp_path / "a.txt").write_text("One passage\nof two lines.\n\nAnother.\n", encoding="utf-8")
     pq.write_table(pa.Table.from_pylist([ROWS[0], ROWS[0]]), tmp_path / "a.parquet")
     user = {"role": "user", "content": "Hi"}

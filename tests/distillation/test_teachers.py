@@ -18,7 +18,8 @@ from stillhouse.capture import prompts
 from stillhouse.capture.prompts import Captured, Config, Example, Positions, capture
 from stillhouse.capture.prompts.workers import TeacherSource, spread
 from stillhouse.config import resolve
-from stillhouse.distillation.domains import feed_of
+from stillhouse.distillation.feed import feed_of
+from stillhouse.distillation.signals import RecipeSignals, collect_signals
 from stillhouse.distillation.teacher import TeacherTable, open_teacher
 from stillhouse.errors import InputError, ModelError
 from stillhouse.feeds.on_policy import OnPolicy, OnPolicyFeed, apart
@@ -253,22 +254,22 @@ def test_a_student_that_writes_is_compared_and_resumes_exactly(
     report = json.loads((whole.folder / "report.json").read_text(encoding="utf-8"))
     assert report["off_policy"]["kl"] != report["after"]["kl"] and report["steps"] == 6
     assert "Off-policy" in (whole.folder / "report.html").read_text(encoding="utf-8")
-    run = distillation.opened(made, tmp_path / "b", False)
+    signals = collect_signals(made, tmp_path / "b", False)
     with pytest.raises(KeyboardInterrupt):
-        _train(run, model, tmp_path / "b", killed=3)
-    resumed, straight = (_train(run, model, tmp_path / n) for n in ("b", "c"))
+        _train(signals, model, tmp_path / "b", killed=3)
+    resumed, straight = (_train(signals, model, tmp_path / n) for n in ("b", "c"))
     for name, weights in straight.items():
         torch.testing.assert_close(resumed[name], weights, rtol=0, atol=0)
 
 
-def _train(run: distillation.Run, model: Model, folder: Path, killed: int = 0) -> dict[str, torch.Tensor]:
+def _train(signals: RecipeSignals, model: Model, folder: Path, killed: int = 0) -> dict[str, torch.Tensor]:
     """The weights of a student after its training, which dies after `killed` steps."""
-    ((_, student),) = run.recipe.students
+    ((_, student),) = signals.recipe.students
     assert student.on_policy is not None
-    (lesson,) = run.lessons
+    (lesson,) = signals.lessons
     fresh = models.load(str(model.path), "cpu")
-    stored = SameTokens(lesson.taught.read(), fresh.vocabulary, fresh.context)
-    feed = OnPolicyFeed(stored, [lesson.taught], fresh, run.teacher.teacher, student.on_policy)
+    stored = SameTokens(lesson.signals.read(), fresh.vocabulary, fresh.context)
+    feed = OnPolicyFeed(stored, [lesson.signals], fresh, signals.teacher.teacher, student.on_policy)
     folder.mkdir(exist_ok=True)
 
     def step(n: int, note: str) -> None:
