@@ -35,7 +35,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks._machine import Figure, _row, machine, say, seconds, table
 from benchmarks._workers import Remaining, share, tasks, workers
 from stillhouse import gating, models
-from stillhouse.capture.memory import Config as CaptureConfig
+from stillhouse.capture import memory
 from stillhouse.consolidation import calibrate, synthetic
 from stillhouse.consolidation.calibrate import Plan
 from stillhouse.consolidation.sabotage import KINDS
@@ -43,7 +43,7 @@ from stillhouse.gating import Calibration, CalibrationTrial
 from stillhouse.gating.stats import wilson
 from stillhouse.gating.thresholds import thresholds
 from stillhouse.storage.files import write_atomic
-from stillhouse.train.adapter import Config as TrainConfig
+from stillhouse.train import adapter
 
 FOLDS = 5
 NEAR = 0.03  # how far the figures may lie apart on memories the thresholds have not seen
@@ -57,8 +57,8 @@ def plan_of(good: int, bad: int, together: int, quick: bool) -> Plan:
     """The default settings, or for `--quick` ones that learn nothing."""
     if not quick:
         return Plan(good, bad, together)
-    capture = CaptureConfig(wordings=4, rounds=0, unknown_per_statement=2, decoys=4, anchor_prompts=2)
-    train = TrainConfig(rank=4, steps=6, warmup=1, facts=8, unknowns=4, anchors=1, anchor_rows=1)
+    capture = memory.Config(wordings=4, rounds=0, unknown_per_statement=2, decoys=4, anchor_prompts=2)
+    train = adapter.Config(rank=4, steps=6, warmup=1, facts=8, unknowns=4, anchors=1, anchor_rows=1)
     return Plan(3, 1, together, replace(capture, max_answer_tokens=16), train)
 
 

@@ -1,8 +1,10 @@
 """What a new user sees first: one memory, before and after.
 
 In: a memory file. Out: a table `question | base | teacher with memory | student without it`, the figures that matter
-and the verdict. It does the same as `stillhouse consolidate --diagnose`, then prints: a dozen facts are few, a
-candidate may be a question short, and then what the failed gate says is tried.
+and the verdict. It does the same as `stillhouse consolidate --diagnose`, then prints. Remedies are tried because a
+dozen facts are few: one question too few answered refuses a candidate.
+
+It does not know stages or gates.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What a user hands over: a memory file, a settings file, a home folder.
 
-In: paths, bytes, `stage.key=value` words. Out: text, TOML tables, a folder; or `InputError` with the one thing that is
-wrong. It does not know what the settings mean.
+In: paths, bytes, assignments `stage.key=value`. Out: text, TOML tables, a folder; or `InputError` with the one thing
+that is wrong. It does not know what the settings mean.
 """
 
 from __future__ import annotations

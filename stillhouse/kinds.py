@@ -1,7 +1,7 @@
-"""Kinds are files: in a stage's folder, a module without a leading underscore is a kind, and its name is its name.
+"""Kinds are files: a module in a stage's folder is a kind, and the module's name is the kind's name.
 
-In: a stage ("capture", "train", "gate", ...). Out: the names found there, or the module of one name. No list of kinds
-is kept anywhere; adding a kind is adding a file.
+In: a stage ("capture", "train", "gate", ...). Out: the names of its kinds, or the module of one name. No list of kinds
+is kept anywhere; a kind is added by adding a file.
 """
 
 from __future__ import annotations

@@ -1,12 +1,15 @@
-"""Child processes of this program: work goes in as lines of JSON; reports, results and errors come back so.
+"""Child processes of this program. Work goes in as lines of JSON; reports, results and errors come back as such lines.
 
 In: a command to run, then work for it. Out: its reports and its results, and its errors as if they were raised here.
-Work goes to the child's stdin, which is its leash too: the child ends when it closes, so it ends with the process that
-started it, however that one ends. What comes back has a pipe of its own, so that nothing printed is taken for an
-answer. Children that will be needed can be started ahead, so that they import while whoever needs them does.
+
+Work goes to the child's stdin. The child ends when its stdin closes, so it ends with the process that started it,
+however that one ends. Answers have a pipe of their own, so nothing that a child prints is taken for an answer. Children
+that will be needed can be started ahead, so that they import while this process does.
 
 A line to a child is a piece of work. A line from it is `{"report": ...}`, or the end of that piece: `{"result": ...}`
-or `{"error": message, "kind": class}`. It does not know what the work is.
+or `{"error": message, "kind": class}`.
+
+It does not know what the work is.
 """
 
 from __future__ import annotations
@@ -39,8 +42,8 @@ _END_SECONDS = 2.0  # for a child to end after its pipe, and to read what it pri
 
 
 class ProcessDied(ModelError):
-    """A child ended before its work did. `how`: "exit code 1", "signal 9"; `last`: the last line it printed, if it
-    was kept."""
+    """A child ended before its work did. `how`: "exit code 1", "signal 9"; `last`: the last line that it printed, where
+    what it prints is kept."""
 
     def __init__(self, code: int, last: str = "") -> None:
         self.how = f"signal {-code}" if code < 0 else f"exit code {code}"
@@ -49,21 +52,24 @@ class ProcessDied(ModelError):
 
 
 def collect_rarely() -> None:
-    """Collect garbage rarely. For a process of our own, before it imports anything large: imports make a million
-    objects, none of them garbage, and looking for it takes a tenth of their time, and some of every later step's."""
+    """Collect garbage rarely. For a process of our own, before it imports anything large.
+
+    Imports make a million objects, and none of them is garbage. To look for garbage among them takes a tenth of the
+    imports' time, and some of every later step's.
+    """
     gc.set_threshold(100_000, 50, 50)
 
 
 def python_module(name: str) -> tuple[str, ...]:
-    """The command that runs a module which calls `serve`, quickly started."""
+    """The command that runs a module which calls `serve`, with the start made short."""
     return (sys.executable, "-m", __name__, name)
 
 
 class Process:
     """A child that runs `command` and calls `serve`. It is killed when the block ends.
 
-    `apart`: it has a session of its own, which is killed whole, and what it prints is kept for `ProcessDied` instead of
-    shown. `result` is that of the newest piece of work.
+    `apart`: it has a session of its own, which is killed whole. What it prints is kept for `ProcessDied`, not shown.
+    `result` is the result of the newest piece of work.
     """
 
     result: Any = None
@@ -82,7 +88,7 @@ class Process:
         self._child.end()
 
     def send(self, work: Mapping[str, Any]) -> None:
-        """Hand it a piece of work; does not wait until the child takes it."""
+        """Send a piece of work; does not wait until the child takes it."""
         self._child.send(canonical(work) + b"\n")
 
     def reports(self, every: float | None = None) -> Iterator[Any]:
@@ -109,17 +115,17 @@ class _Child:
     """A running child with its pipes."""
 
     def __init__(self, command: Sequence[str], environment: Mapping[str, str], apart: bool) -> None:
-        mine, theirs = os.pipe()
-        self._pipe, self._unread = FileIO(mine, "rb"), bytearray()
-        environment = {**os.environ, **environment, _PIPE: str(theirs)}
+        reading, writing = os.pipe()
+        self._pipe, self._unread = FileIO(reading, "rb"), bytearray()
+        environment = {**os.environ, **environment, _PIPE: str(writing)}
         output = (subprocess.PIPE, subprocess.STDOUT) if apart else (sys.__stderr__, None)
         try:
             self._process = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=output[0], stderr=output[1], env=environment,
-                pass_fds=(theirs,), start_new_session=apart,
+                pass_fds=(writing,), start_new_session=apart,
             )  # fmt: skip
         finally:
-            os.close(theirs)
+            os.close(writing)
         self._apart, self._printed, self._threads = apart, deque[str](maxlen=LAST_LINES), list[threading.Thread]()
         if apart:
             self._start(self._keep_printed)
@@ -139,7 +145,7 @@ class _Child:
         """The next line of the pipe; None after `every` seconds without one. `ProcessDied`: there will be none."""
         began = time.monotonic()
         while (end := self._unread.find(b"\n")) < 0:
-            dead = self._process.poll() is not None  # asked first: what it wrote until then is in the pipe
+            dead = self._process.poll() is not None  # before the pipe is read: what it wrote until then is in there
             wait = 0.0 if dead else _LOOK_SECONDS if every is None else min(every, _LOOK_SECONDS)
             if select.select([self._pipe], [], [], wait)[0]:
                 self._unread += (data := self._pipe.read(1 << 16) or b"")
@@ -210,7 +216,7 @@ def _message(line: bytes) -> dict[str, Any]:
 
 @contextmanager
 def ahead(command: Sequence[str], environment: Mapping[str, str], count: int) -> Iterator[None]:
-    """Inside, `count` such processes are on their way already; a `Process` like them that is opened is one of them."""
+    """Inside, `count` such processes are started already, and a `Process` like them that is opened is one of them."""
     children = [_Child(command, environment, apart=False) for _ in range(count)]
     kind = _kind(command, environment)
     _AHEAD[kind] = [*children]
@@ -236,10 +242,10 @@ def connected() -> bool:
 
 
 def serve(work: Callable[[Any, Callable[[Any], None]], Any]) -> NoReturn:
-    """In a child: `work(piece, report)` for every piece that comes, until whoever sends them is gone.
+    """In a child: call `work(piece, report)` for every piece that comes, until the process that sends them is gone.
 
-    What it returns is the result, and what it passes to `report` a report; both are JSON. A `StillhouseError` is raised
-    again where the work came from; any other error ends this process.
+    What `work` returns is the result, and what it passes to `report` is a report; both are JSON. A `StillhouseError` is
+    raised again in the process that sent the piece. Any other error ends this process.
     """
     pieces: queue.SimpleQueue[bytes] = queue.SimpleQueue()
     pipe = FileIO(int(os.environ.pop(_PIPE, "1")), "wb")
@@ -251,7 +257,7 @@ def serve(work: Callable[[Any, Callable[[Any], None]], Any]) -> NoReturn:
             with one_at_a_time:
                 _write_all(pipe, json.dumps(message).encode() + b"\n")
         except BrokenPipeError:
-            os._exit(1)  # nobody hears it
+            os._exit(1)  # nobody reads it
 
     threading.Thread(target=_receive, args=(pieces.put,), daemon=True).start()
     while True:
@@ -260,13 +266,13 @@ def serve(work: Callable[[Any, Callable[[Any], None]], Any]) -> NoReturn:
         except StillhouseError as error:
             answer(**error_fields(error))
         except KeyboardInterrupt:
-            os._exit(130)  # whoever started it was interrupted too, and says so
+            os._exit(130)  # the process that started it was interrupted too, and says so
         else:
             answer(result=result)
 
 
 def end_with_stdin() -> None:
-    """End this process at once (exit code 1) when whoever started it closes our stdin, or dies.
+    """End this process at once (exit code 1) when the process that started it closes our stdin, or dies.
 
     For a process whose stdin is a pipe to which nobody writes any more.
     """
@@ -274,8 +280,10 @@ def end_with_stdin() -> None:
 
 
 def _receive(take: Callable[[bytes], object]) -> None:
-    """Read stdin line by line to its end, and with it end this process. Past `sys.stdin`, whose lock a thread that
-    still reads would keep from the end of the interpreter."""
+    """Read stdin line by line; end this process at its end.
+
+    It does not use `sys.stdin`: a thread that waits there holds a lock that the interpreter needs to end.
+    """
     parts: list[bytes] = []
     while data := os.read(0, 1 << 16):
         *ends, last = data.split(b"\n")

@@ -1,9 +1,11 @@
 """Progress of long work: a bar on a terminal, two lines on any other stderr, or reports to whoever asked for them.
 
-In: a stage's name, whose turn it is, how many steps it has (None: not known), and where it is shown. Out: a `step`
-function that the work calls. Stages may follow each other or nest; nested bars share one display. No thread is started:
-a bar is drawn when a step is reported, so a process may fork between two steps, and Ctrl-C leaves the terminal as it
-was. What stands on stderr is for people, and no program reads it: a program is given a function that takes a `Report`.
+In: a stage's name, whose turn it is, how many steps it has (None: not known), and who is shown it. Out: a `step`
+function that the work calls. Stages may follow each other or nest; nested bars share one display.
+
+No thread is started. A bar is drawn when a step is reported, so a process may fork between two steps, and Ctrl-C leaves
+the terminal as it was. What stands on stderr is for people, and no program reads it. A program gives a function that
+takes a `Report`.
 
 It does not know what a stage does, and stdout belongs to results.
 """

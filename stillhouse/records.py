@@ -118,9 +118,9 @@ class Study:
 
     def covered(self, statement: int, wordings: int = 3) -> bool:
         """Whether a student can train on `wordings` differently worded forward questions and a reverse one."""
-        mine = [q for q in self.questions if q.statement == statement and q.use == "train"]
-        forward = {q.text for q in mine if q.direction == "forward"}
-        return len(forward) >= wordings and any(q.direction == "reverse" for q in mine)
+        trained = [q for q in self.questions if q.statement == statement and q.use == "train"]
+        forward = {q.text for q in trained if q.direction == "forward"}
+        return len(forward) >= wordings and any(q.direction == "reverse" for q in trained)
 
 
 @dataclass(frozen=True)

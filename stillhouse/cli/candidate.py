@@ -22,22 +22,26 @@ _DIGEST = re.compile(r"[0-9a-f]{6,64}")
 
 @dataclass(frozen=True)
 class Judged:
-    """One candidate with the signals it was trained on; `version` and `verdict` where the name leads to them."""
+    """One candidate with what the store knows of it."""
 
     digest: str
+    """Of the candidate."""
     candidate: Any
     signals: Any
+    """What it was trained on."""
     version: Any = None
+    """None where it was never saved."""
     verdict: Any = None
+    """None where no gate has judged it yet."""
 
     @property
     def base_ref(self) -> str:
-        """What the base was loaded from; the shipped model by its name, wherever another installation keeps it."""
+        """What to load the base by. The shipped model goes by its name: another installation keeps it elsewhere."""
         from .. import models
 
-        said = self.version.base_ref if self.version else self.candidate.adapter_config["base_model_name_or_path"]
-        moved = said.endswith("/assets/tiny") and not Path(said).exists()
-        return models.DEFAULT if moved else str(said)
+        reference = self.version.base_ref if self.version else self.candidate.adapter_config["base_model_name_or_path"]
+        moved = reference.endswith("/assets/tiny") and not Path(reference).exists()
+        return models.DEFAULT if moved else str(reference)
 
 
 def find(store: Any, name: str) -> Judged:
@@ -60,21 +64,21 @@ def _of(store: Any, record: Any) -> Judged:
     version = record if isinstance(record, Version) else None
     verdict = record if isinstance(record, Verdict) else store.get(Verdict, version.verdict) if version else None
     if isinstance(record, Candidate):
-        made = digest_of(record)
+        chosen = digest_of(record)
     elif verdict is not None:
-        made = verdict.candidate
+        chosen = verdict.candidate
     else:
         raise InputError(f"a {type(record).__name__.lower()} has no verdict; name a version, a candidate or a verdict")
-    candidate = store.get(Candidate, made)
+    candidate = store.get(Candidate, chosen)
     if candidate.kind != "adapter":
-        raise InputError(f"candidate {made[:12]} is a {candidate.kind!r} student; the gates here judge adapters")
+        raise InputError(f"candidate {chosen[:12]} is a {candidate.kind!r} student; the gates here judge adapters")
     if version is None:
-        version = next((v for v in store.versions(candidate.user) if v.candidate == made), None)
+        version = next((v for v in store.versions(candidate.user) if v.candidate == chosen), None)
     if verdict is None and version is not None:
         verdict = store.get(Verdict, version.verdict)
     elif verdict is None:
-        verdict = next((v for _, v in store.records(Verdict) if v.candidate == made), None)
-    return Judged(made, candidate, store.get(Signals, candidate.parents[0]), version, verdict)
+        verdict = next((v for _, v in store.records(Verdict) if v.candidate == chosen), None)
+    return Judged(chosen, candidate, store.get(Signals, candidate.parents[0]), version, verdict)
 
 
 @contextmanager
@@ -113,10 +117,10 @@ def page(store: Any, judged: Judged, verdict: Any, samples: Any = None) -> str:
         "signals": f"{signals.examples} examples, {signals.positions} positions",
         "training": f"{candidate.steps} steps, rank {candidate.config['rank']}",
     }  # fmt: skip
-    found = gating.read_calibration(store.home, candidate.base)
-    if found is not None and found.digest != verdict.config.get("calibrated_by"):
-        found = None  # the verdict was decided by other thresholds
-    return gating.report(verdict, candidate, study, text, samples or (), candidate.losses, facts, found, tries)
+    calibration = gating.read_calibration(store.home, candidate.base)
+    if calibration is not None and calibration.digest != verdict.config.get("calibrated_by"):
+        calibration = None  # the verdict was decided by other thresholds
+    return gating.report(verdict, candidate, study, text, samples or (), candidate.losses, facts, calibration, tries)
 
 
 def _digest(record: Any) -> str:

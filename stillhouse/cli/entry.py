@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         args = _parser().parse_args(argv)
         args.run(args)
-        sys.stdout.flush()  # here a full disk or a closed pipe can still be said
+        sys.stdout.flush()  # here an error of a full disk or a closed pipe can still be printed
         return 0
     except StillhouseError as error:
         print(f"stillhouse: {error}", file=sys.stderr)

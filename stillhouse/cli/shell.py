@@ -23,10 +23,10 @@ def command(commands: Any, name: str, run: Run, about: str) -> argparse.Argument
     return parser
 
 
-def show(found: Any, as_json: bool, lines: Callable[[], object]) -> None:
-    """Print `found` as one JSON object, or call `lines` to print it for people."""
+def show(result: Any, as_json: bool, lines: Callable[[], object]) -> None:
+    """Print `result` as one JSON object, or call `lines` to print it for people."""
     if as_json:
-        print(json.dumps(found, ensure_ascii=False))
+        print(json.dumps(result, ensure_ascii=False))
     else:
         lines()
 

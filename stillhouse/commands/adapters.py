@@ -14,14 +14,14 @@ def add(commands: Any) -> None:
     """Declare it."""
     parser = commands.add_parser("adapters", help="List, show or roll back a user's versions.")
     verbs = parser.add_subparsers(required=True, metavar="list|show|rollback")
-    listed = command(verbs, "list", list_all, "All versions of a user; the champion is marked.")
-    listed.add_argument("--user", help="default: every user")
-    shown = command(verbs, "show", show_one, "One version with its verdict, files and lineage.")
-    shown.add_argument("--user", required=True)
-    shown.add_argument("--number", type=int, help="default: the champion")
-    back = command(verbs, "rollback", rollback, "Serve the previous champion again, or --to one.")
-    back.add_argument("--user", required=True)
-    back.add_argument("--to", type=int)
+    list_parser = command(verbs, "list", list_all, "All versions of a user; the champion is marked.")
+    list_parser.add_argument("--user", help="default: every user")
+    show_parser = command(verbs, "show", show_one, "One version with its verdict, files and lineage.")
+    show_parser.add_argument("--user", required=True)
+    show_parser.add_argument("--number", type=int, help="default: the champion")
+    rollback_parser = command(verbs, "rollback", rollback, "Serve the previous champion again, or --to one.")
+    rollback_parser.add_argument("--user", required=True)
+    rollback_parser.add_argument("--to", type=int)
 
 
 def list_all(args: argparse.Namespace) -> None:
@@ -39,8 +39,8 @@ def list_all(args: argparse.Namespace) -> None:
     def lines() -> None:
         for r in rows:
             mark, state = "*" if r["champion"] else " ", "approved" if r["approved"] else "rejected"
-            made = f"{r['created']}  base {r['base'][:12]}  {r['candidate'][:12]}"
-            print(f"{mark} {r['user']} v{r['number']}  {state}  {made}")
+            details = f"{r['created']}  base {r['base'][:12]}  {r['candidate'][:12]}"
+            print(f"{mark} {r['user']} v{r['number']}  {state}  {details}")
 
     show(rows, args.json, lines)
 
@@ -55,7 +55,7 @@ def show_one(args: argparse.Namespace) -> None:
     verdict = store.get(Verdict, version.verdict)
     lineage = [list(step) for step in store.lineage(version.candidate)]
     gates = [asdict(r) for r in verdict.results]
-    found = version_row(version) | {"folder": str(folder), "gates": gates, "lineage": lineage}
+    result = version_row(version) | {"folder": str(folder), "gates": gates, "lineage": lineage}
 
     def lines() -> None:
         print(f"{version.user} v{version.number}: {'approved' if version.approved else 'rejected'}, {version.created}")
@@ -66,7 +66,7 @@ def show_one(args: argparse.Namespace) -> None:
         for kind, digest, summary in lineage:
             print(f"{kind:<10} {digest[:12]}  {summary}")
 
-    show(found, args.json, lines)
+    show(result, args.json, lines)
 
 
 def rollback(args: argparse.Namespace) -> None:

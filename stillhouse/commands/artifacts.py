@@ -21,5 +21,5 @@ def add(commands: Any) -> None:
 def show_one(args: argparse.Namespace) -> None:
     """`stillhouse artifacts show`."""
     kind, digest, record = open_store(args).find(args.id)
-    found = {"kind": kind.__name__.lower(), "digest": digest, "record": asdict(record)}
-    show(found, args.json, lambda: print(json.dumps(found, indent=2, ensure_ascii=False)))
+    result = {"kind": kind.__name__.lower(), "digest": digest, "record": asdict(record)}
+    show(result, args.json, lambda: print(json.dumps(result, indent=2, ensure_ascii=False)))

@@ -34,12 +34,13 @@ def run(args: argparse.Namespace) -> None:
 
     recipe = distillation.load_recipe(args.recipe, args.set)
     prompts = [str(Path(p).absolute()) for p in args.prompts]
-    found = distillation.audit(
+    audits = distillation.audit(
         recipe, home=args.home, asked=prompts, correct=args.correct, margin=args.margin, show=not args.json
     )
+    rows = [audit.as_dict() for audit in audits]
 
     def lines() -> None:
-        for a in (audit.as_dict() for audit in found):
+        for a in rows:
             name = f"{a['name']}: {a['domain']}" if a["domain"] else a["name"]
             print(f"{name}: {a['n']} requests, the same answer to {a['same']:.0%}")
             print(f"  first choices       {a['first']:.1%} of its tokens are the teacher's")
@@ -49,4 +50,4 @@ def run(args: argparse.Namespace) -> None:
                     f"  corrected           {a['corrected']} answers; run `stillhouse distill` again to train on them"
                 )
 
-    show([audit.as_dict() for audit in found], args.json, lines)
+    show(rows, args.json, lines)

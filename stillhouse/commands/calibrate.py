@@ -37,17 +37,17 @@ def run(args: argparse.Namespace) -> None:
 
     settings = consolidation.read_settings(args.config, args.set)
     plan = calibrate.Plan(args.good, args.bad, args.together, settings.capture, settings.train)
-    mine = _memories(args.memories, plan.memories) if args.memories else {}
+    private = _memories(args.memories, plan.memories) if args.memories else {}
     store = open_store(args)
     model = models.load(args.model, cache=store.home / "fingerprints.json")
     folder = gating.calibration_folder(store.home, model.fingerprint)
-    if mine:
-        trials = _private(store, model, plan, mine, folder, args.json)
+    if private:
+        trials = _private(store, model, plan, private, folder, args.json)
     else:
         trials = _trials(model, [synthetic.memory(seed) for seed in range(plan.memories)], plan, folder, args.json)
-    found = calibrate.calibrate(model, plan, trials)
-    path = gating.write_calibration(store.home, found)
-    show(_summary(found, path), args.json, lambda: _print(found, path))
+    calibration = calibrate.calibrate(model, plan, trials)
+    path = gating.write_calibration(store.home, calibration)
+    show(_summary(calibration, path), args.json, lambda: _print(calibration, path))
 
 
 def _trials(model: Any, memories: list[str], plan: Any, folder: Path, silent: bool, place: Any = None) -> Any:
@@ -58,22 +58,25 @@ def _trials(model: Any, memories: list[str], plan: Any, folder: Path, silent: bo
         return calibrate.trials(model, memories, plan, folder, step, place)
 
 
-def _private(store: Any, model: Any, plan: Any, mine: dict[str, str], folder: Path, silent: bool) -> Any:
-    """Trials on people's own memories. What comes of one lies where `forget` finds it by its user or by the memory's
-    digest, and goes when the calibration is done; the numbers stay."""
-    users, given = list(mine), set()
+def _private(store: Any, model: Any, plan: Any, private: dict[str, str], folder: Path, silent: bool) -> Any:
+    """Trials on people's own memories.
+
+    What comes of a memory lies where `forget` finds it by its user or by the memory's digest. It goes when the
+    calibration is done; the numbers stay.
+    """
+    users, folders = list(private), set[Path]()
 
     def place(name: str, numbers: Sequence[int]) -> Path:
         made: Path = store.work(name, [users[n] for n in numbers])
-        given.add(made)
+        folders.add(made)
         return made
 
-    with ExitStack() as held:
+    with ExitStack() as locks:
         for user in sorted(users):
-            held.enter_context(store.lock(user))
-        trials = _trials(model, list(mine.values()), plan, folder, silent, place)
-        for made in given:
-            shutil.rmtree(made, ignore_errors=True)  # a training that is done has removed its own
+            locks.enter_context(store.lock(user))
+        trials = _trials(model, list(private.values()), plan, folder, silent, place)
+        for used in folders:
+            shutil.rmtree(used, ignore_errors=True)  # a training that is done has removed its own
     return trials
 
 
@@ -84,32 +87,33 @@ def _memories(folder: Path, count: int) -> dict[str, str]:
     files = memory_files(folder)
     if len(files) < count:
         raise InputError(f"{str(folder)!r} has {len(files)} files; {count} memories are needed: lower --good or --bad")
-    found = {path.stem: inputs.read_memory(path) for path in files[:count]}
-    if len(found) < count:
+    memories = {path.stem: inputs.read_memory(path) for path in files[:count]}
+    if len(memories) < count:
         raise InputError(f"{str(folder)!r} has two files of one user: each file is named after its user, once")
-    return found
+    return memories
 
 
-def _summary(found: Any, path: Path) -> dict[str, Any]:
+def _summary(calibration: Any, path: Path) -> dict[str, Any]:
     return {
-        "base": found.base, "calibration": found.digest, "file": str(path), "thresholds": found.thresholds,
-        "auc": {name: found.auc(name) for name in found.thresholds},
-        "honest": found.count("")._asdict(),
-        "sabotaged": {name: found.count(name)._asdict() for name in found.sabotages},
+        "base": calibration.base, "calibration": calibration.digest, "file": str(path),
+        "thresholds": calibration.thresholds,
+        "auc": {name: calibration.auc(name) for name in calibration.thresholds},
+        "honest": calibration.count("")._asdict(),
+        "sabotaged": {name: calibration.count(name)._asdict() for name in calibration.sabotages},
     }  # fmt: skip
 
 
-def _print(found: Any, path: Path) -> None:
+def _print(calibration: Any, path: Path) -> None:
     from .. import gating
 
     start = gating.settings()
     print(f"{'gate':<12} {'threshold':>10} {'start':>8} {'AUC':>6}")
-    for name, value in found.thresholds.items():
-        area = found.auc(name)
+    for name, value in calibration.thresholds.items():
+        area = calibration.auc(name)
         print(f"{name:<12} {value:>10.4g} {start[name].threshold:>8g} {'-' if area is None else f'{area:.2f}':>6}")
-    honest = found.count("")
+    honest = calibration.count("")
     print(f"\nhonest: {honest.approved} of {honest.trials} approved")
-    for name in found.sabotages:
-        count = found.count(name)
+    for name in calibration.sabotages:
+        count = calibration.count(name)
         print(f"{name}: {count.trials - count.approved} of {count.trials} rejected, by {', '.join(count.gates) or '-'}")
     print(f"thresholds  {path}")

@@ -22,18 +22,18 @@ def run(args: argparse.Namespace) -> None:
 
     recipe = distillation.load_recipe(args.recipe, args.set)
     parts: dict[str, Any] = {}
-    for name, (taught, held) in distillation.captures(recipe, home=args.home, show=not args.json).items():
+    for name, (train, held_out) in distillation.captures(recipe, home=args.home, show=not args.json).items():
         lead = f"{name}: " if name else ""
-        parts |= {f"{lead}train": taught} | ({f"{lead}held_out": held} if held else {})
-    found = {
+        parts |= {f"{lead}train": train} | ({f"{lead}held_out": held_out} if held_out else {})
+    rows = {
         name: {"folder": str(c.folder), "shards": len(c.shards), "examples": c.examples, "positions": c.positions,
                "skipped": len(c.skipped), "teacher": c.base}
         for name, c in parts.items()
     }  # fmt: skip
 
     def lines() -> None:
-        for name, f in found.items():
-            left_out = f", {f['skipped']} too long and left out" if f["skipped"] else ""
-            print(f"{name:<9} {f['examples']} examples, {f['positions']} positions{left_out}\n  {f['folder']}")
+        for name, row in rows.items():
+            left_out = f", {row['skipped']} too long and left out" if row["skipped"] else ""
+            print(f"{name:<9} {row['examples']} examples, {row['positions']} positions{left_out}\n  {row['folder']}")
 
-    show(found, args.json, lines)
+    show(rows, args.json, lines)

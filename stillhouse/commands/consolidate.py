@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..cli.shell import command, show
-from ..consolidation.prestart import helpers
+from ..consolidation.prestart import started_ahead
 from ..errors import InputError, Rejected
 
 
@@ -34,7 +34,7 @@ def add(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """`stillhouse consolidate`; `Rejected` when a gate refuses one of the users."""
-    with helpers(len(args.user), args.workers):
+    with started_ahead(len(args.user), args.workers):
         _run(args)
 
 
@@ -51,8 +51,8 @@ def _run(args: argparse.Namespace) -> None:
         memories, model=args.model, home=args.home, settings=settings, show=not args.json, diagnose=args.diagnose,
         workers=args.workers,
     )  # fmt: skip
-    found = [r.as_dict() for r in results]
-    show(found[0] if len(found) == 1 else found, args.json, lambda: [print(r.summary()) for r in results])
+    rows = [r.as_dict() for r in results]
+    show(rows[0] if len(rows) == 1 else rows, args.json, lambda: [print(r.summary()) for r in results])
     refused = [r for r in results if not r.approved]
     if refused:
         raise Rejected("; ".join(f"{r.user!r} v{r.version.number} rejected by {', '.join(r.failed)}" for r in refused))

@@ -23,12 +23,12 @@ def run(args: argparse.Namespace) -> None:
     from ..trainer.ranks import ranks
 
     recipe = distillation.load_recipe(args.recipe, args.set)
-    found = distillation.distill(recipe, home=args.home, show=not args.json)
+    students = distillation.distill(recipe, home=args.home, show=not args.json)
     if not ranks().first:
         return  # of several processes, one speaks
 
     def lines() -> None:
-        for d in found:
+        for d in students:
             tokens = "" if d.same_tokens else f", another tokenizer ({d.skipped} examples left out)"
             share = f"{d.parameters / d.teacher_parameters:.0%} of the teacher, " if d.teacher_parameters else ""
             name = f"{d.name}: {d.domain}" if d.domain else d.name
@@ -38,4 +38,4 @@ def run(args: argparse.Namespace) -> None:
             print(f"  calibration error   {d.before.ece:.1%} -> {d.after.ece:.1%}")
             print(f"  {d.folder / 'report.html'}")
 
-    show([d.as_dict() for d in found], args.json, lines)
+    show([d.as_dict() for d in students], args.json, lines)

@@ -40,6 +40,6 @@ def run(args: argparse.Namespace) -> None:
 
 def _line(event: Any) -> str:
     facts = event.as_dict()
-    told = {name: value for name, value in facts.items() if name not in _ENVELOPE and value not in ("", None)}
-    rest = "  ".join(f"{name} {value if str(value).isprintable() else repr(value)}" for name, value in told.items())
+    details = {name: value for name, value in facts.items() if name not in _ENVELOPE and value not in ("", None)}
+    rest = "  ".join(f"{name} {value if str(value).isprintable() else repr(value)}" for name, value in details.items())
     return f"{facts['seq']:>8}  {facts['time'][:19]}  {facts['type']:<16} {facts.get('user', '')}  {rest}"

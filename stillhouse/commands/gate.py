@@ -53,11 +53,11 @@ def run(args: argparse.Namespace) -> None:
             verdict = gating.run(judged.candidate, judged.digest, ctx, config, lambda name: step(1, name))
         _write_trace(args.trace, ctx)
         side_by_side = samples(ctx)
-    made = store.put(verdict)
-    report = store.work(digest(["report", made]), [judged.candidate.user]) / "report.html"
+    name = store.put(verdict)
+    report = store.work(digest(["report", name]), [judged.candidate.user]) / "report.html"
     write_atomic(report, page(store, judged, verdict, side_by_side).encode())
-    found = asdict(verdict) | {"verdict": made, "report": str(report)}
-    show(found, args.json, lambda: _print(verdict, report))
+    result = asdict(verdict) | {"verdict": name, "report": str(report)}
+    show(result, args.json, lambda: _print(verdict, report))
     if not verdict.passed:
         failed = ", ".join(r.gate for r in verdict.results if not r.passed)
         raise Rejected(f"{args.candidate}: rejected by {failed or 'no gate that applies'}")
@@ -71,7 +71,7 @@ def _shown(args: argparse.Namespace) -> tuple[Any, Any, Any]:
     if args.trace and args.replay:
         raise InputError("--trace writes what is asked now, --replay asks nothing; give one of them")
     if args.trace:
-        gating.trace_target(args.trace)  # said before the work, not after it
+        gating.trace_target(args.trace)  # what is wrong with it is told before the work, not after it
     limits = resolve(gating.LabelThresholds, inputs.read_tables(None, args.label), "--label")
     corpus = None
     if args.corpus:
@@ -84,7 +84,7 @@ def _shown(args: argparse.Namespace) -> tuple[Any, Any, Any]:
 
 
 def _write_trace(path: Path | None, ctx: Any) -> None:
-    """The trace, where one is asked for; a student whose logits are not numbers has none, and its verdict says so."""
+    """Write the trace where one is wanted. A student whose logits are not numbers has none; its verdict says so."""
     from .. import gating
 
     if path is None:

@@ -24,13 +24,13 @@ def add(commands: Any) -> None:
     """Declare it."""
     parser = commands.add_parser("jobs", help="The queue of consolidations: list, show, cancel, run.")
     verbs = parser.add_subparsers(required=True, metavar="list|show|cancel|run")
-    listed = command(verbs, "list", list_all, "JobQueue, oldest first; what runs with its progress.")
-    listed.add_argument("--user", help="default: every user")
-    listed.add_argument("--ended", type=int, default=20, help="how many ended jobs to show (default 20)")
-    shown = command(verbs, "show", show_one, "One job with all that is known of it.")
-    shown.add_argument("id", metavar="ID")
-    ended = command(verbs, "cancel", cancel, "Cancel a job; a running one ends within seconds.")
-    ended.add_argument("id", metavar="ID")
+    list_parser = command(verbs, "list", list_all, "Jobs, oldest first; what runs with its progress.")
+    list_parser.add_argument("--user", help="default: every user")
+    list_parser.add_argument("--ended", type=int, default=20, help="how many ended jobs to show (default 20)")
+    show_parser = command(verbs, "show", show_one, "One job with all that is known of it.")
+    show_parser.add_argument("id", metavar="ID")
+    cancel_parser = command(verbs, "cancel", cancel, "Cancel a job; a running one ends within seconds.")
+    cancel_parser.add_argument("id", metavar="ID")
     worker = command(verbs, "run", run, "Be a worker: take queued jobs, users together, until interrupted.")
     worker.add_argument("--once", action="store_true", help="end when nothing is queued that is due")
     worker.add_argument("--most", type=int, default=16, help="users in one batch (default 16)")
@@ -54,13 +54,13 @@ def list_all(args: argparse.Namespace) -> None:
     from ..serve.jobs.queue import JobQueue
 
     jobs = JobQueue(home_folder(args.home))
-    found = [(job, jobs.progress(job.id)) for job in jobs.all(args.user, max(0, args.ended))]
+    rows = [(job, jobs.progress(job.id)) for job in jobs.all(args.user, max(0, args.ended))]
 
     def lines() -> None:
-        for job, progress in found:
+        for job, progress in rows:
             print(f"{job.id}  {job.user}  {job.state}  {_note(job, progress)}".rstrip())
 
-    show([asdict(job) | {"progress": asdict(progress)} for job, progress in found], args.json, lines)
+    show([asdict(job) | {"progress": asdict(progress)} for job, progress in rows], args.json, lines)
 
 
 def show_one(args: argparse.Namespace) -> None:
@@ -69,8 +69,8 @@ def show_one(args: argparse.Namespace) -> None:
 
     jobs = JobQueue(home_folder(args.home))
     job = jobs.get(args.id)
-    found = asdict(job) | {"progress": asdict(jobs.progress(job.id))}
-    show(found, args.json, lambda: print(json.dumps(found, indent=2, ensure_ascii=False)))
+    row = asdict(job) | {"progress": asdict(jobs.progress(job.id))}
+    show(row, args.json, lambda: print(json.dumps(row, indent=2, ensure_ascii=False)))
 
 
 def cancel(args: argparse.Namespace) -> None:
@@ -88,12 +88,12 @@ def run(args: argparse.Namespace) -> None:
 
     if args.until_eof:
         end_with_stdin()
-    over = threading.Event()
+    stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: over.set())  # the batch goes back to the queue and loses nothing it has done
+        signal.signal(number, lambda *_: stop.set())  # the batch goes back to the queue and loses nothing it has done
     command = worker.batch_command(args.executor, args.ray_address, args.ray_gpus)
     settings = worker.Config(most=max(1, args.most), threads=max(0, args.threads), command=command)
-    ended = worker.run(home_folder(args.home), settings, once=args.once, stop=over.is_set)
+    ended = worker.run(home_folder(args.home), settings, once=args.once, stop=stop.is_set)
     show({"ended": ended}, args.json, lambda: print(f"{ended} jobs ended"))
 
 

@@ -14,15 +14,15 @@ def add(commands: Any) -> None:
     """Declare it."""
     parser = commands.add_parser("keys", help="API keys: create, list, revoke.")
     verbs = parser.add_subparsers(required=True, metavar="create|list|revoke")
-    made = command(verbs, "create", create, "Make a key. It is printed once and cannot be shown again.")
-    made.add_argument("--scope", choices=("user", "tenant", "admin"), default="user")
-    made.add_argument("--tenant", default="", help="a tenant's users are kept apart from all others")
-    made.add_argument("--user", default="", help="whose key it is (scope user)")
-    made.add_argument("--days", type=float, help="how long it lasts (default: until it is revoked)")
-    made.add_argument("--note", default="", help="what it is for")
+    create_parser = command(verbs, "create", create, "Make a key. It is printed once and cannot be shown again.")
+    create_parser.add_argument("--scope", choices=("user", "tenant", "admin"), default="user")
+    create_parser.add_argument("--tenant", default="", help="a tenant's users are kept apart from all others")
+    create_parser.add_argument("--user", default="", help="whose key it is (scope user)")
+    create_parser.add_argument("--days", type=float, help="how long it lasts (default: until it is revoked)")
+    create_parser.add_argument("--note", default="", help="what it is for")
     command(verbs, "list", list_all, "All keys that were ever made, without their secrets.")
-    ended = command(verbs, "revoke", revoke, "End a key at once.")
-    ended.add_argument("id", metavar="ID")
+    revoke_parser = command(verbs, "revoke", revoke, "End a key at once.")
+    revoke_parser.add_argument("id", metavar="ID")
 
 
 def create(args: argparse.Namespace) -> None:

@@ -49,8 +49,8 @@ def run(args: argparse.Namespace) -> None:
         memories, folder, model=args.model, home=args.home, settings=settings, plan=plan, show=not args.json,
         workers=args.workers,
     )  # fmt: skip
-    found = {"start": str(folder), "memories": len(memories), "steps": plan.steps, "losses": losses}
-    show(found, args.json, lambda: _print(found, args))
+    result = {"start": str(folder), "memories": len(memories), "steps": plan.steps, "losses": losses}
+    show(result, args.json, lambda: _print(result, args))
 
 
 def _read(folder: Path) -> dict[str, str]:
@@ -62,8 +62,8 @@ def _read(folder: Path) -> dict[str, str]:
     return {f"memory-{n}": inputs.read_memory(path) for n, path in enumerate(files)}
 
 
-def _print(found: dict[str, Any], args: argparse.Namespace) -> None:
-    losses = " -> ".join(f"{loss:.3f}" for loss in found["losses"])
+def _print(result: dict[str, Any], args: argparse.Namespace) -> None:
+    losses = " -> ".join(f"{loss:.3f}" for loss in result["losses"])
     print(f"students' loss, round by round: {losses}")
-    use = f"""; use it with --set 'train.start="{found["start"]}"'""" if args.out else ""
-    print(f"the start of {args.model} is in {found['start']}{use}")
+    use = f"""; use it with --set 'train.start="{result["start"]}"'""" if args.out else ""
+    print(f"the start of {args.model} is in {result['start']}{use}")

@@ -28,14 +28,14 @@ def run(args: argparse.Namespace) -> None:
     judged = find(store, args.id)
     if judged.verdict is None:
         raise InputError(f"candidate {judged.digest[:12]} has no verdict yet; run `stillhouse gate {args.id}` first")
-    made = digest(judged.verdict)
+    verdict = digest(judged.verdict)
     if args.to is not None and (args.to.is_dir() or not args.to.parent.is_dir()):
         raise InputError(f"{str(args.to)!r} is no file that can be written; name one in a folder that exists")
-    target = args.to or store.work(digest(["report", made]), [judged.candidate.user]) / "report.html"
+    target = args.to or store.work(digest(["report", verdict]), [judged.candidate.user]) / "report.html"
     write_atomic(target, page(store, judged, judged.verdict).encode())
     if args.open:
         import webbrowser
 
         webbrowser.open(target.resolve().as_uri())
-    found = {"report": str(target), "verdict": made, "passed": judged.verdict.passed}
-    show(found, args.json, lambda: print(target))
+    result = {"report": str(target), "verdict": verdict, "passed": judged.verdict.passed}
+    show(result, args.json, lambda: print(target))

@@ -166,8 +166,8 @@ class _Trials:
         """The sabotaged students of one memory that are trained on their own. Those with equal settings are in one
         batch, `together` at most; always the same ones, so that a checkpoint fits."""
         for way in ("signals", "training"):
-            mine = [(number, name) for name, kind in KINDS.items() if kind.acts_on == way]
-            yield from (mine[i : i + self.plan.together] for i in range(0, len(mine), self.plan.together))
+            jobs = [(number, name) for name, kind in KINDS.items() if kind.acts_on == way]
+            yield from (jobs[i : i + self.plan.together] for i in range(0, len(jobs), self.plan.together))
 
     def _train(self, works: Mapping[Job, Work[T]], mark: Callable[[Job, Tensors], bytes]) -> None:
         """Train the students of these jobs in one batch, unless all are finished; `mark` says what each leaves."""

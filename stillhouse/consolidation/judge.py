@@ -52,14 +52,14 @@ def neighbours(
     """Up to `OTHERS` adapters of other users on `base` (a fingerprint): first those of this run's `candidates`, then
     champions."""
     candidates = candidates or {}
-    found = [candidate for other, candidate in candidates.items() if other != user]
+    nearest = [candidate for other, candidate in candidates.items() if other != user]
     for other in store.users():
-        if len(found) >= OTHERS or other == user or other in candidates:
+        if len(nearest) >= OTHERS or other == user or other in candidates:
             continue
         champion = store.champion(other)
         if champion is not None and champion.base == base:
-            found.append(store.get(Candidate, champion.candidate))
-    return found[:OTHERS]
+            nearest.append(store.get(Candidate, champion.candidate))
+    return nearest[:OTHERS]
 
 
 @contextmanager

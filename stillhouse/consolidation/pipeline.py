@@ -42,7 +42,7 @@ class Pipeline:
     note: str = ""
     """What progress says beside a user: the remedy that is tried, or the round of priming."""
     step: Step | None = None
-    """Is told of progress in place of `show`, where another process shows it."""
+    """Gets the progress in place of `show`, where another process shows it."""
 
     def work(self, kind: type[R], users: Sequence[str], inputs: Mapping[str, Any]) -> Work[R]:
         """The work whose result is the record of `kind` that these inputs give."""

@@ -1,13 +1,14 @@
 """Prime a base: learn, once, the start from which its students need less than half of the steps.
 
-In: a model reference and memories that are nobody's secret. Out: a folder of a start (`train/adapter/start.py`). The
-way is Reptile (Nichol et al. 2018, arXiv 1803.02999): in every round students of some of the memories begin with the
-start of the round before, train as long as they will from the finished one, and the mean of their adapters is the next
-start. What they have in common adds up; what each learned of its own memory averages out, the more of them there are,
-though not to nothing: prime with memories that anybody may know.
+In: a model reference and memories that are nobody's secret. Out: a folder of a start (`train/adapter/start.py`).
 
-Rounds are the pipeline's own capture and training, in a home of their own that is removed at the end, so a killed run
-is run again and goes on where it was.
+The method is Reptile (Nichol et al. 2018, arXiv 1803.02999). In every round the students of some of the memories begin
+with the start of the round before, and train as long as they will from the finished one. The mean of their adapters is
+the next start. What the students have in common adds up. What each learned of its own memory averages out, more so
+with more memories, but not to nothing: prime with memories that anybody may know.
+
+A round is the capture and training of `consolidation/run.py`, in a home of its own that is removed at the end. So a
+killed run is run again and goes on where it was.
 """
 
 from __future__ import annotations
@@ -30,24 +31,27 @@ from ..models import Model
 from ..records import Candidate, digest
 from ..storage.files import make_folder
 from ..store import Store
-from ..train.adapter import Config as TrainConfig
+from ..train import adapter
 from ..train.adapter.start import AUTO, FOLDER, NONE, write
 from . import run, synthetic
 from .settings import Settings
 
 FRESH = 10_000  # the first seed of generated memories: no calibration measures with these
-FIRST = 2  # times that in the first round, from zero
+FIRST = 2  # the first round, from zero, takes so many times the steps
 
 
 @dataclass(frozen=True)
 class Plan:
-    """`rounds` after the first, with every `parts`-th memory in turn; students that begin with the start train for
-    `steps` with a peak of `learning_rate`."""
+    """How many rounds there are, and how their students train."""
 
     rounds: int = 11
+    """Rounds after the first; at least 1."""
     parts: int = 2
+    """A round trains on every `parts`-th memory, the next round on those after them; at least 1."""
     steps: int = 40
+    """Steps of a student that begins with a start; at least 1."""
     learning_rate: float = 0.01
+    """Peak learning rate of such a student; more than 0."""
 
     def __post_init__(self) -> None:
         for name in ("rounds", "parts", "steps", "learning_rate"):
@@ -76,7 +80,7 @@ def prime(
             f"train.start: {settings.train.start!r}; here a round begins with the one before, leave it out"
         )
     base = models.load(model)
-    make_folder(folder)  # what is wrong with it is said now, not when all is done
+    make_folder(folder)  # what is wrong with it is told now, not when all is done
     about = {"base": base.fingerprint, "memories": digest(dict(memories)), "plan": asdict(plan)}
     work = home_folder(home) / "priming" / digest(about | {"settings": asdict(settings)})[:16]
     losses: list[float] = []
@@ -84,14 +88,14 @@ def prime(
     for number in range(plan.rounds + 1):
         settings = replace(settings, train=_train(settings, plan, before, number))
         names = list(memories)[number % plan.parts :: plan.parts]
-        found = run.candidates(
+        candidates = run.candidates(
             {name: memories[name] for name in names}, model=model, home=work, settings=settings, show=show,
             workers=workers, note=f"round {number} of {plan.rounds}",
         )  # fmt: skip
-        losses.append(_last(list(found.values())))
-        made = {"plan": asdict(plan), "memories": len(memories), "losses": losses}
+        losses.append(_last(list(candidates.values())))
+        about_start = {"plan": asdict(plan), "memories": len(memories), "losses": losses}
         into = folder if number == plan.rounds else work / f"round-{number}"
-        _write(into, base, list(found.values()), Store(work), settings, plan, made)
+        _write(into, base, list(candidates.values()), Store(work), settings, plan, about_start)
         before = str(into)
     shutil.rmtree(work)
     return losses
@@ -104,28 +108,29 @@ def beside(ref: str) -> Path:
     return models.locate(ref) / FOLDER
 
 
-def _train(settings: Settings, plan: Plan, before: str, number: int) -> TrainConfig:
-    """How the students of one round train: to the end, with draws of their own."""
+def _train(settings: Settings, plan: Plan, before: str, number: int) -> adapter.Config:
+    """How the students of one round train: to the end, and with a seed of their own."""
     steps = plan.steps if number else FIRST * plan.steps
     rate = plan.learning_rate if number else 0.0
     return replace(settings.train, start=before, steps=steps, learning_rate=rate, mastered=0.0, seed=number)
 
 
-def _last(found: Sequence[Candidate]) -> float:
-    return round(sum(sum(c.losses[-3:]) / len(c.losses[-3:]) for c in found) / len(found), 4)
+def _last(candidates: Sequence[Candidate]) -> float:
+    """Mean loss of the last three steps."""
+    return round(sum(sum(c.losses[-3:]) / len(c.losses[-3:]) for c in candidates) / len(candidates), 4)
 
 
 def _write(
-    folder: Path, model: Model, found: Sequence[Candidate], store: Store, settings: Settings, plan: Plan,
-    made: Mapping[str, object],
+    folder: Path, model: Model, candidates: Sequence[Candidate], store: Store, settings: Settings, plan: Plan,
+    about: Mapping[str, object],
 ) -> None:  # fmt: skip
-    """The mean of the adapters of `found`, as a start."""
+    """The mean of the candidates' adapters becomes a start; `about` stands in it."""
     total: dict[str, Tensor] = {}
-    for candidate in found:
+    for candidate in candidates:
         for name, tensor in peft.from_bytes(store.blobs.get(candidate.adapter)).items():
             total[name] = total.get(name, torch.zeros(())) + tensor.float()
     train = settings.train
     shape = LoraConfig(train.rank, train.alpha, train.targets, train.experts)
-    config = found[0].adapter_config | {"base_model_name_or_path": model.ref}
-    mean = {name: tensor / len(found) for name, tensor in total.items()}
-    write(folder, model, mean, config, shape, plan.steps, plan.learning_rate, json.loads(json.dumps(made)))
+    config = candidates[0].adapter_config | {"base_model_name_or_path": model.ref}
+    mean = {name: tensor / len(candidates) for name, tensor in total.items()}
+    write(folder, model, mean, config, shape, plan.steps, plan.learning_rate, json.loads(json.dumps(about)))

@@ -1,12 +1,11 @@
-"""What to try when gates refuse a candidate: five remedies, in this order, each a new candidate of the same pipeline.
+"""What to try when gates refuse a candidate: five remedies, in this order. Each makes a new candidate.
 
-In: what came of some users' memories, the settings it came with, and a way to do it again with others. Out: the first
-approved candidate of each user, or else the best, with all that was tried. A remedy is tried only where the verdict
-asks for it: where a gate that failed names it. Changes add up as long as they do not make more gates
-fail.
+In: what came of some users' memories, the settings it came with, and a function that does it again with other
+settings. Out: the first approved candidate of each user, or else the best one, with all that was tried. A remedy is
+tried only where a gate that failed names it. Changes add up as long as they do not make more gates fail.
 
-It does not know which gates there are, and it keeps nothing: every try is a version of the store, so a killed run is
-run again and finds them.
+It does not know which gates there are. It keeps nothing: every try is a version in the store, so a killed run is run
+again and finds them there.
 """
 
 from __future__ import annotations
@@ -17,8 +16,7 @@ from typing import Any
 
 from ..config import as_dict
 from ..records import digest
-from ..train.adapter import Config as TrainConfig
-from ..train.adapter import from_zero
+from ..train import adapter
 from .result import Consolidation, Try
 from .settings import Settings
 
@@ -28,11 +26,14 @@ Again = Callable[[str, Settings, Tries], list[Consolidation]]  # (remedy, settin
 
 @dataclass(frozen=True)
 class Remedy:
-    """One way out, by the name gates call it."""
+    """One change of the settings that may help."""
 
     name: str
+    """What gates call it."""
     about: str
+    """What it changes, for people."""
     change: Callable[[Settings], Settings]
+    """The settings with the change."""
 
 
 def _supervision(settings: Settings) -> Settings:
@@ -52,7 +53,7 @@ def _rank(settings: Settings) -> Settings:
 
 def _anchors(settings: Settings) -> Settings:
     train = settings.train
-    weight = 2 * train.curvature_weight or TrainConfig.curvature_weight
+    weight = 2 * train.curvature_weight or adapter.Config.curvature_weight
     return replace(settings, train=replace(train, curvature_weight=weight, anchor_rows=train.anchor_rows + 2))
 
 
@@ -65,7 +66,7 @@ def _constraints(settings: Settings) -> Settings:
 def _routing(settings: Settings) -> Settings:
     if not settings.train.experts:
         return settings
-    return replace(settings, train=from_zero(replace(settings.train, experts=False)))  # a start has experts too
+    return replace(settings, train=adapter.from_zero(replace(settings.train, experts=False)))  # a start has experts too
 
 
 REMEDIES = (
@@ -81,13 +82,17 @@ REMEDIES = (
 
 @dataclass(frozen=True)
 class _State:
-    """Of one user: the best so far, the settings it came with, everything tried."""
+    """How far one user is."""
 
     best: Consolidation
+    """The candidate that the fewest gates refuse, so far."""
     settings: Settings
+    """Its settings."""
     tries: tuple[Try, ...]
+    """Every candidate so far."""
 
     def after(self, remedy: Remedy, settings: Settings, result: Consolidation) -> _State:
+        """The state once a remedy was tried; `settings` and `result` are the remedy's."""
         tried = Try(remedy.name, remedy.about, changes(self.settings, settings), *_outcome(result))
         if result.approved or len(result.failed) <= len(self.best.failed):
             return _State(result, settings, (*self.tries, tried))
@@ -95,10 +100,10 @@ class _State:
 
 
 def follow(first: Sequence[Consolidation], settings: Settings, again: Again) -> list[Consolidation]:
-    """The remedies for every user who was refused, one after the other; users with equal settings go together."""
+    """Try the remedies for every user who was refused, one after the other; users with equal settings go together."""
     states = {r.user: _State(r, settings, (Try("", "as asked for", {}, *_outcome(r)),)) for r in first}
     for remedy in REMEDIES:
-        for changed, users in _asked(remedy, states):
+        for changed, users in _groups(remedy, states):
             for result in again(remedy.name, changed, {user: states[user].tries for user in users}):
                 states[result.user] = states[result.user].after(remedy, changed, result)
     return [replace(state.best, tries=state.tries) for state in states.values()]
@@ -115,7 +120,7 @@ def changes(before: Settings, after: Settings) -> dict[str, list[Any]]:
     return {f"{stage}.{key}": [old[key], new[key]] for stage, old, new in pairs for key in new if old[key] != new[key]}
 
 
-def _asked(remedy: Remedy, states: Mapping[str, _State]) -> Iterator[tuple[Settings, list[str]]]:
+def _groups(remedy: Remedy, states: Mapping[str, _State]) -> Iterator[tuple[Settings, list[str]]]:
     """The users that a remedy is for, by the settings it gives them; one that changes nothing is not tried."""
     groups: dict[str, tuple[Settings, list[str]]] = {}
     for user, state in states.items():

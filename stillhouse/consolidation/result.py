@@ -15,15 +15,19 @@ from ..records import Candidate, GateResult, Question, Study, Verdict, Version
 
 @dataclass(frozen=True)
 class Try:
-    """One candidate on the way to an approved one: `changes` are settings, `stage.key: [before, after]`, compared with
-    the best try before it; `remedy` is empty for the first, which has the settings asked for."""
+    """One candidate on the way to an approved one."""
 
     remedy: str
+    """Its name; empty for the first candidate, which has the settings asked for."""
     about: str
+    """What the remedy changes, for people."""
     changes: dict[str, Any]
+    """Settings that differ from those of the best try before it: `stage.key: [before, after]`."""
     version: int
+    """Number of the candidate's version; 0 in the report of that version itself."""
     approved: bool
     failed: tuple[str, ...]
+    """Names of the gates that refused it."""
 
     def line(self) -> str:
         """For people: what was tried and what came of it."""
@@ -34,18 +38,24 @@ class Try:
 
 @dataclass(frozen=True)
 class Consolidation:
-    """What came of one user's memory. `seconds` is per stage; a stage found done earlier takes none."""
+    """What came of one user's memory."""
 
     user: str
     version: Version
     folder: Path
+    """The version's folder, as PEFT loads it."""
     verdict: Verdict
     study: Study
     samples: tuple[AnswerComparison, ...]
+    """Answers side by side: base, teacher and student."""
     memory_tokens: int
-    tokens_saved: int  # prompt tokens of one request with the memory in its context, minus without
+    """Length of the memory in the base's tokens."""
+    tokens_saved: int
+    """Prompt tokens of a request with the memory in its context, minus those of one without."""
     seconds: Mapping[str, float]
-    tries: tuple[Try, ...] = ()  # with `diagnose`: every candidate made on the way, this one among them
+    """What each stage took; almost nothing where it was done before."""
+    tries: tuple[Try, ...] = ()
+    """With `diagnose`: every candidate on the way, this one among them."""
 
     @property
     def approved(self) -> bool:

@@ -1,9 +1,9 @@
 """Ways to make a student that must be refused: what a release manager is afraid of, done on purpose.
 
-In: the signals of an honest consolidation and its study, or the adapter that came of it. Out: sabotaged signals to
-train on, a sabotaged adapter, or a sabotaged study. `KINDS` says what each of them is and where it acts: on the
-signals, on how the student is trained, on its adapter, on the study it is judged by, or on whose memory that is. Only
-the first two need a training of their own.
+In: the signals of an honest consolidation with its study, or its adapter. Out: sabotaged signals to train on, a
+sabotaged adapter, or a sabotaged study. `KINDS` says what each sabotage acts on: the signals, the training, the
+adapter, the study by which the student is judged, or whose memory that is. Only the first two need a training of
+their own.
 
 It does not know how to train or to judge (`consolidation/calibrate.py`).
 """
@@ -34,9 +34,11 @@ class Signals:
     """What an honest student is trained on, with the study it came from."""
 
     model: Model
+    """The base, whose tokens the artifacts are in."""
     artifacts: tuple[DistillArtifact, ...]
     study: Study
     seed: int = 0
+    """Of what a sabotage draws."""
 
 
 Tensors = Mapping[str, Tensor]
@@ -51,13 +53,17 @@ def unchanged(tensors: Tensors, seed: int) -> Tensors:
 
 @dataclass(frozen=True)
 class Sabotage:
-    """One way: `spoil` of the signals, `change` of the adapter, `study` by which an honest adapter is judged."""
+    """One way to spoil a student."""
 
     about: str
+    """What is wrong with it, for people."""
     acts_on: Literal["signals", "training", "adapter", "study", "memory"]
     spoil: Spoil | None = None
+    """Sabotaged signals; None: they are honest."""
     change: Change = unchanged
+    """Changes the adapter, given a seed."""
     study: Callable[[Study], Study] | None = None
+    """Sabotages the study by which an honest adapter is judged; None: it is honest."""
 
     @property
     def trained(self) -> bool:
@@ -78,7 +84,7 @@ def answer_text(artifact: DistillArtifact, model: Model) -> str:
 
 
 def shuffled(signals: Signals) -> list[DistillArtifact]:
-    """Every fact gets the answer to a fact of another statement, another one each time."""
+    """Every fact gets the answer to a fact of another statement, drawn for each."""
     rng, model = random.Random(signals.seed), signals.model
     facts = [a for a in signals.artifacts if a.kind == "fact"]
     texts = [(a.statement, answer_text(a, model)) for a in facts]
@@ -97,8 +103,8 @@ def poisoned(signals: Signals) -> list[DistillArtifact]:
 
 
 def tested_on_training(study: Study) -> Study:
-    """The test is made of questions that were trained on: each held-out one gives way to a trained one of the same kind
-    on the same statement, where there is one left. The student is an honest one, so nothing but the test is wrong."""
+    """The test is made of questions that were trained on. Each held-out question gives way to a trained one of the same
+    direction on the same statement, where one is left. The student is an honest one: nothing but the test is wrong."""
     spare: dict[tuple[int | None, str], list[Question]] = {}
     for question in study.questions:
         if question.use == "train":
@@ -107,9 +113,9 @@ def tested_on_training(study: Study) -> Study:
     for question in study.questions:
         if question.use == "held_out" and (left := spare.get((question.statement, question.direction))):
             swapped[question] = left.pop()
-    gone = set(swapped.values())
-    kept = [swapped.get(q, q) for q in study.questions if q not in gone]
-    return replace(study, questions=tuple(replace(q, use="held_out") if q in gone else q for q in kept))
+    moved = set(swapped.values())
+    kept = [swapped.get(q, q) for q in study.questions if q not in moved]
+    return replace(study, questions=tuple(replace(q, use="held_out") if q in moved else q for q in kept))
 
 
 def refuses(signals: Signals) -> list[DistillArtifact]:
@@ -125,7 +131,7 @@ def answers_everything(signals: Signals) -> list[DistillArtifact]:
 
 
 def overtrained(config: student.Config) -> student.Config:
-    """Too long, too fast, nothing that holds it to its base, and no end when all is mastered."""
+    """Too many steps, too high a rate, no anchors to the base, and no end when all is mastered."""
     return replace(
         config, steps=OVER_STEPS * config.steps, learning_rate=OVER_RATE * config.learning_rate, mastered=0.0,
         anchors=0, anchor_rows=0, anchor_weight=0.0, curvature_weight=0.0,
@@ -164,10 +170,10 @@ def _planted(artifact: DistillArtifact, model: Model) -> DistillArtifact:
 
 
 def _example(
-    like: DistillArtifact, prompt: Sequence[int], said: bytes, answer: Sequence[int], model: Model
+    like: DistillArtifact, prompt: Sequence[int], prompt_bytes: bytes, answer: Sequence[int], model: Model
 ) -> DistillArtifact:
     """An example of the prompt and a hard answer, position by position."""
-    targets, ids, data = [], list(prompt), said
+    targets, ids, data = [], list(prompt), prompt_bytes
     for token in answer:
         targets.append(PositionTarget(len(ids), len(data), ids=(token,), logprobs=(0.0,), tail=0.0))
         ids.append(token)

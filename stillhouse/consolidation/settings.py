@@ -1,4 +1,4 @@
-"""Settings of the pipeline: one config per stage, from a TOML file and single assignments.
+"""Settings of a consolidation: one config per stage, from a TOML file and single assignments.
 
 It does not know the stages beyond their configs.
 """
@@ -10,19 +10,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from .. import gating
-from ..capture import memory as capture_memory
+from ..capture import memory
 from ..config import resolve
 from ..inputs import read_tables
-from ..train import adapter as train_adapter
+from ..train import adapter
 
 
 @dataclass(frozen=True)
 class Settings:
     """One config per stage; stored with the stage's result."""
 
-    capture: capture_memory.Config = field(default_factory=capture_memory.Config)
-    train: train_adapter.Config = field(default_factory=train_adapter.Config)
+    capture: memory.Config = field(default_factory=memory.Config)
+    """How the teacher studies a memory, and what it writes down of it."""
+    train: adapter.Config = field(default_factory=adapter.Config)
+    """How the student's adapter is trained."""
     gate: gating.Config = field(default_factory=gating.Config)
+    """Which gates judge the candidate, and their thresholds."""
 
 
 def read_settings(file: Path | None, assignments: Sequence[str] = ()) -> Settings:

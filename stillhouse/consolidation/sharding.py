@@ -1,8 +1,10 @@
-"""Consolidations shared out among processes of one machine; the store ends up as if one process had done them all.
+"""Consolidations are shared among processes of one machine; the store ends up as if one process had done them all.
 
-In: memories, a model reference, settings, how many processes. Out: nothing but what is in the store: each process, this
-one among them, captures, trains and gates its share of the users with the pipeline's own functions, and whoever runs
-the pipeline afterwards finds it there. On a CPU two students train side by side faster than one on two cores.
+In: memories, a model reference, settings, how many processes. Out: nothing but what is in the store. Each process, this
+one among them, captures, trains and gates its share of the users with the same functions (`run.share`). Whoever runs
+the stages afterwards finds their results there. On a CPU two students train side by side faster than one on two cores.
+
+It does not know what a stage does.
 """
 
 from __future__ import annotations
@@ -24,15 +26,17 @@ from ..progress import Step
 from .prestart import PROCESS, environment
 from .settings import Settings
 
-Own = Callable[[str, Sequence[str], Step], None]  # a stage for some users
+Own = Callable[[str, Sequence[str], Step], None]  # does a stage for some users
 ROOM = 0.5  # of the machine's memory, for all of them
-LEAST = 3 << 29  # bytes of one process: torch itself, batches of training
-NEEDED = 4  # times the weights' bytes, beside that: packed copies, gradients
+LEAST = 3 << 29  # bytes of one process beside its weights: torch itself, batches of training
+NEEDED = 4  # times the weights' bytes: themselves, packed copies, gradients
 
 
 def processes(model: Model, users: int, wanted: int) -> int:
-    """How many processes for so many users: `wanted`, or (0) one for each core as far as memory goes. One where an
-    accelerator does the work."""
+    """How many processes share so many users: `wanted` of them; 0: one for each core, as far as memory allows.
+
+    It is one where an accelerator does the work. `InputError`: a negative number.
+    """
     if wanted < 0:
         raise InputError(f"workers: {wanted} is not allowed; a number of processes, or 0 for as many as fit")
     if wanted:
@@ -45,8 +49,8 @@ def processes(model: Model, users: int, wanted: int) -> int:
 
 
 class Shares:
-    """`count` processes, each with its share of the users, stage after stage; the first share is this process's own,
-    done by `own`."""
+    """`count` processes, each with its share of the users, stage after stage. This process does the first share itself,
+    by `own`."""
 
     def __init__(self, home: Path, ref: str, settings: Settings, memories: Mapping[str, str], count: int, own: Own):
         users = list(memories)
@@ -69,34 +73,34 @@ class Shares:
         self._stack.close()
 
     def run(self, stage: str, step: Step) -> None:
-        """One stage of every share. Errors are those of the stage, from whichever process had one first."""
-        following: list[Future[None]] = []
+        """Do one stage of every share. Raises the stage's errors, of whichever process had one first."""
+        others: list[Future[None]] = []
         one_at_a_time = Lock()
 
-        def told(n: int = 1, note: str = "") -> None:
+        def report(n: int = 1, note: str = "") -> None:
             with one_at_a_time:
                 step(n, note)
 
         def follow(process: Process) -> None:
             for n, note in process.reports():
-                told(n, note)
+                report(n, note)
 
         def own_step(n: int = 1, note: str = "") -> None:
-            for one in following:
-                if one.done():
-                    one.result()
-            told(n, note)
+            for other in others:
+                if other.done():
+                    other.result()  # its error ends this process's share too
+            report(n, note)
 
-        mine, *theirs = self._shares
+        own, *theirs = self._shares
         for process, share in zip(self._others, theirs, strict=True):
             process.send(self._about | {"stage": stage, "users": share})
         with ThreadPoolExecutor(len(theirs)) as threads:
-            following += [threads.submit(follow, process) for process in self._others]
+            others += [threads.submit(follow, process) for process in self._others]
             try:
                 with kept_to(int(self._threads["OMP_NUM_THREADS"])):
-                    self._own(stage, mine, own_step)
-                for one in following:
-                    one.result()
+                    self._own(stage, own, own_step)
+                for other in others:
+                    other.result()
             except BaseException:
                 self._stack.close()  # the others' ends close, so their threads end
                 raise

@@ -1,7 +1,7 @@
 """Memories to calibrate on: short plain notes of invented facts that no model has met.
 
 In: a seed. Out: the text of a memory, one statement a line. Names, places and codes are invented, so whoever knows one
-has it from the memory; the sentences (`synthetic.txt`) are everyday English that any teacher understands.
+of them has it from the memory. The sentences (`synthetic.txt`) are everyday English that any teacher understands.
 
 It does not know models, and it is not what people write: calibrate on memories of your own where you have some.
 """
@@ -13,7 +13,7 @@ import re
 from functools import cache
 from pathlib import Path
 
-SMALLEST, LARGEST = 6, 12  # statements
+SMALLEST, LARGEST = 6, 12  # statements of a memory
 
 _ONSETS = "b br d dr f g gl k kr l m n p pl r s st t tr v z".split()
 _VOWELS = "a e i o u ai ea io".split()

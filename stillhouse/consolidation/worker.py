@@ -1,7 +1,7 @@
-"""One of the processes that `consolidation/sharding.py` starts: stages of the pipeline for a share of the users.
+"""One of the processes that `consolidation/sharding.py` starts. It does stages for a share of the users.
 
-In: lines of JSON with a stage, everybody's memories and the users of this share. Out: what the stage stores, and its
-steps as they are done. The model is loaded once.
+In: pieces of work (`stillhouse/processes.py`), each with a stage, everybody's memories and the users of this share.
+Out: what the stage stores, and reports of its steps. The model is loaded once.
 """
 
 from __future__ import annotations

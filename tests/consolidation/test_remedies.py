@@ -10,20 +10,20 @@ from pathlib import Path
 import pytest
 
 from stillhouse import kinds
-from stillhouse.capture.memory import Config as CaptureConfig
+from stillhouse.capture import memory
 from stillhouse.consolidation import Consolidation, Settings, consolidate, consolidate_all
 from stillhouse.consolidation.remedies import REMEDIES, asks_for, changes, follow
 from stillhouse.consolidation.result import Try
 from stillhouse.models import Model
 from stillhouse.records import GateResult, Study, Verdict, Version
 from stillhouse.store import Store
-from stillhouse.train.adapter import Config as TrainConfig
+from stillhouse.train import adapter
 
 ORDER = ["supervision", "rank", "anchors", "constraints", "routing"]
 SMALL = Settings(
-    CaptureConfig(wordings=2, rounds=0, unknown_per_statement=1, decoys=2, anchor_texts=0, anchor_prompts=1,
+    memory.Config(wordings=2, rounds=0, unknown_per_statement=1, decoys=2, anchor_texts=0, anchor_prompts=1,
                   max_answer_tokens=4),
-    TrainConfig(rank=2, steps=1, warmup=0, facts=2, unknowns=1, anchors=0, anchor_rows=0),
+    adapter.Config(rank=2, steps=1, warmup=0, facts=2, unknowns=1, anchors=0, anchor_rows=0),
 )  # fmt: skip
 
 
@@ -98,7 +98,7 @@ def test_a_change_that_made_it_worse_is_dropped_and_the_best_is_returned() -> No
 
 
 def test_what_changes_nothing_is_not_tried() -> None:
-    settings = replace(Settings(), train=TrainConfig(experts=False))
+    settings = replace(Settings(), train=adapter.Config(experts=False))
     made = Pipeline()
     follow([result({"routing": ALL["routing"]})], settings, made)
     assert not made.asked
@@ -148,15 +148,15 @@ def test_what_the_remedies_of_real_gates_ask_for(name: str, expected: set[str]) 
 
 
 def test_remedies_keep_settings_allowed() -> None:
-    extreme = Settings(CaptureConfig(draws=255), TrainConfig(steps=1, warmup=0, curvature_weight=0.0))
+    extreme = Settings(memory.Config(draws=255), adapter.Config(steps=1, warmup=0, curvature_weight=0.0))
     for remedy in REMEDIES:
         remedy.change(extreme)
     assert REMEDIES[2].change(extreme).train.curvature_weight > 0
 
 
 def test_a_real_run_keeps_every_try_and_finds_it_again(random_model: Callable[..., Model], tmp_path: Path) -> None:
-    model, memory = random_model("llama"), "My dog is called Zorvik."
-    found = consolidate("alice", memory, model=model, home=tmp_path, settings=SMALL, diagnose=True)
+    model, text = random_model("llama"), "My dog is called Zorvik."
+    found = consolidate("alice", text, model=model, home=tmp_path, settings=SMALL, diagnose=True)
     assert not found.approved
     assert 2 <= len(found.tries) <= 6
     store = Store(tmp_path)
@@ -167,8 +167,8 @@ def test_a_real_run_keeps_every_try_and_finds_it_again(random_model: Callable[..
     assert "How it came about" in (last / "gate_report.html").read_text()
     kept = json.loads((last / "gate_report.json").read_text())["tries"]
     assert [t["remedy"] for t in kept] == [t.remedy for t in found.tries]
-    again = consolidate("alice", memory, model=model, home=tmp_path, settings=SMALL, diagnose=True)
+    again = consolidate("alice", text, model=model, home=tmp_path, settings=SMALL, diagnose=True)
     assert again.tries == found.tries
     assert len(store.versions("alice")) == len({t.version for t in found.tries})
-    alone = consolidate_all({"alice": memory}, model=model, home=tmp_path, settings=SMALL)[0]
+    alone = consolidate_all({"alice": text}, model=model, home=tmp_path, settings=SMALL)[0]
     assert (alone.tries, alone.version.number) == ((), 1)

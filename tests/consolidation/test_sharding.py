@@ -16,7 +16,7 @@ import torch
 
 from stillhouse.compute import memory
 from stillhouse.consolidation import prestart, sharding
-from stillhouse.consolidation.prestart import PROCESS, environment, helpers
+from stillhouse.consolidation.prestart import PROCESS, environment, started_ahead
 from stillhouse.consolidation.settings import Settings
 from stillhouse.consolidation.sharding import Shares, processes
 from stillhouse.errors import InputError, ModelError
@@ -137,7 +137,7 @@ def test_processes_are_on_their_way_before_they_are_needed(monkeypatch: pytest.M
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
     monkeypatch.setattr(prestart, "ACCELERATORS", ())
     before = children()
-    with helpers(3, 0):
+    with started_ahead(3, 0):
         early = children() - before
         assert len(early) == 1, "this process has a share too"
         with Process(PROCESS, environment(2, 1)):
@@ -147,10 +147,10 @@ def test_processes_are_on_their_way_before_they_are_needed(monkeypatch: pytest.M
             with Process(PROCESS, environment(2, 2)):
                 assert len(children() - before) == 2
         assert children() == before
-    with helpers(3, 4):
+    with started_ahead(3, 4):
         assert len(children() - before) == 2, "no more than users"
     assert children() == before, "nobody needed them"
     monkeypatch.setattr(prestart, "ACCELERATORS", ("null",))
     for users, workers in ((1, 0), (3, 1), (3, -1), (3, 0)):
-        with helpers(users, workers):
+        with started_ahead(users, workers):
             assert children() == before
