@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from .errors import StoreError
+from .errors import StillhouseError, StoreError
 from .storage.files import make_folder, write_atomic
 
 R = TypeVar("R")
@@ -30,8 +30,8 @@ class Work(Generic[R]):
     mark: Path
     """The file that is written last. It stands in the folder where the work is done."""
     load: Callable[[Path], R]
-    """Reads the result, given the mark. For a damaged file it raises a `StoreError`, or what reading malformed JSON
-    raises: `ValueError`, `KeyError`, `TypeError` or `AttributeError`."""
+    """Reads the result, given the mark. For a damaged file it raises a `StillhouseError`, or what reading malformed
+    JSON raises: `ValueError`, `KeyError`, `TypeError` or `AttributeError`."""
 
     @property
     def folder(self) -> Path:
@@ -55,7 +55,7 @@ class Work(Generic[R]):
             return self.load(self.mark)
         except FileNotFoundError as error:
             raise StoreError(f"{str(error.filename)!r} is missing, so work is not finished; {again}") from error
-        except StoreError as error:
+        except StillhouseError as error:
             raise StoreError(f"finished work is damaged: {error}; {again}") from error
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise StoreError(f"finished work is damaged ({type(error).__name__}: {error}); {again}") from error

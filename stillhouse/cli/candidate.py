@@ -99,10 +99,11 @@ def in_context(store: Any, model: Any, judged: Judged, suite: Any = None) -> Ite
 def page(store: Any, judged: Judged, verdict: Any, samples: Any = None) -> str:
     """The HTML report of a verdict, from what the store holds."""
     from .. import consolidation, gating
+    from ..records import digest
 
     version, signals, candidate = judged.version, judged.signals, judged.candidate
     tries: Any = []
-    if version is not None and version.verdict == _digest(verdict):
+    if version is not None and version.verdict == digest(verdict):
         written, tries = consolidation.read_report(store, version)
         samples = written if samples is None else samples
     try:
@@ -117,13 +118,5 @@ def page(store: Any, judged: Judged, verdict: Any, samples: Any = None) -> str:
         "signals": f"{signals.examples} examples, {signals.positions} positions",
         "training": f"{candidate.steps} steps, rank {candidate.config['rank']}",
     }  # fmt: skip
-    calibration = gating.read_calibration(store.home, candidate.base)
-    if calibration is not None and calibration.digest != verdict.config.get("calibrated_by"):
-        calibration = None  # the verdict was decided by other thresholds
+    calibration = consolidation.calibration_of(store, candidate.base, verdict)
     return gating.report(verdict, candidate, study, text, samples or (), candidate.losses, facts, calibration, tries)
-
-
-def _digest(record: Any) -> str:
-    from ..records import digest
-
-    return digest(record)

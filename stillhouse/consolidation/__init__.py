@@ -7,7 +7,7 @@ from .judge import bank_slot, in_context, lora_config, neighbours
 from .result import Consolidation
 from .run import DEFAULTS, candidates, consolidate, consolidate_all
 from .settings import Settings, read_settings
-from .version import base_title, read_report
+from .version import base_title, calibration_of, read_report
 
 __all__ = [
     "DEFAULTS",
@@ -15,6 +15,7 @@ __all__ = [
     "Settings",
     "bank_slot",
     "base_title",
+    "calibration_of",
     "candidates",
     "consolidate",
     "consolidate_all",

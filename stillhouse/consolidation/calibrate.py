@@ -19,14 +19,14 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import safetensors.torch
-from safetensors import SafetensorError
 from torch import Tensor
 
 from .. import kinds
 from ..capture import memory as teacher
 from ..compute.threads import fastest_threads
 from ..config import as_dict
-from ..errors import InputError, first_line
+from ..errors import InputError
+from ..export import peft
 from ..gating.context import Context, trained_prompts
 from ..gating.run_gates import run
 from ..gating.thresholds import HONEST, Calibration, CalibrationTrial, measurements, revive_trial, thresholds
@@ -210,7 +210,8 @@ class _Trials:
             study = spoil(signals.study) if spoil else signals.study
             runner, trained = TorchRunner(self.model, bank), trained_prompts(self._spoiled(job))
             ctx = Context(runner, 0, study, others, trained=trained)
-            verdict = run(_candidate(self.model), digest("calibration"), ctx)
+            candidate = Candidate("adapter", "calibration", self.model.fingerprint, "", {}, {}, 0, ())
+            verdict = run(candidate, digest("calibration"), ctx)
         finally:
             bank.detach()
         return canonical(asdict(CalibrationTrial(str(number), name, measurements(verdict.results))))
@@ -259,7 +260,10 @@ class _Trials:
 
     def _adapter(self, number: int) -> Work[Tensors]:
         """The honest student of one memory; its mark is the adapter."""
-        return Work(self._own(number) / f"{digest(['honest', self._inputs((number, HONEST))])}.safetensors", _tensors)
+        name = digest(["honest", self._inputs((number, HONEST))])
+        return Work(
+            self._own(number) / f"{name}.safetensors", lambda mark: peft.from_bytes(mark.read_bytes(), str(mark))
+        )
 
     def _trial(self, job: Job) -> Work[CalibrationTrial]:
         near = self._source((job[0] + 2) % self.plan.good)
@@ -295,14 +299,3 @@ class _Trials:
             **self._source(number), "train": student.about(self.model, self.plan.train), "sabotage": name,
             "near": sources, "about": KINDS[name].about if name else "",
         }  # fmt: skip
-
-
-def _tensors(file: Path) -> Tensors:
-    try:
-        return safetensors.torch.load(file.read_bytes())
-    except SafetensorError as error:
-        raise ValueError(first_line(error)) from error
-
-
-def _candidate(model: Model) -> Candidate:
-    return Candidate("adapter", "calibration", model.fingerprint, "", {}, {}, 0, ())

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from .. import gating, models
@@ -142,9 +143,7 @@ def _shared(pipeline: Pipeline, memories: Memories, stages: Sequence[str], worke
     if count < 2:
         return seconds
 
-    def own(stage: str, users: Sequence[str], step: Step) -> None:
-        share(model, home, settings, memories, users, stage, step)
-
+    own = partial(share, model, home, settings, memories)
     with Shares(home, model.ref, settings, memories, count, own) as shares:
         steps = adapter.total_steps(shares.sizes, settings.train, model.device)
         totals = {"capture": None, "train": steps, "gate": len(memories) * len(gating.settings(settings.gate))}

@@ -26,7 +26,7 @@ from ..progress import Step
 from .prestart import PROCESS, environment
 from .settings import Settings
 
-Own = Callable[[str, Sequence[str], Step], None]  # does a stage for some users
+Own = Callable[[Sequence[str], str, Step], None]  # does a stage for some users
 ROOM = 0.5  # of the machine's memory, for all of them
 LEAST = 3 << 29  # bytes of one process beside its weights: torch itself, batches of training
 NEEDED = 4  # times the weights' bytes: themselves, packed copies, gradients
@@ -98,7 +98,7 @@ class Shares:
             others += [threads.submit(follow, process) for process in self._others]
             try:
                 with kept_to(int(self._threads["OMP_NUM_THREADS"])):
-                    self._own(stage, own, own_step)
+                    self._own(own, stage, own_step)
                 for other in others:
                     other.result()
             except BaseException:

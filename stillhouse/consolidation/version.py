@@ -52,7 +52,7 @@ def save(
         tries.append(as_dict(Try(pipeline.note, "", {}, 0, verdict.passed, tuple(failed))))
     page = report(
         verdict, candidate, ctx.study, memory, compared, candidate.losses, _facts(pipeline, signals, candidate, ctx),
-        _calibration(pipeline, verdict), tries,
+        calibration_of(store, candidate.base, verdict), tries,
     )  # fmt: skip
     judged = as_dict(verdict) | {"samples": [as_dict(s) for s in compared], "tries": tries}
     files = {
@@ -106,9 +106,9 @@ def _facts(pipeline: Pipeline, signals: Signals, candidate: Candidate, ctx: gati
     }  # fmt: skip
 
 
-def _calibration(pipeline: Pipeline, verdict: Verdict) -> gating.Calibration | None:
-    """The calibration that this verdict was taken with, for the report's scales."""
-    current = gating.read_calibration(pipeline.store.home, pipeline.model.fingerprint)
+def calibration_of(store: Store, base: str, verdict: Verdict) -> gating.Calibration | None:
+    """The calibration of `base` (a fingerprint), where this verdict was taken with it: for the report's scales."""
+    current = gating.read_calibration(store.home, base)
     return current if current is not None and current.digest == verdict.config.get("calibrated_by") else None
 
 

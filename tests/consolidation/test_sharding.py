@@ -112,7 +112,7 @@ def test_as_many_processes_as_cores_and_memory_allow(monkeypatch: pytest.MonkeyP
 
 
 def test_what_another_process_finds_wrong_ends_this_ones_share(tmp_path: Path) -> None:
-    def own(stage: str, users: Sequence[str], step: Step) -> None:
+    def own(users: Sequence[str], stage: str, step: Step) -> None:
         assert (stage, users) == ("capture", ["alice"])
         end = time.monotonic() + 60
         while time.monotonic() < end:
