@@ -106,7 +106,7 @@ def test_what_changes_nothing_is_not_tried() -> None:
 
 def test_more_to_learn_gets_more_steps() -> None:
     """Three more wordings in as many steps: each was seen less often, and "What is my dog called?" was not learned."""
-    settings = replace(Settings(), train=TrainConfig(steps=30))
+    settings = replace(Settings(), train=adapter.Config(steps=30))
     made = Pipeline({})
     follow([result({"paraphrase": ("supervision",)})], settings, made)
     ((_, changed, _),) = made.asked
