@@ -26,7 +26,6 @@ from .. import models
 from ..errors import InputError
 from ..export import peft
 from ..inputs import home_folder
-from ..lora import LoraConfig
 from ..models import Model
 from ..records import Candidate, digest
 from ..storage.files import make_folder
@@ -34,6 +33,7 @@ from ..store import Store
 from ..train import adapter
 from ..train.adapter.start import AUTO, FOLDER, NONE, write
 from . import run, synthetic
+from .judge import lora_config
 from .settings import Settings
 
 FRESH = 10_000  # the first seed of generated memories: no calibration measures with these
@@ -95,7 +95,7 @@ def prime(
         losses.append(_last(list(candidates.values())))
         about_start = {"plan": asdict(plan), "memories": len(memories), "losses": losses}
         into = folder if number == plan.rounds else work / f"round-{number}"
-        _write(into, base, list(candidates.values()), Store(work), settings, plan, about_start)
+        _write(into, base, list(candidates.values()), Store(work), plan, about_start)
         before = str(into)
     shutil.rmtree(work)
     return losses
@@ -121,16 +121,14 @@ def _last(candidates: Sequence[Candidate]) -> float:
 
 
 def _write(
-    folder: Path, model: Model, candidates: Sequence[Candidate], store: Store, settings: Settings, plan: Plan,
-    about: Mapping[str, object],
+    folder: Path, model: Model, candidates: Sequence[Candidate], store: Store, plan: Plan, about: Mapping[str, object]
 ) -> None:  # fmt: skip
     """The mean of the candidates' adapters becomes a start; `about` stands in it."""
     total: dict[str, Tensor] = {}
     for candidate in candidates:
         for name, tensor in peft.from_bytes(store.blobs.get(candidate.adapter)).items():
             total[name] = total.get(name, torch.zeros(())) + tensor.float()
-    train = settings.train
-    shape = LoraConfig(train.rank, train.alpha, train.targets, train.experts)
     config = candidates[0].adapter_config | {"base_model_name_or_path": model.ref}
     mean = {name: tensor / len(candidates) for name, tensor in total.items()}
+    shape = lora_config(candidates[0])
     write(folder, model, mean, config, shape, plan.steps, plan.learning_rate, json.loads(json.dumps(about)))
