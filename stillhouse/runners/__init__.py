@@ -1,4 +1,4 @@
-"""What computes a model: a protocol, and one folder for each engine that fulfils it."""
+"""Runners compute models: `protocol.py` says what a runner does, and each engine has a folder of its own."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["BASE", "Cache", "Config", "Reading", "Runner", "SavedRow", "TorchRun
 
 
 def open_runner(model: TextModel, config: Config = DEFAULTS) -> Runner:
-    """The runner of a loaded model. `ModelError` where none computes this kind of model."""
+    """The runner of a loaded model. Raises `ModelError` when no runner computes this kind of model."""
     if isinstance(model, Model):
         return TorchRunner.open(model, config)
     raise ModelError(f"{model.ref}: nothing here computes a {type(model).__name__}")

@@ -1,4 +1,4 @@
-"""Every runner there is, opened on a small random model: the torch runner, and the smallest one."""
+"""Every runner, opened on a small random model: the torch runner on three architectures, and the numpy runner."""
 
 from __future__ import annotations
 
@@ -19,29 +19,30 @@ Adapter = tuple[Mapping[str, Tensor], Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
-class Made:
-    """A runner with three slots, and random adapters for it by their seed."""
+class Opened:
+    """A runner with three slots, and random adapters for it."""
 
     runner: Runner
     adapter: Callable[[int], Adapter]
+    """The adapter of a seed, 0 to 4."""
 
 
-def numpy_made() -> Made:
-    """The numpy runner; its adapters have half of the rank that there is room for."""
+def numpy_opened() -> Opened:
+    """The numpy runner. Its adapters have half of the rank that the runner allows."""
     runner = numpy_runner.NumpyRunner(numpy_runner.numpy_model(), Config(3, RANK))
-    return Made(runner, numpy_runner.adapter)
+    return Opened(runner, numpy_runner.adapter)
 
 
 @pytest.fixture(params=["numpy", "llama", "gemma3", "qwen3_moe"])
-def made(request: pytest.FixtureRequest, random_model: Callable[..., Model]) -> Iterator[Made]:
-    """A runner; adapters 0, 1 and 2 are in its slots."""
+def opened(request: pytest.FixtureRequest, random_model: Callable[..., Model]) -> Iterator[Opened]:
+    """A runner with adapters 0, 1 and 2 in its slots."""
     if request.param == "numpy":
-        found = numpy_made()
+        opened = numpy_opened()
     else:
         model = random_model(request.param)
         adapters = {seed: served.adapter(model, seed, RANK) for seed in range(5)}  # made by a bank of their own
-        found = Made(TorchRunner.open(model, Config(3, RANK)), adapters.__getitem__)
+        opened = Opened(TorchRunner.open(model, Config(3, RANK)), adapters.__getitem__)
     for slot in range(3):
-        found.runner.load(slot, *found.adapter(slot))
-    yield found
-    found.runner.close()
+        opened.runner.load(slot, *opened.adapter(slot))
+    yield opened
+    opened.runner.close()

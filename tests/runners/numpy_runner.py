@@ -187,8 +187,8 @@ class NumpyRunner:
         last = np.zeros((len(ids), WIDTH), np.float32)
         for row, new in enumerate(ids):
             if new:
-                found = self._forward(new, cache.rows[row], cache.slots[row])
-                cache.rows[row], last[row] = found.pairs, found.states[-1][-1]
+                output = self._forward(new, cache.rows[row], cache.slots[row])
+                cache.rows[row], last[row] = output.pairs, output.states[-1][-1]
         return self._logits(last, allowed_BV) if logits else None
 
     def decode(self, cache: Cache, tokens: Sequence[int], *, allowed_BV: Tensor | None = None) -> Tensor:
@@ -206,10 +206,10 @@ class NumpyRunner:
 
     def read(self, rows: Sequence[Sequence[int]], slots: Sequence[int], watch: Watch = LOGITS) -> Iterator[Reading]:
         for ids, slot in zip(rows, slots, strict=True):
-            found = self._forward(ids, EMPTY, slot)
-            states = tuple(torch.from_numpy(found.states[layer]) for layer in watch.layers)
-            experts = tuple(map(torch.from_numpy, found.experts)) if watch.experts else ()
-            yield Reading(states, experts, partial(self._logits_of, found.states[-1]))
+            output = self._forward(ids, EMPTY, slot)
+            states = tuple(torch.from_numpy(output.states[layer]) for layer in watch.layers)
+            experts = tuple(map(torch.from_numpy, output.experts)) if watch.experts else ()
+            yield Reading(states, experts, partial(self._logits_of, output.states[-1]))
 
     # ---- the machine
 
@@ -231,10 +231,12 @@ class NumpyRunner:
         return self._logits(states[tokens])
 
     def _logits(self, states: Array, allowed: Tensor | None = None) -> Tensor:
-        found = torch.from_numpy(states @ np.roll(self.model.weights["embedding"], 1, 0).T)  # no token repeats itself
-        return found if allowed is None else found.masked_fill(~allowed, -torch.inf)
+        logits_TV = torch.from_numpy(
+            states @ np.roll(self.model.weights["embedding"], 1, 0).T
+        )  # no token repeats itself
+        return logits_TV if allowed is None else logits_TV.masked_fill(~allowed, -torch.inf)
 
-    def _forward(self, ids: Sequence[int], before: Array, slot: int) -> _Found:
+    def _forward(self, ids: Sequence[int], before: Array, slot: int) -> _Output:
         weights, adapted = self.model.weights, self._adapters.get(slot, {}) if slot != BASE else {}
         x: Any = weights["embedding"][list(ids)]
         pairs, states, experts = list[Array](), list[Array](), list[NDArray[np.int64]]()
@@ -251,16 +253,19 @@ class NumpyRunner:
             states.append(x)
             experts.append(chosen[:, None].astype(np.int64))
         states[-1] = _normed(x)
-        return _Found(np.stack(pairs), states, experts)
+        return _Output(np.stack(pairs), states, experts)
 
 
 @dataclass(frozen=True)
-class _Found:
-    """Keys and values of the row with its new tokens; of the new tokens, states behind each layer and experts."""
+class _Output:
+    """What one forward of a row computes."""
 
     pairs: Array
+    """Keys and values of all tokens of the row, `[layers, 2, tokens, width]`."""
     states: list[Array]
+    """Hidden states of the new tokens after each layer, `[new, width]`."""
     experts: list[NDArray[np.int64]]
+    """The expert of each new token in each layer, `[new, 1]`."""
 
 
 def _normed(x: Array) -> Array:

@@ -13,19 +13,19 @@ from stillhouse.generate import RunnerDecoder, Sampling, answer, score
 from stillhouse.models import Model
 from stillhouse.runners import BASE, Config, Runner, TorchRunner, Watch, open_runner
 from tests.runners import numpy_runner
-from tests.runners.conftest import Made
+from tests.runners.conftest import Opened
 
 ROWS = [[5 + (number * 7 + i) % 90 for i in range(length)] for number, length in enumerate((9, 30, 4, 17))]
 SLOTS = [0, BASE, 2, 1]
 NEXT = [11, 12, 13, 14]
 
 
-def close(found: Tensor | None, expected: Tensor | None) -> None:
-    torch.testing.assert_close(found, expected, atol=2e-5, rtol=2e-4)
+def close(actual: Tensor | None, expected: Tensor | None) -> None:
+    torch.testing.assert_close(actual, expected, atol=2e-5, rtol=2e-4)
 
 
 def last(runner: Runner, rows: Sequence[Sequence[int]] = ROWS, slots: Sequence[int] = SLOTS) -> Tensor:
-    """Logits behind the last token of each row, by `read`, one row at a time."""
+    """Logits after the last token of each row, by `read`, one row at a time."""
     one_by_one = [next(iter(runner.read([row], [slot]))) for row, slot in zip(rows, slots, strict=True)]
     return torch.cat([reading.logits(-1) for reading in one_by_one])
 
@@ -34,8 +34,8 @@ def longer(*more: Sequence[int]) -> list[list[int]]:
     return [[*row, *(tokens[i] for tokens in more)] for i, row in enumerate(ROWS)]
 
 
-def test_it_says_what_it_computes(made: Made) -> None:
-    runner = made.runner
+def test_it_says_what_it_computes(opened: Opened) -> None:
+    runner = opened.runner
     assert runner.layers > 0 and runner.width > 0 and runner.token_bytes > 0
     assert runner.slots == 3
     assert runner.model.text(runner.model.text_ids("Who is it?")) == "Who is it?"
@@ -43,16 +43,16 @@ def test_it_says_what_it_computes(made: Made) -> None:
     assert last(runner).dtype == torch.float32
 
 
-def test_prompts_of_several_adapters_are_read_as_each_alone(made: Made) -> None:
-    cache = made.runner.cache(SLOTS)
-    close(made.runner.prefill(cache, ROWS), last(made.runner))
+def test_prompts_of_several_adapters_are_read_as_each_alone(opened: Opened) -> None:
+    cache = opened.runner.cache(SLOTS)
+    close(opened.runner.prefill(cache, ROWS), last(opened.runner))
     assert [cache.length(row) for row in range(4)] == [9, 30, 4, 17]
     assert list(cache.slots) == SLOTS
-    assert cache.bytes >= 60 * made.runner.token_bytes
+    assert cache.bytes >= 60 * opened.runner.token_bytes
 
 
-def test_tokens_behind_them_too(made: Made) -> None:
-    runner = made.runner
+def test_tokens_behind_them_too(opened: Opened) -> None:
+    runner = opened.runner
     cache = runner.cache(SLOTS)
     runner.prefill(cache, ROWS)
     close(runner.decode(cache, NEXT), last(runner, longer(NEXT)))
@@ -60,17 +60,17 @@ def test_tokens_behind_them_too(made: Made) -> None:
     assert [cache.length(row) for row in range(4)] == [11, 32, 6, 19]
 
 
-def test_prompts_may_be_read_in_pieces(made: Made) -> None:
+def test_prompts_may_be_read_in_pieces(opened: Opened) -> None:
     """They end together, so a short one begins late; only the last piece needs logits."""
-    runner = made.runner
+    runner = opened.runner
     cache = runner.cache(SLOTS)
     assert runner.prefill(cache, [row[: max(len(row) - 20, 0)] for row in ROWS], logits=False) is None
     assert [cache.length(row) for row in range(4)] == [0, 10, 0, 0]
     close(runner.prefill(cache, [row[-20:] for row in ROWS]), last(runner))
 
 
-def test_a_logit_that_is_not_allowed_is_minus_infinity(made: Made) -> None:
-    runner = made.runner
+def test_a_logit_that_is_not_allowed_is_minus_infinity(opened: Opened) -> None:
+    runner = opened.runner
     allowed_BV = torch.zeros(4, runner.model.vocabulary, dtype=torch.bool)
     allowed_BV[torch.arange(4), NEXT] = True
     cache = runner.cache(SLOTS)
@@ -84,8 +84,8 @@ def test_a_logit_that_is_not_allowed_is_minus_infinity(made: Made) -> None:
         close(logits_BV[allowed_BV], free_BV[allowed_BV])
 
 
-def test_rows_join_and_leave(made: Made) -> None:
-    runner = made.runner
+def test_rows_join_and_leave(opened: Opened) -> None:
+    runner = opened.runner
     cache, other = runner.cache(SLOTS[:2]), runner.cache(SLOTS[2:])
     runner.prefill(cache, ROWS[:2])
     runner.prefill(other, ROWS[2:])
@@ -96,8 +96,8 @@ def test_rows_join_and_leave(made: Made) -> None:
     left = [3, 1, 2]
     assert list(cache.slots) == [SLOTS[row] for row in left]
     rows = [longer(NEXT, NEXT)[row] for row in left]
-    found_BV = runner.decode(cache, [NEXT[row] for row in left])
-    close(found_BV, last(runner, rows, [SLOTS[row] for row in left]))
+    logits_BV = runner.decode(cache, [NEXT[row] for row in left])
+    close(logits_BV, last(runner, rows, [SLOTS[row] for row in left]))
     for row in (2, 1, 0):
         cache.leave(row)
     assert list(cache.slots) == []
@@ -107,32 +107,32 @@ def test_rows_join_and_leave(made: Made) -> None:
     close(runner.decode(cache, NEXT), last(runner, longer(NEXT)))
 
 
-def test_a_row_goes_on_from_what_was_saved(made: Made) -> None:
+def test_a_row_goes_on_from_what_was_saved(opened: Opened) -> None:
     """With all of it or a part, beside a row that begins anew; what was saved stays as it is."""
-    runner = made.runner
+    runner = opened.runner
     cache = runner.cache([0])
     runner.prefill(cache, [ROWS[1]])
     saved = cache.save(0)
     assert saved.tokens == 30 and saved.bytes == 30 * runner.token_bytes
     runner.decode(cache, [7])
     for _ in range(2):
-        begun = runner.cache([0, 1, 0], [(saved, 20), (None, 0), (saved, 25)], 10)
-        assert [begun.length(row) for row in range(3)] == [20, 0, 25]
+        resumed = runner.cache([0, 1, 0], [(saved, 20), (None, 0), (saved, 25)], 10)
+        assert [resumed.length(row) for row in range(3)] == [20, 0, 25]
         rows = [ROWS[1], ROWS[2], [*ROWS[1], *NEXT, 7]]
-        found_BV = runner.prefill(begun, [ROWS[1][20:], ROWS[2], rows[2][25:]])
-        close(found_BV, last(runner, rows, [0, 1, 0]))
+        logits_BV = runner.prefill(resumed, [ROWS[1][20:], ROWS[2], rows[2][25:]])
+        close(logits_BV, last(runner, rows, [0, 1, 0]))
     assert saved.tokens == 30
 
 
-def test_an_adapter_is_in_its_slot_alone(made: Made) -> None:
-    runner, row = made.runner, ROWS[0]
+def test_an_adapter_is_in_its_slot_alone(opened: Opened) -> None:
+    runner, row = opened.runner, ROWS[0]
     before = last(runner, [row] * 4, [BASE, 0, 1, 2])
     assert not any(torch.allclose(before[0], other, atol=1e-3) for other in before[1:])
-    runner.load(1, *made.adapter(3))
+    runner.load(1, *opened.adapter(3))
     other, same = last(runner, [row] * 4, [BASE, 0, 1, 2]), [0, 1, 3]
     assert torch.equal(other[same], before[same])
     assert not torch.allclose(other[2], before[2], atol=1e-3)
-    runner.load(1, *made.adapter(1))
+    runner.load(1, *opened.adapter(1))
     close(last(runner, [row], [1]), before[2:3])
     runner.clear(1)
     close(last(runner, [row], [1]), before[:1])
@@ -140,9 +140,9 @@ def test_an_adapter_is_in_its_slot_alone(made: Made) -> None:
     close(runner.prefill(cache, [row, row]), before[[0, 1]])
 
 
-def test_what_is_no_adapter_for_it_is_refused(made: Made) -> None:
-    runner, row = made.runner, ROWS[0]
-    tensors, config = made.adapter(0)
+def test_what_is_no_adapter_for_it_is_refused(opened: Opened) -> None:
+    runner, row = opened.runner, ROWS[0]
+    tensors, config = opened.adapter(0)
     before, name = last(runner, [row], [0]), min(tensors)
     runner.check(tensors, config)
     broken = [
@@ -161,9 +161,9 @@ def test_what_is_no_adapter_for_it_is_refused(made: Made) -> None:
     assert torch.equal(last(runner, [row], [0]), before)
 
 
-def test_whole_rows_are_read_in_their_order(made: Made) -> None:
+def test_whole_rows_are_read_in_their_order(opened: Opened) -> None:
     """Among others as alone: states behind any layer, the last one being where logits come from; logits of any part."""
-    runner = made.runner
+    runner = opened.runner
     watch = Watch((*range(runner.layers), -1), experts=True)
     for row, slot, reading in zip(ROWS, SLOTS, runner.read(ROWS, SLOTS, watch), strict=True):
         (alone,) = runner.read([row], [slot], watch)
@@ -195,8 +195,8 @@ def test_the_experts_of_a_mixture_are_seen(random_model: Callable[..., Model]) -
     assert seen["qwen3_moe"] and {shape[0] for shape in seen["qwen3_moe"]} == {9}
 
 
-def test_both_in_one_forward_where_it_mixes(made: Made) -> None:
-    runner = made.runner
+def test_both_in_one_forward_where_it_mixes(opened: Opened) -> None:
+    runner = opened.runner
     if not runner.mixes:
         return
     allowed_BV = torch.ones(4, runner.model.vocabulary, dtype=torch.bool)
@@ -225,13 +225,13 @@ def greedy(runner: Runner, prompt: list[int], slot: int, tokens: int) -> list[in
     return ids
 
 
-def test_prompts_are_answered_with_it(made: Made) -> None:
+def test_prompts_are_answered_with_it(opened: Opened) -> None:
     """Greedy tokens of whole forwards; drawn ones the same in any company; logits of those still being answered."""
-    runner = made.runner
+    runner = opened.runner
     expected = [greedy(runner, row, slot, 8) for row, slot in zip(ROWS, SLOTS, strict=True)]
     steps: list[list[int]] = []
-    found = answer(runner, ROWS, Sampling(8), slots=SLOTS, on_step=lambda rows, logits_NV: steps.append(rows))
-    assert found == expected
+    answers = answer(runner, ROWS, Sampling(8), slots=SLOTS, on_step=lambda rows, logits_NV: steps.append(rows))
+    assert answers == expected
     assert sorted(steps[0]) == [0, 1, 2, 3] and len(steps) == max(map(len, expected))
     assert answer(runner, ROWS, Sampling(8), slots=SLOTS, drafts=expected, batch=3) == expected
     drawn = Sampling(8, temperature=1.5, seed=3, top_p=0.9, repetition_penalty=1.2)
@@ -243,9 +243,9 @@ def test_prompts_are_answered_with_it(made: Made) -> None:
         answer(runner, [[5] * runner.model.context])
 
 
-def test_rows_that_have_ended_leave_the_decoder(made: Made) -> None:
+def test_rows_that_have_ended_leave_the_decoder(opened: Opened) -> None:
     """By the runner's own prefill and decode, whatever else could answer."""
-    runner, alive = made.runner, [0, 1, 2, 3]
+    runner, alive = opened.runner, [0, 1, 2, 3]
     decoder, rows = RunnerDecoder(runner, ROWS, SLOTS), [list(row) for row in ROWS]
     for leaving in ([], [1], [], [0], [0, 1]):
         close(decoder.step()[:, 0], last(runner, [rows[i] for i in alive], [SLOTS[i] for i in alive]))
@@ -258,15 +258,15 @@ def test_rows_that_have_ended_leave_the_decoder(made: Made) -> None:
     assert alive == []
 
 
-def test_texts_are_scored_with_it(made: Made) -> None:
-    found = score(made.runner, ROWS, lambda i, logits_TV: (i, logits_TV[-1]), slots=SLOTS, batch_tokens=40)
-    assert [i for i, _ in found] == [0, 1, 2, 3]
-    close(torch.stack([logits_V for _, logits_V in found]), last(made.runner))
+def test_texts_are_scored_with_it(opened: Opened) -> None:
+    scores = score(opened.runner, ROWS, lambda i, logits_TV: (i, logits_TV[-1]), slots=SLOTS, batch_tokens=40)
+    assert [i for i, _ in scores] == [0, 1, 2, 3]
+    close(torch.stack([logits_V for _, logits_V in scores]), last(opened.runner))
 
 
-def test_the_machine_is_prepared_and_let_go_of(made: Made) -> None:
+def test_the_machine_is_prepared_and_let_go_of(opened: Opened) -> None:
     """Numbers stay the same within rounding."""
-    runner = made.runner
+    runner = opened.runner
     before = last(runner)
     runner.hand_over()
     runner.take_over(4)

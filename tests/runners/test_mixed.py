@@ -1,4 +1,4 @@
-"""Prompts read in the forwards of rows that are answered: the logits of forwards of their own, wherever that fits."""
+"""Prompts that are read in the forwards of other rows get the same logits as in forwards of their own."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def prompt(number: int, length: int) -> list[int]:
 
 @pytest.fixture
 def runner(name: str, random_model: Callable[..., Model]) -> Iterator[TorchRunner]:
-    """With three adapters that change what the base says."""
+    """A runner with three adapters that change the base's answers."""
     bank = AdapterBank(random_model(name).network, 3, SHAPE)
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
@@ -33,23 +33,23 @@ def runner(name: str, random_model: Callable[..., Model]) -> Iterator[TorchRunne
     bank.detach()
 
 
-def answered(runner: TorchRunner) -> Cache:
-    """Three rows with their prompts read; one is the base's."""
-    made = runner.cache([0, BASE, 2])
-    runner.prefill(made, [prompt(number, length) for number, length in enumerate((9, 30, 4))])
-    return made
+def prefilled(runner: TorchRunner) -> Cache:
+    """Three rows whose prompts were read. One of them has no adapter."""
+    cache = runner.cache([0, BASE, 2])
+    runner.prefill(cache, [prompt(number, length) for number, length in enumerate((9, 30, 4))])
+    return cache
 
 
 def pieces(prompts: list[list[int]], *columns: int) -> Iterator[list[list[int]]]:
-    """Prompts that end together, so many columns at a time."""
-    at = -max(map(len, prompts))
+    """Prompts that end together, in pieces of these numbers of columns."""
+    start = -max(map(len, prompts))
     for width in columns:
-        yield [p[max(len(p) + at, 0) : max(len(p) + at + width, 0)] for p in prompts]
-        at += width
+        yield [p[max(len(p) + start, 0) : max(len(p) + start + width, 0)] for p in prompts]
+        start += width
 
 
-def close(found: Tensor | None, expected: Tensor | None) -> None:
-    torch.testing.assert_close(found, expected, atol=2e-5, rtol=2e-4)
+def close(actual: Tensor | None, expected: Tensor | None) -> None:
+    torch.testing.assert_close(actual, expected, atol=2e-5, rtol=2e-4)
 
 
 def test_which_architectures_fit(random_model: Callable[..., Model]) -> None:
@@ -60,7 +60,7 @@ def test_which_architectures_fit(random_model: Callable[..., Model]) -> None:
 def test_the_logits_are_those_of_forwards_of_their_own(runner: TorchRunner) -> None:
     """Padded prompts of two adapters in three pieces, the last of one column; gemma3's window is shorter than that."""
     prompts, columns = [prompt(7, 21), prompt(8, 13)], (12, 8, 1)
-    apart, beside = answered(runner), answered(runner)
+    apart, beside = prefilled(runner), prefilled(runner)
     alone, read = runner.cache([1, 2]), runner.cache([1, 2])
     whole_BV = runner.prefill(alone, prompts)
     first_BV = None

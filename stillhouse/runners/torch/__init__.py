@@ -1,4 +1,4 @@
-"""Networks of transformers as a runner."""
+"""The runner of transformers' networks."""
 
 from __future__ import annotations
 

@@ -1,10 +1,11 @@
-"""The keys and values of rows that run together in a transformers decoder, and of rows that are put aside.
+"""The keys and values of rows that run together in a transformers decoder, and copies of single rows.
 
-In: what attention layers hand to a cache. Out: `BatchCache`, whose rows all end in one column, so that a step writes
-one column for all of them, rows join and leave between steps, and a sliding window counts right.
+In: the keys and values that attention layers pass to a cache. Out: `BatchCache`. All its rows end in one column.
+Therefore a step writes one column for all rows, rows join and leave between steps, and a sliding window counts the
+right columns.
 
-A row is as wide as the longest of its batch: what lies before its first token is zero and masked, never another row's.
-It does not know requests, adapters or time.
+Every row has as many columns as the longest row of its batch. The columns before a row's first token are zero and
+masked; they are never another row's. This module does not know requests, adapters or time.
 """
 
 from __future__ import annotations
@@ -21,17 +22,20 @@ from transformers.cache_utils import CacheLayerMixin, DynamicLayer
 from ...compute.attention import Visible
 from ...errors import InputError, ModelError
 
-BLOCK = 64  # columns that are allocated at once
+BLOCK = 64  # columns are allocated in multiples of this, so that a step rarely allocates
 Pair = tuple[Tensor, Tensor]
 
 
 @dataclass
 class _Extent:
-    """The columns in use, `[first, end)`, of `rows` rows; shared by all layers."""
+    """Which part of the buffers is in use. All layers share one record."""
 
     rows: int = 0
+    """Rows in use."""
     first: int = 0
+    """First column in use: where the longest row begins."""
     end: int = 0
+    """One past the last column in use: where all rows end."""
 
     @property
     def width(self) -> int:
@@ -39,7 +43,7 @@ class _Extent:
 
 
 class _Layer(CacheLayerMixin):
-    """One layer's keys and values `[rows, heads, columns, dim]`, allocated ahead."""
+    """One layer's keys and values, `[rows, heads, columns, dim]`, with columns allocated in advance."""
 
     is_sliding = False
 
@@ -51,13 +55,13 @@ class _Layer(CacheLayerMixin):
         self.allocate(key_states, value_states, self.extent.end + key_states.shape[2])
 
     def allocate(self, keys: Tensor, values: Tensor, columns: int) -> None:
-        """Zeros for this many columns, of the heads, width, type and device of these."""
+        """Allocate zeros for this many columns, with the heads, width, type and device of `keys` and `values`."""
         for name, like in (("keys", keys), ("values", values)):
             setattr(self, name, like.new_zeros(self.extent.rows, like.shape[1], _blocks(columns), like.shape[3]))
         self.is_initialized = True
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> Pair:
-        """Write behind the last column; keys and values of all columns, old and new."""
+        """Write after the last column. Returns the keys and values of all columns in use, old and new."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         rows, first, end = self.extent.rows, self.extent.first, self.extent.end
@@ -82,7 +86,7 @@ class _Layer(CacheLayerMixin):
         return self.keys, self.values
 
     def replace(self, rows: int, columns: int, end: int) -> None:
-        """Other buffers of this size, with the columns in use moved so that they end at `end`."""
+        """Allocate buffers of another size and move the columns in use so that they end at `end`."""
         extent = self.extent
         for name, old in zip(("keys", "values"), self.pair, strict=True):
             new = old.new_zeros(rows, old.shape[1], columns, old.shape[3])
@@ -92,32 +96,33 @@ class _Layer(CacheLayerMixin):
 
 @dataclass(frozen=True, eq=False)
 class SavedTensors:
-    """The keys and values of one row: per layer `[heads, tokens, dim]` each."""
+    """A copy of the keys and values of one row."""
 
     pairs: tuple[Pair, ...]
+    """For each layer its keys and values, `[heads, tokens, dim]` each."""
 
     @property
     def tokens(self) -> int:
-        """How many tokens they are of."""
+        """Tokens whose keys and values these are."""
         return self.pairs[0][0].shape[1]
 
     @property
     def bytes(self) -> int:
-        """What they take."""
+        """Memory of the copy, in bytes."""
         return sum(t.nbytes for pair in self.pairs for t in pair)
 
 
 class BatchCache(Cache):
     """Keys and values of a batch whose rows all end in one column.
 
-    A forward over q more columns goes between `place` and `extend(q)`; its output is used behind that.
+    Call `place` before a forward over q more columns, and `extend(q)` after it.
     """
 
     def __init__(
         self, layers: int, slots: Sequence[int], saved: Sequence[tuple[SavedTensors | None, int]] = (), tokens: int = 0
     ) -> None:
-        """Row i has the adapter slot `slots[i]`, and begins with as many tokens of a saved row as `saved[i]` says.
-        `tokens`: columns that the next forwards will have."""
+        """Row i has the adapter slot `slots[i]`. `saved[i]` is a saved row and the number of its tokens that row i
+        begins with. `tokens`: columns that the next forwards will add."""
         counts = [count for _, count in saved] or [0] * len(slots)
         width = max(counts, default=0)
         self.extent = _Extent(rows=len(slots), end=width)
@@ -143,7 +148,7 @@ class BatchCache(Cache):
 
     @property
     def bytes(self) -> int:
-        """Allocated, in use or not."""
+        """Allocated memory in bytes, in use or not."""
         return sum(t.nbytes for layer in self.parts if layer.is_initialized for t in layer.pair)
 
     @property
@@ -151,11 +156,11 @@ class BatchCache(Cache):
         return self.extent.rows
 
     def length(self, row: int) -> int:
-        """Tokens that row holds."""
+        """Tokens of this row whose keys and values are in the cache."""
         return max(self.extent.end - self.starts[row], 0)
 
     def mask(self, more: int, device: torch.device) -> Tensor | None:
-        """`[rows, width + more]`, 1 where a row has a token; None where every row is as long as the widest."""
+        """`[rows, width + more]`: 1 where a row has a token. None when all rows are equally long."""
         first, width = self.extent.first, self.extent.width + more
         if all(start == first for start in self.starts):
             return None
@@ -163,12 +168,12 @@ class BatchCache(Cache):
         return (torch.arange(width, device=device) >= start_B1).long()
 
     def positions(self, more: int, device: torch.device) -> Tensor:
-        """`[rows, more]`: the position of each of the next columns in its row; 0 before a row's first token."""
+        """`[rows, more]`: the position in its row of each of the next columns; 0 before a row's first token."""
         start_B1 = torch.tensor(self.starts, device=device)[:, None]
         return (torch.arange(self.extent.end, self.extent.end + more, device=device) - start_B1).clamp(min=0)
 
     def visible(self, more: int, device: torch.device) -> Visible:
-        """What each of the next columns may look at."""
+        """Which columns each of the next `more` columns may attend to."""
         column_S = torch.arange(self.extent.first, self.extent.end + more, device=device)
         own_BS = None
         if any(start != self.extent.first for start in self.starts):
@@ -176,13 +181,14 @@ class BatchCache(Cache):
         return Visible(column_S[None], own_BS, more)
 
     def place(self, counts: Sequence[int]) -> int:
-        """Before a forward over so many more tokens of each row: room for them, and how many columns they take.
+        """Make room for a forward over `counts[i]` more tokens of each row i. Returns the columns that they take.
 
-        `InputError` where a row that holds tokens already gets fewer than the longest: there would be a hole in it.
+        Raises `InputError` when a row that already has tokens gets fewer than the longest row: its tokens would not be
+        contiguous.
         """
         width, end = max(counts), self.extent.end
         for row, (start, count) in enumerate(zip(self.starts, counts, strict=True)):
-            if start >= end:  # nothing yet: it begins so that it ends with the others
+            if start >= end:  # an empty row begins so late that it ends with the others
                 self.starts[row] = end + width - count
             elif count != width:
                 raise InputError(f"row {row} holds {end - start} tokens and gets {count} more, others {width}")
@@ -201,12 +207,12 @@ class BatchCache(Cache):
             self._replace(allocated, wanted, extent.width)
 
     def extend(self, more: int) -> None:
-        """After a forward: its columns count."""
+        """Count the columns of the forward that has ended."""
         self.extent.end += more
 
     @torch.inference_mode()
     def join(self, other: BatchCache) -> None:
-        """Take over all rows of `other`, behind the ones here. `other` is not used again."""
+        """Append all rows of `other`, which must not be used afterwards."""
         if not self.rows:
             self.extent.__dict__.update(other.extent.__dict__)
             for mine, layer in zip(self.parts, other.parts, strict=True):
@@ -228,7 +234,7 @@ class BatchCache(Cache):
 
     @torch.inference_mode()
     def leave(self, row: int) -> None:
-        """Drop a row; the last one takes its place."""
+        """Drop a row. The last row takes its number."""
         last, end = self.rows - 1, self.extent.end
         for layer in self.parts if row != last else []:
             for buffer in layer.pair:
@@ -244,13 +250,13 @@ class BatchCache(Cache):
 
     @torch.inference_mode()
     def save(self, row: int) -> SavedTensors:
-        """A copy of one row."""
+        """Copy one row."""
         start, end = self.starts[row], self.extent.end
         pairs = [[t[row, :, start:end].clone() for t in layer.pair] for layer in self.parts]
         return SavedTensors(tuple((k, v) for k, v in pairs))
 
     def _count(self, rows: int) -> None:
-        """Set the number of rows; columns that none of them needs are no longer looked at."""
+        """Set the number of rows, and skip the columns that no row uses any more."""
         self.extent.rows = rows
         self.extent.first = min([*self.starts, self.extent.end])
 
@@ -263,7 +269,8 @@ class BatchCache(Cache):
 
 
 def layers_of(network: PreTrainedModel) -> int:
-    """How many layers keep keys and values. `ModelError` where a layer keeps something else (a recurrent state)."""
+    """Number of layers with keys and values. Raises `ModelError` when a layer keeps something else, such as a recurrent
+    state."""
     layers = DynamicCache(config=network.config).layers
     for layer in layers:
         if not isinstance(layer, DynamicLayer):
@@ -275,7 +282,7 @@ def layers_of(network: PreTrainedModel) -> int:
 
 
 def token_bytes(network: PreTrainedModel) -> int:
-    """Bytes that one token's keys and values take, over all layers; estimated from the configuration."""
+    """Bytes of one token's keys and values over all layers, computed from the configuration."""
     config = network.config.get_text_config()
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads

@@ -1,8 +1,8 @@
-"""The runner behind which transformers' networks are: on a CPU or an accelerator, with adapters in an AdapterBank.
+"""Runs transformers' networks on a CPU or an accelerator, with adapters in an `AdapterBank`.
 
-In: a `Model` and, for adapters, a bank on its network. Out: a `Runner` (runners/protocol.py). Rows that go on from step
-to step have their adapters copied together once, by the package's kernel where that was built; weights are packed
-where that is faster; a step of few tokens computes with as many threads as it is fastest with.
+In: a `Model` and, for adapters, a bank on its network. Out: a `Runner` (runners/protocol.py). The adapters of rows that
+are decoded are copied together once, not at every step; the package's kernel multiplies them when it was built. Weights
+are packed where that is faster. A step of few tokens computes with the number of threads that measured fastest.
 
 It does not know requests or when a row ends.
 """
@@ -35,10 +35,10 @@ Ids = Sequence[Sequence[int]]
 
 
 class TorchRunner:
-    """A model with its bank; `bank` None computes the base alone.
+    """A model with its bank. Without a bank (None) it computes the base alone.
 
-    The bank stays whoever made it's: `close` leaves it. With `deterministic` a row's adapter is not kept from step
-    to step, and no prompts are read in the forwards of other rows.
+    A bank that is passed in belongs to the caller, and `close` leaves it attached. With `deterministic`, adapters are
+    not copied together, and prompts are not read in the forwards of other rows.
     """
 
     def __init__(
@@ -55,8 +55,8 @@ class TorchRunner:
 
     @classmethod
     def open(cls, model: Model, config: Config) -> TorchRunner:
-        """A runner with a bank of its own, as the settings say. `ModelError` where the network has nothing to adapt,
-        or keeps something else than keys and values."""
+        """A runner with a bank of its own, made by `config`. Raises `ModelError` when the network has nothing to adapt,
+        or keeps something other than keys and values."""
         layers_of(model.network)
         bank = None
         if config.slots:
@@ -73,30 +73,30 @@ class TorchRunner:
 
     @cached_property
     def token_bytes(self) -> int:
-        """Bytes that one token's keys and values take, over all layers; estimated from the configuration."""
+        """Bytes of one token's keys and values over all layers, computed from the configuration."""
         return token_bytes(self.model.network)
 
     # ---- adapters
 
     @property
     def slots(self) -> int:
-        """Adapters that it holds at once."""
+        """Adapters that can be loaded at once."""
         return self.bank.slots if self.bank is not None else 0
 
     def check(self, tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
-        """`ModelError` where an adapter cannot be loaded."""
+        """Raises `ModelError` when an adapter cannot be loaded."""
         with alone():
             self._adapters.check(tensors, config)
 
     def load(self, slot: int, tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
-        """Put an adapter into a slot; on an accelerator on a stream of its own, so that nobody waits for it."""
+        """Put an adapter into a slot. An accelerator copies it on a stream of its own, so that no row waits for it."""
         with alone(), _own_stream(self.model.device):
             self._adapters.load(slot, tensors, config)
             if self._batch_adapters is not None:
                 self._batch_adapters.prepare(slot)
 
     def clear(self, slot: int) -> None:
-        """A slot equals the base again."""
+        """Empty a slot: it computes the base again."""
         self._adapters.reset(slot, 0)
         if self._batch_adapters is not None:
             self._batch_adapters.prepare(slot)
@@ -113,7 +113,7 @@ class TorchRunner:
     def cache(
         self, slots: Sequence[int], saved: Sequence[tuple[SavedRow | None, int]] = (), tokens: int = 0
     ) -> BatchCache:
-        """Keys and values of rows that end in one column."""
+        """A cache whose rows end in one column."""
         own = [(source if isinstance(source, SavedTensors) else None, count) for source, count in saved]
         return BatchCache(self._cached_layers, slots, own, tokens)
 
@@ -129,7 +129,7 @@ class TorchRunner:
 
     @torch.inference_mode()
     def decode(self, cache: Cache, tokens: Sequence[int], *, allowed_BV: Tensor | None = None) -> Tensor:
-        """One more token of every row."""
+        """Read one more token of every row."""
         own = _own(cache)
         with self._adapted(own.slots, self._batch_adapters):
             logits_BV = self._forward(own, [[token] for token in tokens], True, allowed_BV)
@@ -138,7 +138,7 @@ class TorchRunner:
 
     @property
     def mixes(self) -> bool:
-        """Whether prompts can be read in the forwards of rows that are answered."""
+        """Whether prompts can be read in the forwards of rows that are decoded."""
         return not self._deterministic and fits(self.model)
 
     @torch.inference_mode()
@@ -146,15 +146,16 @@ class TorchRunner:
         self, cache: Cache, tokens: Sequence[int], other: Cache, ids: Ids, *, logits: bool = True,
         allowed_BV: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None]:  # fmt: skip
-        """One more token of every row of one cache, and the next ids of another's, in one forward."""
+        """Read one more token of every row of `cache` and the next ids of `other`, in one forward."""
         first, second = _own(cache), _own(other)
         columns, rows = second.place([len(row) for row in ids]), first.rows
         first.place([1] * rows)
         self._threads.prepare(rows + columns * second.rows)
         parts = [Part(first, [[token] for token in tokens]), Part(second, self._padded(ids, columns))]
-        wanted = [*range(rows), *(rows + columns * (row + 1) - 1 for row in range(second.rows if logits else 0))]
+        last_places = [rows + columns * (row + 1) - 1 for row in range(second.rows if logits else 0)]
         with self._adapted(first.slots, self._batch_adapters, [(slot, columns) for slot in second.slots]):
-            logits_BV = _masked(flat_logits(self.model.network, parts, wanted).float(), allowed_BV)
+            logits_BV = flat_logits(self.model.network, parts, [*range(rows), *last_places]).float()
+            logits_BV = _masked(logits_BV, allowed_BV)
         first.extend(1)
         second.extend(columns)
         return logits_BV[:rows], logits_BV[rows:] if logits else None
@@ -183,7 +184,8 @@ class TorchRunner:
     def _adapted(
         self, slots: Sequence[int], batch: BatchAdapters | None, runs: Sequence[Run] = ()
     ) -> AbstractContextManager[None]:
-        """Each row with its own adapter; with `runs`, a token of each row and then runs of other rows' tokens."""
+        """In this context each row uses its own adapter. With `runs`, the flat row has one token of each row, followed
+        by runs of other rows' tokens."""
         if self.bank is None:
             return nullcontext()
         return self.bank.rows(slots) if batch is None else self.bank.step(batch, slots, runs)
@@ -192,7 +194,7 @@ class TorchRunner:
 
     @torch.inference_mode()
     def read(self, rows: Ids, slots: Sequence[int], watch: Watch = LOGITS) -> Iterator[Reading]:
-        """Whole rows in one forward, padded on the right; logits of one row are there at a time."""
+        """Read whole rows in one forward, padded on the right. Logits are computed for one row at a time."""
         network, to_logits = self.model.network, head(self.model)
         ids_BT, mask_BT = pad_right(rows, self.model)
         every = any(layer not in (-1, self.layers - 1) for layer in watch.layers)
@@ -211,7 +213,8 @@ class TorchRunner:
             )
 
     def _reading(self, slots: Sequence[int]) -> AbstractContextManager[None]:
-        """Rows of one slot share a product on a CPU; a broken adapter would spoil the rows of others there."""
+        """On a CPU, rows of one slot share a product. Rows of several slots do not: a broken adapter would spoil
+        others."""
         if self.bank is None:
             return nullcontext()
         alike = len(set(slots)) == 1 and self.model.device.type == "cpu"
@@ -220,24 +223,24 @@ class TorchRunner:
     # ---- the machine
 
     def hand_over(self) -> None:
-        """The calling thread's OpenMP workers end."""
+        """End the calling thread's OpenMP workers."""
         give_back_workers()
 
     def take_over(self, tokens: int) -> None:
-        """Try with how many threads a step of so many tokens is fastest."""
+        """Measure with how many threads a step of `tokens` tokens is fastest."""
         self._threads.measure(self.model, tokens)
 
     def bulk(self) -> AbstractContextManager[None]:
-        """Weights are packed, experts too, and the kernels between the products are in use."""
+        """In this context all weights are packed, those of experts too, and the fused kernels are in use."""
         return answering(self.model.network, once=self.model.once)
 
     def close(self) -> None:
-        """Threads are as before, packed copies go, and a bank that was made by `open` comes off the network."""
+        """Restore the threads, free packed copies, and detach a bank that `open` made."""
         self._undo.close()
 
 
 class _Head:
-    """Hidden states `[T, width]` of one row, ready to become logits."""
+    """Computes logits from the hidden states `[T, width]` of one row."""
 
     def __init__(self, to_logits: Callable[[Tensor], Tensor], states_TH: Tensor) -> None:
         self._to_logits, self._states_TH = to_logits, states_TH
@@ -257,7 +260,7 @@ def _own(cache: Cache) -> BatchCache:
 
 
 def _slots_within(model: Model, config: Config, shape: LoraConfig) -> int:
-    """As many slots as are wanted, or as fit in `adapter_bytes`; at least one."""
+    """`config.slots`, or as many as fit in `adapter_bytes`; at least one."""
     bank = AdapterBank(model.network, 1, shape)
     each = sum(p.nbytes for p in bank.parameters())
     bank.detach()
@@ -266,7 +269,7 @@ def _slots_within(model: Model, config: Config, shape: LoraConfig) -> int:
 
 @contextmanager
 def _own_stream(device: torch.device) -> Iterator[None]:
-    """Copies in here do not queue behind the kernels of the running batch, nor these behind the copies."""
+    """In this context, copies and the running batch's kernels do not wait for each other."""
     if device.type != "cuda":
         yield
         return

@@ -1,7 +1,7 @@
-"""What a network computes inside, noted while it runs: hidden states and the choices of its routers.
+"""Records what a network computes inside while it runs: hidden states and the choices of its routers.
 
-In: a network of transformers and one forward of right-padded rows. Out: the hidden states behind every layer, and the
-experts that every layer with a router chose. It does not know what they are looked at for.
+In: a network of transformers and one forward of right-padded rows. Out: the hidden states after every layer, and the
+experts that every layer with a router chose. It does not know what they are used for.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from transformers import PreTrainedModel
 
 
 def states_of(network: PreTrainedModel, ids_BT: Tensor, mask_BT: Tensor | None, every: bool) -> tuple[Tensor, ...]:
-    """Hidden states `[B, T, width]` behind every layer; behind the last one, which is normed, alone without `every`."""
+    """Hidden states `[B, T, width]` after every layer, or only after the last one when `every` is False. Those of the
+    last layer are after the final norm."""
     base: Any = network.base_model
     if not every:
         return (base(input_ids=ids_BT, attention_mask=mask_BT, use_cache=False).last_hidden_state,)
@@ -25,19 +26,19 @@ def states_of(network: PreTrainedModel, ids_BT: Tensor, mask_BT: Tensor | None, 
 
 @contextmanager
 def chosen_experts(network: nn.Module) -> Iterator[list[Tensor]]:
-    """Inside, the list fills with the experts that every layer chose, `[B * T, K]`, in the order of the layers.
+    """In this context the list fills with the experts that every layer chose, `[B * T, K]`, in the order of the layers.
 
-    Experts are modules of stacked weights that are handed the router's choice as their second argument, as
-    transformers' mixture-of-experts classes do; without such modules the list stays empty.
+    Experts are modules of stacked weights whose second argument is the router's choice, as in transformers'
+    mixture-of-experts classes. Without such modules the list stays empty.
     """
     chosen: list[Tensor] = []
 
-    def note(module: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> None:
-        index = given[1] if len(given) > 1 else named.get("top_k_index", named.get("router_indices"))
+    def record(module: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
+        index = arguments[1] if len(arguments) > 1 else keywords.get("top_k_index", keywords.get("router_indices"))
         if isinstance(index, Tensor) and not index.is_floating_point():
             chosen.append(index)
 
-    hooks = [m.register_forward_pre_hook(note, with_kwargs=True) for m in network.modules() if _is_experts(m)]
+    hooks = [m.register_forward_pre_hook(record, with_kwargs=True) for m in network.modules() if _is_experts(m)]
     try:
         yield chosen
     finally:
