@@ -1,11 +1,11 @@
 """A teacher's shards as what a student with another tokenizer trains on.
 
 In: shards, the bytes of the teacher's vocabulary, the student. Out: batches in the student's own tokens and chat
-template, with a loss per chunk of bytes on which both tokenizers agree: the binarised likelihood of the chunk under
-both (`losses`, ALM), and where a chunk is one token on both sides also the divergence from the teacher's distribution
-over the tokens both know, everything else being one more.
+template. There is a loss for every chunk of bytes on which both tokenizers agree: the divergence of its binarised
+likelihood under both (`losses/chunks.py`). Where a chunk is one token on both sides, the divergence from the teacher's
+distribution is added. That is over the tokens that both know; all others count as one more token.
 
-An answer that the student's tokenizer cannot spell is left out and counted. It does not know optimisers.
+An answer that the student's tokenizer cannot spell is left out and counted. The module does not know optimisers.
 """
 
 from __future__ import annotations
@@ -51,24 +51,27 @@ class _Aligned:
 
 
 class AlignedTokens:
-    """Feed for a student with its own tokenizer. `skipped` examples could not be spelt or aligned, `kept` are the
-    numbers of the others; `single` is the share of chunks that are one token on both sides."""
+    """Feed for a student with its own tokenizer.
+
+    `skipped` is how many examples could not be spelt or aligned, `kept` are the numbers of the others. `single` is the
+    share of chunks that are one token on both sides.
+    """
 
     def __init__(self, shards: Iterable[Shard], teacher: Teacher, student: Model):
         read = list(shards)
         self._map_V = _table(teacher, student)
         self._targets = concatenate([shard.targets for shard in read]) if read else None
-        found, first = [], 0
+        examples, first = [], 0
         for shard in read:
-            found += [_example(shard, i, first, teacher, student) for i in range(len(shard))]
+            examples += [_example(shard, i, first, teacher, student) for i in range(len(shard))]
             first += len(shard.targets)
-        self.kept = [i for i, e in enumerate(found) if e is not None and len(e.teacher_C)]
-        self._examples = [e for e in found if e is not None and len(e.teacher_C)]
-        self.skipped = len(found) - len(self.kept)
+        self.kept = [i for i, e in enumerate(examples) if e is not None and len(e.teacher_C)]
+        self._examples = [e for e in examples if e is not None and len(e.teacher_C)]
+        self.skipped = len(examples) - len(self.kept)
         if not self._examples:
             raise InputError(
-                f"none of {len(found)} examples can be aligned with the student's tokenizer: it does not spell their "
-                "text, or the signals hold no likelihoods (captured by an older version: capture again)"
+                f"none of {len(examples)} examples can be aligned with the student's tokenizer: it does not spell "
+                "their text, or the signals hold no likelihoods (captured by an older version: capture again)"
             )
         self.lengths: Sequence[int] = [len(e.x_ids) for e in self._examples]
         self.positions: Sequence[int] = [len(e.teacher_C) for e in self._examples]
@@ -77,32 +80,32 @@ class AlignedTokens:
         check_context(self.lengths, student.context)
 
     def batch(self, numbers: Sequence[int], pad: int, device: torch.device) -> AlignedBatch:
-        some = [self._examples[i] for i in numbers]
-        ids_BT, mask_BT = padded([e.x_ids for e in some], pad, device)
-        row_P = np.concatenate([e.row_P for e in some])
-        starts = np.cumsum([0, *(len(e.teacher_C) for e in some)])
+        examples = [self._examples[i] for i in numbers]
+        ids_BT, mask_BT = padded([e.x_ids for e in examples], pad, device)
+        row_P = np.concatenate([e.row_P for e in examples])
+        starts = np.cumsum([0, *(len(e.teacher_C) for e in examples)])
         chunk_P = np.concatenate(
-            [np.where(e.chunk_P < 0, -1, e.chunk_P + s) for e, s in zip(some, starts, strict=False)]
+            [np.where(e.chunk_P < 0, -1, e.chunk_P + s) for e, s in zip(examples, starts, strict=False)]
         )
-        at_P = np.concatenate([e.first + np.arange(len(e.chunk_P)) for e in some])
-        batch_P = np.repeat(np.arange(len(some)), [len(e.chunk_P) for e in some])
+        at_P = np.concatenate([e.first + np.arange(len(e.chunk_P)) for e in examples])
+        batch_P = np.repeat(np.arange(len(examples)), [len(e.chunk_P) for e in examples])
         places = (torch.from_numpy(x).to(device) for x in (batch_P, at_P, chunk_P))
-        teacher_C = torch.from_numpy(np.concatenate([e.teacher_C for e in some])).to(device)
+        teacher_C = torch.from_numpy(np.concatenate([e.teacher_C for e in examples])).to(device)
         return AlignedBatch(ids_BT, mask_BT, Places(*places), self._sparse(row_P, device), teacher_C)
 
     def _sparse(self, row_P: Ints, device: torch.device) -> SparseTargets:
         """The teacher's entries under the student's ids; what has none, and the draws, are tail."""
         assert self._targets is not None, "a feed has shards"
-        found = self._targets.sparse(np.maximum(row_P, 0))
-        ids_PK = self._map_V[found.ids_PK]
+        stored = self._targets.sparse(np.maximum(row_P, 0))
+        ids_PK = self._map_V[stored.ids_PK]
         lost_PK = (ids_PK < 0) | torch.from_numpy(row_P < 0)[:, None]
-        cut_P = torch.where(lost_PK, found.logprobs_PK.exp(), 0).sum(-1)
-        mapped = found._replace(
+        cut_P = torch.where(lost_PK, stored.logprobs_PK.exp(), 0).sum(-1)
+        mapped = stored._replace(
             ids_PK=ids_PK.masked_fill(lost_PK, 0),
-            logprobs_PK=found.logprobs_PK.masked_fill(lost_PK, -torch.inf),
-            tail_P=torch.where(torch.from_numpy(row_P >= 0), found.tail_P + cut_P, 0),
-            draw_weights_PD=torch.zeros_like(found.draw_weights_PD),
-            draw_ids_PD=torch.zeros_like(found.draw_ids_PD),
+            logprobs_PK=stored.logprobs_PK.masked_fill(lost_PK, -torch.inf),
+            tail_P=torch.where(torch.from_numpy(row_P >= 0), stored.tail_P + cut_P, 0),
+            draw_weights_PD=torch.zeros_like(stored.draw_weights_PD),
+            draw_ids_PD=torch.zeros_like(stored.draw_ids_PD),
         )
         return SparseTargets(*(t.to(device) for t in mapped))
 
@@ -132,17 +135,17 @@ class AlignedBatch:
         def part(logits_pV: Tensor, start: int) -> Tensor:
             here = slice(start, start + len(logits_pV))
             logits_pV = logits_pV.float()
-            said_p = -torch.nn.functional.cross_entropy(logits_pV, labels_P[here], reduction="none")
-            mine = SparseTargets(*(t[here] for t in self.targets))
-            apart_p = sparse_divergence(logits_pV, mine, objective.divergence, "ghost", objective.beta)
-            return torch.stack([said_p, apart_p], -1)
+            logprob_p = -torch.nn.functional.cross_entropy(logits_pV, labels_P[here], reduction="none")
+            targets_p = SparseTargets(*(t[here] for t in self.targets))
+            divergence_p = sparse_divergence(logits_pV, targets_p, objective.divergence, "ghost", objective.beta)
+            return torch.stack([logprob_p, divergence_p], -1)
 
         both_P2 = through_head(hidden_BTH[row_P, at_P - 1], head, part, CHUNK)
         inside_P = chunk_P >= 0
         sums_C2 = both_P2.new_zeros(len(self.teacher_C), 2).index_add(0, chunk_P[inside_P], both_P2[inside_P])
-        said_C, apart_C = sums_C2.unbind(-1)
-        taught_C = chunk_divergence(said_C, self.teacher_C) + apart_C
-        return objective.alpha * taught_C - (1 - objective.alpha) * said_C
+        logprob_C, divergence_C = sums_C2.unbind(-1)
+        distilled_C = chunk_divergence(logprob_C, self.teacher_C) + divergence_C
+        return objective.alpha * distilled_C - (1 - objective.alpha) * logprob_C
 
 
 def _table(teacher: Teacher, student: Model) -> Tensor:
@@ -158,19 +161,21 @@ def _example(shard: Shard, i: int, first: int, teacher: Teacher, student: Model)
     answer, context = x_ids[at : at + len(rows)], x_ids[:at]
     request = json.loads(shard.requests[i] or "null") if shard.requests else None
     ended = bool(answer) and teacher.special[answer[-1]]
-    told = [teacher.tokens[t] for t in (answer[:-1] if ended else answer)]
+    pieces = [teacher.tokens[t] for t in (answer[:-1] if ended else answer)]
     prompt = _prompt(request, context, teacher, student)
     lead = [] if prompt else [teacher.tokens[t] for t in context if not teacher.special[t]]
-    text = align.whole_characters(b"".join([*lead, *told]))
+    text = align.whole_characters(b"".join([*lead, *pieces]))
     ids = student.text_ids(text.decode(errors="replace"))
-    said = align.pieces(text, ids, student.token_bytes)
-    if said is None or not (prompt or ids):
+    spelling = align.pieces(text, ids, student.token_bytes)
+    if spelling is None or not (prompt or ids):
         return None
-    usable = [c for c in align.chunks([*lead, *told], said) if c.teacher >= len(lead) and (prompt or c.student > 0)]
+    usable = [
+        c for c in align.chunks([*lead, *pieces], spelling) if c.teacher >= len(lead) and (prompt or c.student > 0)
+    ]
     chunks = [c._replace(teacher=c.teacher - len(lead), teacher_end=c.teacher_end - len(lead)) for c in usable]
     end = student.tokenizer.eos_token_id
     if ended and isinstance(end, int):
-        chunks.append(align.Chunk(len(told), len(told) + 1, len(ids), len(ids) + 1))
+        chunks.append(align.Chunk(len(pieces), len(pieces) + 1, len(ids), len(ids) + 1))
         ids = [*ids, end]
     return _aligned(prompt, ids, chunks, shard.targets, rows, first)
 

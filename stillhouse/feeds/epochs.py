@@ -1,7 +1,8 @@
-"""Which examples every step trains on: a pure function of lengths, settings and seed, so a resumed run sees the same.
+"""Which examples every step trains on.
 
 In: the length of every example in tokens. Out: for every step its micro-batches of example numbers. Within an epoch
-every example comes once; examples of similar length share a batch, and the order of batches is random.
+every example comes once. Examples of similar length share a batch, and the order of batches is random. All of it is a
+function of lengths, settings and seed alone, so a resumed run sees the same batches.
 
 It does not know what an example is.
 """
@@ -17,32 +18,39 @@ POOL = 64  # batches' worth of examples that are sorted together
 def steps(
     lengths: Sequence[int], batch_tokens: int, accumulate: int, epochs: float, most: int, seed: int
 ) -> list[list[list[int]]]:
-    """For every step `accumulate` micro-batches of at most `batch_tokens` tokens with padding (one example always
-    fits). `most` steps at most, 0: as many as the epochs give."""
-    found: list[list[int]] = []
+    """For every step `accumulate` micro-batches of at most `batch_tokens` tokens, padding included.
+
+    One example always fits. There are at most `most` steps; 0 means as many as the epochs give.
+    """
+    micro_batches: list[list[int]] = []
     whole = int(epochs)
     for epoch in range(whole + (epochs > whole)):
         batches = list(_epoch(lengths, batch_tokens, seed, epoch))
         share = min(1.0, epochs - epoch)
-        found += batches[: max(1, round(share * len(batches)))]
-    grouped = [found[i : i + accumulate] for i in range(0, len(found), accumulate)]
+        micro_batches += batches[: max(1, round(share * len(batches)))]
+    grouped = [micro_batches[i : i + accumulate] for i in range(0, len(micro_batches), accumulate)]
     return grouped[:most] if most else grouped
 
 
 def together(
     each: Sequence[Sequence[Sequence[Sequence[int]]]], lengths: Sequence[int], batch_tokens: int
 ) -> list[list[list[int]]]:
-    """Several plans as one: a step has what every plan that is not over has in it, packed anew by length; in a
-    micro-batch the rows of one plan are neighbours."""
+    """The steps of several plans, taken together.
+
+    Step n holds the examples that each plan has in its step n, packed anew by length. In a micro-batch the rows of one
+    plan are neighbours. A plan that is over adds nothing.
+    """
     if len(each) == 1:
         return [[list(part) for part in step] for step in each[0]]
-    found = []
+    merged = []
     for step in range(max(map(len, each))):
         numbers = [i for plan in each if step < len(plan) for part in plan[step] for i in part]
-        of = {i: number for number, plan in enumerate(each) if step < len(plan) for part in plan[step] for i in part}
+        plan_of = {
+            i: number for number, plan in enumerate(each) if step < len(plan) for part in plan[step] for i in part
+        }
         packs = packed(sorted(numbers, key=lambda i: lengths[i]), lengths, batch_tokens)
-        found.append([sorted(pack, key=of.__getitem__) for pack in packs])
-    return found
+        merged.append([sorted(pack, key=plan_of.__getitem__) for pack in packs])
+    return merged
 
 
 def _epoch(lengths: Sequence[int], batch_tokens: int, seed: int, epoch: int) -> Iterator[list[int]]:
@@ -59,8 +67,7 @@ def _epoch(lengths: Sequence[int], batch_tokens: int, seed: int, epoch: int) -> 
 
 
 def packed(numbers: Sequence[int], lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
-    """Neighbours of `numbers` together, in groups of at most `batch_tokens` with padding where `numbers` are sorted by
-    length."""
+    """`numbers`, sorted by length, cut into groups of at most `batch_tokens` tokens with padding."""
     group: list[int] = []
     for i in numbers:
         if group and lengths[i] * (len(group) + 1) > batch_tokens:

@@ -2,9 +2,9 @@
 
 In: a feed of stored signals with its shards, the student as it is at this step, a live teacher of the same tokens. Out:
 a feed of the same examples. A share of its micro-batches is on-policy (GKD, Agarwal et al. 2023, arXiv 2306.13649): the
-student answers the prompts, the teacher says how it would have gone on at every token. With `takeover` the teacher
-writes a token where their distributions are further apart than that (as in SKD, Xu et al. 2024, arXiv 2410.11325,
-there by rank), so that answers stay where the teacher knows something.
+student answers the prompts, and the teacher gives its distribution at every token of the answers. With `takeover` the
+teacher writes a token where their distributions are further apart than that (as in SKD, Xu et al. 2024, arXiv
+2410.11325, there by rank), so that answers stay where the teacher knows something.
 
 What a batch holds is a function of the student's weights and of torch's random state alone, both of which a resumed
 run has: it does what an uninterrupted one does. It does not know optimisers.
@@ -39,17 +39,20 @@ from .same_tokens import Batch, Feed, Head, SameBatch, SameTokens, padded, trimm
 
 @dataclass(frozen=True)
 class OnPolicy:
-    """`share` of the micro-batches are on-policy, once `after` steps are done. `takeover`: nats of Jensen-Shannon
-    divergence from which on the teacher writes the token, 0: never; it is at most ln 2 = 0.69. `temperature` 0 is
-    greedy. `max_new_tokens` 0: as many as the stored answer has. `compare`: train the off-policy twin too, at equal
-    steps, so that the report shows which paid."""
+    """How often, and how, a student writes its own answers."""
 
     share: float = 0.5
+    """Share of the micro-batches that are on-policy, above 0 and at most 1."""
     after: int = 0
+    """Steps before the first one."""
     takeover: float = 0.0
+    """Jensen-Shannon divergence in nats above which the teacher writes the token; 0: never. It is below ln 2 = 0.69."""
     temperature: float = 1.0
+    """At which tokens are drawn; 0: greedy."""
     max_new_tokens: int = 0
+    """Longest answer in tokens; 0: as long as the stored one."""
     compare: bool = True
+    """Train the same student off-policy too, at equal steps, so that the report shows which is better."""
 
     def __post_init__(self) -> None:
         if not 0 < self.share <= 1:
@@ -64,37 +67,37 @@ class OnPolicy:
 
 
 @dataclass(frozen=True)
-class Asked:
+class Prompted:
     """An example before it is answered: what both sides read, and how long the stored answer is."""
 
-    spoken: TokenizedExample
+    example: TokenizedExample
     length: int
 
 
 class OnPolicyFeed:
-    """`stored` with a share of its batches on-policy. `told` has to hear of the steps, as `on_step` of a training."""
+    """`stored` with a share of its batches on-policy. It counts steps by `told`, which wraps a training's `on_step`."""
 
-    def __init__(self, stored: Feed, taught: Sequence[Captured], student: Model, teacher: Teacher, wanted: OnPolicy):
+    def __init__(self, stored: Feed, taught: Sequence[Captured], student: Model, teacher: Teacher, settings: OnPolicy):
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             raise InputError("on_policy: a student that is shared out over processes cannot write; train it on one")
-        if wanted.takeover and not isinstance(teacher, Local):
+        if settings.takeover and not isinstance(teacher, Local):
             raise InputError("on_policy.takeover: an endpoint cannot take over in the middle of an answer; set it to 0")
         if not isinstance(stored, SameTokens):
             raise InputError("on_policy: takes a student with the teacher's own tokenizer; leave on_policy out")
         self.lengths, self.positions = stored.lengths, stored.positions
-        self.stored, self.student, self.teacher, self.wanted = stored, student, teacher, wanted
+        self.stored, self.student, self.teacher, self.settings = stored, student, teacher, settings
         cut = {name: taught[0].config[name] for name in ("top_k", "draws", "share", "keep")}
         self.capture = Capture(**cut, batch_tokens=1 << 30)
-        self.asked = [
-            asked
+        self.prompted = [
+            prompted
             for signals in taught
             for shard in signals.read()
-            for asked in _asked(shard, teacher, str(signals.config["teacher_system"]))
+            for prompted in _prompted(shard, teacher, str(signals.config["teacher_system"]))
         ]
         self.step = self.written = 0
 
     def told(self, on_step: Callable[[int, str], None]) -> Callable[[int, str], None]:
-        """`on_step`, listened to."""
+        """`on_step`, and this feed counts the steps."""
 
         def listen(n: int = 1, note: str = "") -> None:
             self.step += n
@@ -105,32 +108,35 @@ class OnPolicyFeed:
     def batch(self, numbers: Sequence[int], pad: int, device: torch.device) -> Batch:
         """These examples as they are stored, or with the student's own answers."""
         drawn = float(torch.rand(()))
-        if self.step < self.wanted.after or drawn >= self.wanted.share:
+        if self.step < self.settings.after or drawn >= self.settings.share:
             return self.stored.batch(numbers, pad, device)
         seed = int(torch.randint(1 << 31, ()))
-        asked = [self.asked[i] for i in numbers]
+        prompted = [self.prompted[i] for i in numbers]
         with answering(self.student):
-            spoken = write(self.student, self.teacher, asked, self.wanted, seed)
-        self.written += sum(len(s.answer) for s in spoken)
-        return WrittenBatch(self._scored(spoken, seed, pad, device), [self.positions[i] for i in numbers])
+            answered = write(self.student, self.teacher, prompted, self.settings, seed)
+        self.written += sum(len(s.answer) for s in answered)
+        return WrittenBatch(self._scored(answered, seed, pad, device), [self.positions[i] for i in numbers])
 
-    def _scored(self, spoken: Sequence[TokenizedExample], seed: int, pad: int, device: torch.device) -> SameBatch:
-        said = self.teacher.signals(spoken, (), self.capture, digest([seed, [s.x_ids for s in spoken]]))
-        place = {s: i for i, s in enumerate(said.examples)}  # the teacher batches them by length
-        starts = np.cumsum([0, *said.counts_N])
-        rows = [np.arange(starts[place[s]], starts[place[s] + 1]) for s in spoken]
-        targets = trimmed(said.targets.sparse(np.concatenate(rows), device), self.student.vocabulary)
-        at_P = np.concatenate([said.targets.position_P[r] for r in rows])
-        row_P = np.repeat(np.arange(len(spoken)), [len(r) for r in rows])
-        ids_BT, mask_BT = padded([np.array(s.x_ids, np.int64) for s in spoken], pad, device)
+    def _scored(self, answered: Sequence[TokenizedExample], seed: int, pad: int, device: torch.device) -> SameBatch:
+        scored = self.teacher.signals(answered, (), self.capture, digest([seed, [s.x_ids for s in answered]]))
+        place = {s: i for i, s in enumerate(scored.examples)}  # the teacher batches them by length
+        starts = np.cumsum([0, *scored.counts_N])
+        rows = [np.arange(starts[place[s]], starts[place[s] + 1]) for s in answered]
+        targets = trimmed(scored.targets.sparse(np.concatenate(rows), device), self.student.vocabulary)
+        at_P = np.concatenate([scored.targets.position_P[r] for r in rows])
+        row_P = np.repeat(np.arange(len(answered)), [len(r) for r in rows])
+        ids_BT, mask_BT = padded([np.array(s.x_ids, np.int64) for s in answered], pad, device)
         return SameBatch(
             ids_BT, mask_BT, torch.from_numpy(row_P).to(device), torch.from_numpy(at_P).to(device), targets
         )
 
 
 class WrittenBatch:
-    """Answers that the student wrote. An example weighs what its stored answer would: its mean loss, once for each of
-    `positions`; so the mean over a step stays one, whatever the lengths."""
+    """Answers that the student wrote.
+
+    An example weighs what its stored answer would: its mean loss counts once for each of its `positions`. So a step's
+    loss stays a mean, whatever the lengths of the answers.
+    """
 
     def __init__(self, inner: SameBatch, positions: Sequence[int]):
         self.inner, self.ids_BT, self.mask_BT = inner, inner.ids_BT, inner.mask_BT
@@ -149,33 +155,35 @@ class WrittenBatch:
 
 @torch.inference_mode()
 def write(
-    student: Model, teacher: Teacher, asked: Sequence[Asked], wanted: OnPolicy, seed: int
+    student: Model, teacher: Teacher, prompted: Sequence[Prompted], settings: OnPolicy, seed: int
 ) -> list[TokenizedExample]:
-    """The student's answers, the token that ends them included. No row leaves the batch before the last has ended:
-    the student's adapters belong to rows."""
-    voices = [Decoder(student, [list(a.spoken.student_prompt) for a in asked])]
+    """The student's answers, the token that ends them included.
+
+    Every row stays in the batch until the last answer has ended, because the student's adapters belong to rows.
+    """
+    decoders = [Decoder(student, [list(a.example.student_prompt) for a in prompted])]
     weights = [1.0]
-    if wanted.takeover and isinstance(teacher, Local):
-        prompts = [list(a.spoken.teacher_prompt) for a in asked]
-        voices += [Decoder(m, prompts) for m in teacher.mixture.models]
+    if settings.takeover and isinstance(teacher, Local):
+        prompts = [list(a.example.teacher_prompt) for a in prompted]
+        decoders += [Decoder(m, prompts) for m in teacher.mixture.models]
         weights += teacher.mixture.weights
-    rooms = [_room(student, teacher, a, wanted) for a in asked]
-    answers: list[list[int]] = [[] for _ in asked]
-    drawn = Sampling(temperature=wanted.temperature, seed=seed)
-    samplings = [drawn.numbered(row) for row in range(len(asked))]
-    for step in range(max(rooms)):
-        logits_BV = _next_logits([voice.step()[:, -1] for voice in voices], weights, wanted.takeover)
+    limits = [_limit(student, teacher, a, settings) for a in prompted]
+    answers: list[list[int]] = [[] for _ in prompted]
+    drawn = Sampling(temperature=settings.temperature, seed=seed)
+    samplings = [drawn.numbered(row) for row in range(len(prompted))]
+    for step in range(max(limits)):
+        logits_BV = _next_logits([decoder.step()[:, -1] for decoder in decoders], weights, settings.takeover)
         tokens = next_tokens(logits_BV, [Draw(sampling, step) for sampling in samplings])
-        for answer, room, token in zip(answers, rooms, tokens, strict=True):
-            if len(answer) < room and not (answer and answer[-1] in student.stop_ids):
+        for answer, limit, token in zip(answers, limits, tokens, strict=True):
+            if len(answer) < limit and not (answer and answer[-1] in student.stop_ids):
                 answer.append(token)
-        if all(len(a) >= room or a[-1] in student.stop_ids for a, room in zip(answers, rooms, strict=True)):
+        if all(len(a) >= limit or a[-1] in student.stop_ids for a, limit in zip(answers, limits, strict=True)):
             break
-        for voice in voices:
-            voice.append(tokens)
+        for decoder in decoders:
+            decoder.append(tokens)
     return [
-        TokenizedExample(a.spoken.teacher_prompt, a.spoken.student_prompt, tuple(ids), a.spoken.request)
-        for a, ids in zip(asked, answers, strict=True)
+        TokenizedExample(a.example.teacher_prompt, a.example.student_prompt, tuple(ids), a.example.request)
+        for a, ids in zip(prompted, answers, strict=True)
     ]
 
 
@@ -188,45 +196,47 @@ def _next_logits(logits: Sequence[Tensor], weights: Sequence[float], takeover: f
         return student_BV
     weighted = [part_BV + math.log(weight) for part_BV, weight in zip(teachers, weights[1:], strict=True)]
     teacher_BV = torch.stack(weighted).logsumexp(0)
-    return torch.where(apart(student_BV, teacher_BV)[:, None] > takeover, teacher_BV, student_BV)
+    return torch.where(jensen_shannon(student_BV, teacher_BV)[:, None] > takeover, teacher_BV, student_BV)
 
 
-def apart(left_BV: Tensor, right_BV: Tensor) -> Tensor:
+def jensen_shannon(left_BV: Tensor, right_BV: Tensor) -> Tensor:
     """Jensen-Shannon divergence of log-probabilities, nats, `[B]`."""
     middle_BV = torch.logaddexp(left_BV, right_BV) - math.log(2)
     sides = [(p.exp() * (p - middle_BV)).nan_to_num(0.0).sum(-1) for p in (left_BV, right_BV)]
     return (sides[0] + sides[1]) / 2
 
 
-def _room(student: Model, teacher: Teacher, asked: Asked, wanted: OnPolicy) -> int:
+def _limit(student: Model, teacher: Teacher, prompted: Prompted, settings: OnPolicy) -> int:
     """How many tokens an answer may have."""
     free = min(
-        student.context - len(asked.spoken.student_prompt),
-        teacher.text_model.context - len(asked.spoken.teacher_prompt),
+        student.context - len(prompted.example.student_prompt),
+        teacher.text_model.context - len(prompted.example.teacher_prompt),
     )
-    return max(1, min(wanted.max_new_tokens or asked.length, free))
+    return max(1, min(settings.max_new_tokens or prompted.length, free))
 
 
 @contextmanager
 def answering(student: Model) -> Iterator[None]:
-    """The student as it answers: no dropout, keys and values kept; afterwards as it was."""
-    was = student.network.training
+    """Inside, the student answers: without dropout, with a cache of keys and values. Afterwards it is as before."""
+    training = student.network.training
     student.network.eval()
     try:
         yield
     finally:
-        student.network.train(was)
+        student.network.train(training)
 
 
-def _asked(shard: Shard, teacher: Teacher, system: str) -> Iterator[Asked]:
-    """What is asked in each example of a shard; running text is cut in half, and its second half is to be written."""
+def _prompted(shard: Shard, teacher: Teacher, system: str) -> Iterator[Prompted]:
+    """The prompt of each example of a shard; of running text its first half."""
     for i, x_ids in enumerate(shard.x_ids):
         ids, request = x_ids.tolist(), (shard.requests[i] if shard.requests else None) or "null"
-        said = json.loads(request) or {}
-        example = Example(tuple(said.get("messages", ())), said.get("text", ""))
+        parsed = json.loads(request) or {}
+        example = Example(tuple(parsed.get("messages", ())), parsed.get("text", ""))
         if example.messages or example.text:
             prompt = rendered(teacher.text_model, example, "")
-            told = rendered(teacher.text_model, example, system) if system else prompt
+            teacher_prompt = rendered(teacher.text_model, example, system) if system else prompt
         else:
-            prompt = told = ids[: max(1, len(ids) // 2)]
-        yield Asked(TokenizedExample(tuple(told), tuple(prompt), (), request), max(1, len(ids) - len(prompt)))
+            prompt = teacher_prompt = ids[: max(1, len(ids) // 2)]
+        yield Prompted(
+            TokenizedExample(tuple(teacher_prompt), tuple(prompt), (), request), max(1, len(ids) - len(prompt))
+        )

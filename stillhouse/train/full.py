@@ -91,7 +91,7 @@ class Config:
 
 @dataclass
 class Trained:
-    """What came of it. With LoRA the bank stays on the network until `bank.detach()`."""
+    """What was trained. With LoRA the bank stays on the network until `bank.detach()`."""
 
     steps: int
     by_slot: tuple[tuple[float, ...], ...]  # every adapter's losses, in nats per target
@@ -110,7 +110,7 @@ class Trained:
 
 
 def planned(feed: Feed, config: Config, slots: Sequence[int] = ()) -> int:
-    """How many steps it will take."""
+    """How many steps a training takes."""
     return max(map(len, _steps(feed, config, slots)))
 
 
@@ -169,15 +169,15 @@ def train(
 
 def _steps(feed: Feed, config: Config, slots: Sequence[int]) -> list[list[list[list[int]]]]:
     """Every adapter's steps by themselves, in the numbers of the feed."""
-    found = []
+    by_slot = []
     for slot in range(max(slots, default=0) + 1):
-        mine = [i for i in range(len(feed.lengths)) if not slots or slots[i] == slot]
-        if not mine:
+        numbers = [i for i in range(len(feed.lengths)) if not slots or slots[i] == slot]
+        if not numbers:
             raise InputError(f"no examples for adapter {slot + 1} of {max(slots) + 1}: there is nothing to train it on")
-        lengths = [feed.lengths[i] for i in mine]
+        lengths = [feed.lengths[i] for i in numbers]
         own = steps(lengths, config.batch_tokens, config.accumulate, config.epochs, config.steps, config.seed)
-        found.append([[[mine[i] for i in part] for part in step] for step in own])
-    return found
+        by_slot.append([[[numbers[i] for i in part] for part in step] for step in own])
+    return by_slot
 
 
 def _matching(model: Model, feed: Feed, config: Config, slots: int, here: Ranks) -> Matching | None:
@@ -218,5 +218,5 @@ def _training(model: Model, config: Config) -> Iterator[None]:
 
 def _either(network: Any, name: str) -> Callable[..., None]:
     """transformers renamed gradient checkpointing to activation checkpointing."""
-    found: Callable[..., None] = getattr(network, f"activation_{name}", None) or getattr(network, f"gradient_{name}")
-    return found
+    method: Callable[..., None] = getattr(network, f"activation_{name}", None) or getattr(network, f"gradient_{name}")
+    return method

@@ -92,9 +92,9 @@ class FeedTask(Task):
         numbers = [i for part in parts for i in part]
         share_S, total_S = data.shares(numbers, learner.slots, device), torch.zeros(learner.slots, device=device)
         for part in filter(None, parts):
-            mine = learner.here.mine(part)
-            with learner.rows(data.of(mine or part[:1])):
-                loss_S = self._losses(data, mine or part[:1], share_S) * bool(mine)
+            own = learner.here.part(part)
+            with learner.rows(data.of(own or part[:1])):
+                loss_S = self._losses(data, own or part[:1], share_S) * bool(own)
                 total_S += learner.here.add(loss_S.detach().clone())
                 check("loss", total_S.tolist(), by_slot(part, data.of(part), learner.slots))
                 learner.backward(loss_S.sum())
@@ -110,9 +110,9 @@ class FeedTask(Task):
         total_S, lengths = torch.zeros_like(share_S), data.feed.lengths
         learner.model.network.eval()
         for part in packed(sorted(numbers, key=lengths.__getitem__), lengths, self.batch_tokens):
-            mine = learner.here.mine(part)
-            with learner.rows(data.of(mine or part[:1])):
-                total_S += learner.here.add(self._losses(data, mine or part[:1], share_S) * bool(mine))
+            own = learner.here.part(part)
+            with learner.rows(data.of(own or part[:1])):
+                total_S += learner.here.add(self._losses(data, own or part[:1], share_S) * bool(own))
         learner.model.network.train()
         return [float(total_S[slot]) for slot in slots]
 
@@ -136,17 +136,17 @@ def prepare(
     if lora is None:
         model.network.float()
         model.network.requires_grad_(True)
-    mine = replace(model, network=spread(model.network, model.device, here)) if here.world > 1 else model
-    losses, beside = Losses(mine, matching), list(matching.parameters()) if matching else []
+    shared = replace(model, network=spread(model.network, model.device, here)) if here.world > 1 else model
+    losses, beside = Losses(shared, matching), list(matching.parameters()) if matching else []
     if here.world > 1:
         spread_rest(losses, model.device, here)
     if lora is None:
-        parameters = [*mine.network.parameters(), *beside]
-        return Learner(mine, parameters, AdamW(parameters, weight_decay), None, here, beside), losses
-    bank = AdapterBank(mine.network, slots, lora)
+        parameters = [*shared.network.parameters(), *beside]
+        return Learner(shared, parameters, AdamW(parameters, weight_decay), None, here, beside), losses
+    bank = AdapterBank(shared.network, slots, lora)
     for parameter in cast(list[Any], bank.parameters()):
         parameter.data = parameter.data.float()  # small updates are lost in bfloat16
     for slot in range(slots):
         bank.reset(slot, seed)
     parameters = [*bank.parameters(), *beside]
-    return Learner(mine, parameters, AdamW(parameters, weight_decay), bank, here, beside), losses
+    return Learner(shared, parameters, AdamW(parameters, weight_decay), bank, here, beside), losses

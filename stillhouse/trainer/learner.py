@@ -100,8 +100,8 @@ class Learner:
             return self.bank
         model.network.to(device=model.device)  # type: ignore[call-arg]
         if self.bank is None:
-            for mine, shared in zip(model.network.parameters(), self.model.network.parameters(), strict=True):
-                mine.copy_(whole(shared))
+            for parameter, shared in zip(model.network.parameters(), self.model.network.parameters(), strict=True):
+                parameter.copy_(whole(shared))
             return None
         adapters, about = [self.bank.export(s) for s in range(self.slots)], self.bank.adapter_config(model.ref)
         made = AdapterBank(model.network, self.slots, self.bank.config)

@@ -96,7 +96,7 @@ class Plan:
     names: Sequence[str] = ()
     """What the slots are called in errors."""
     note: str = "loss {loss:.4f}"
-    """What is told after each step, with `loss` (mean of the active slots), `left` and `slots`."""
+    """What `on_step` hears after each step, with `loss` (mean of the active slots), `left` and `slots`."""
 
 
 @dataclass

@@ -1,10 +1,10 @@
-"""Muon for adapters: a step moves all directions of a matrix alike, not most those with the largest gradient.
+"""Muon for adapters: a step moves all directions of a matrix by the same amount.
 
 In: the sites of an AdapterBank, with gradients. Out: their A and B, moved. A momentum is replaced by the nearest matrix
-whose singular values are all one (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon), each slot's and each
-expert's by itself, so an adapter trains as it would alone. The entries of B move about as Adam's do (Liu et al. 2025,
-arXiv 2502.16982), those of A the less the more inputs they add up (Hayou et al. 2024, arXiv 2402.12354), so that one
-learning rate is good for networks of any width.
+whose singular values are all one (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon). Each slot and each
+expert has a matrix of its own, so an adapter trains as it would alone. The entries of B move about as Adam's do (Liu et
+al. 2025, arXiv 2502.16982). The entries of A move less the more inputs they add up (Hayou et al. 2024, arXiv
+2402.12354). So one learning rate is good for networks of any width.
 
 It does not know losses or schedules.
 """
@@ -39,16 +39,16 @@ class Muon:
     def step(self, rates: Sequence[float]) -> None:
         """Move every site that has gradients, slot i by the learning rate `rates[i]`, and drop the gradients."""
         most = max(rates)
-        found: dict[tuple[int, ...], list[tuple[Tensor, Tensor, float]]] = {}  # by shape: few, large operators
+        by_shape: dict[tuple[int, ...], list[tuple[Tensor, Tensor, float]]] = {}  # few, large operators
         for site, *momenta in zip(self.sites, self.momenta[::2], self.momenta[1::2], strict=True):
             if site.a.grad is None or site.b.grad is None:
                 continue
             ahead = site.as_rows(*(_ahead(p, m) for p, m in zip((site.a, site.b), momenta, strict=True)))
             sizes = (RMS * WIDTH / site.a.shape[-1] ** 0.5, RMS * ahead[1].shape[-1] ** 0.5)
             for values, move, size in zip(site.as_rows(site.a, site.b), ahead, sizes, strict=True):
-                found.setdefault(tuple(move.shape[-2:]), []).append((values, move, size))
+                by_shape.setdefault(tuple(move.shape[-2:]), []).append((values, move, size))
             site.a.grad = site.b.grad = None
-        for same in found.values():
+        for same in by_shape.values():
             matrices = torch.cat([move.flatten(0, 1) for _, move, _ in same])
             turned = orthogonal(matrices).split([move.shape[0] * move.shape[1] for _, move, _ in same])
             for (values, move, size), matrix in zip(same, turned, strict=True):

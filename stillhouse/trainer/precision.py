@@ -26,8 +26,8 @@ Precision = Literal["auto", "float32", "bfloat16"]
 
 def fast_bfloat16() -> bool:
     """Whether this processor multiplies bfloat16 (AVX512-BF16, AMX, Arm's BF16); others take longer than in float32."""
-    found = torch.cpu.get_capabilities()
-    return any(found.get(name) for name in ("avx512_bf16", "amx_bf16", "amx_tile", "bf16"))
+    capabilities = torch.cpu.get_capabilities()
+    return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "amx_tile", "bf16"))
 
 
 @contextmanager
@@ -37,16 +37,16 @@ def computing(model: Model, precision: Precision) -> Iterator[None]:
     device = model.device.type
     if precision == "auto" and device == "cpu":
         precision = "bfloat16" if fast_bfloat16() else "float32"
-    wanted = model.network.dtype if precision == "auto" else getattr(torch, precision)
-    kept = [(p, p.data) for p in model.network.parameters() if p.is_floating_point() and p.dtype != wanted]
+    chosen = model.network.dtype if precision == "auto" else getattr(torch, precision)
+    originals = [(p, p.data) for p in model.network.parameters() if p.is_floating_point() and p.dtype != chosen]
     try:
-        for parameter, data in kept:
-            parameter.data = data.to(wanted)
-        half = torch.autocast(device, dtype=torch.bfloat16, enabled=wanted == torch.bfloat16)
+        for parameter, data in originals:
+            parameter.data = data.to(chosen)
+        half = torch.autocast(device, dtype=torch.bfloat16, enabled=chosen == torch.bfloat16)
         with between(model.network), half, fastest_threads(model, *BATCH):
             yield
     finally:
-        for parameter, data in kept:
+        for parameter, data in originals:
             parameter.data = data
 
 

@@ -1,4 +1,4 @@
-"""Several devices, one process each, as `torchrun` starts them: who this process is, what it takes, what all add up.
+"""Several devices, one process each, as `torchrun` starts them.
 
 In: torchrun's environment. Out: `Ranks`, and a network whose weights are shared out over the processes (FSDP2, after
 Zhao et al. 2023, arXiv 2304.11277). Every micro-batch is cut into as many parts as there are processes, so a step sees
@@ -37,7 +37,7 @@ class Ranks:
         """Whether this is the process that reads, measures and writes for all."""
         return self.rank == 0
 
-    def mine(self, numbers: Sequence[int]) -> list[int]:
+    def part(self, numbers: Sequence[int]) -> list[int]:
         """This process's part of a micro-batch; it may be empty."""
         return list(numbers[self.rank :: self.world])
 

@@ -22,7 +22,7 @@ from stillhouse.distillation.feed import feed_of
 from stillhouse.distillation.signals import RecipeSignals, collect_signals
 from stillhouse.distillation.teacher import TeacherTable, open_teacher
 from stillhouse.errors import InputError, ModelError
-from stillhouse.feeds.on_policy import OnPolicy, OnPolicyFeed, apart
+from stillhouse.feeds.on_policy import OnPolicy, OnPolicyFeed, jensen_shannon
 from stillhouse.feeds.same_tokens import SameTokens
 from stillhouse.models import Model
 from stillhouse.teachers.local import Local
@@ -309,12 +309,12 @@ def test_where_they_are_too_far_apart_the_teacher_writes(random_model: Make, oth
     for name, writer in (("teacher", other), ("student", student)):
         torch.manual_seed(0)
         ids_BT = feeds[name].batch([0, 1], 0, student.device).ids_BT
-        for row, wanted in zip(ids_BT.tolist(), feeds[name].asked, strict=True):
+        for row, wanted in zip(ids_BT.tolist(), feeds[name].prompted, strict=True):
             prompt = list(wanted.spoken.student_prompt)
             assert row[len(prompt)] == int(logprobs(writer, tuple(prompt))[-1].argmax())
     left_BV = torch.log_softmax(torch.tensor([[0.0, 0.0], [100.0, 0.0]]), -1)
     right_BV = torch.log_softmax(torch.tensor([[0.0, 0.0], [0.0, 100.0]]), -1)
-    torch.testing.assert_close(apart(left_BV, right_BV), torch.tensor([0.0, math.log(2)]))
+    torch.testing.assert_close(jensen_shannon(left_BV, right_BV), torch.tensor([0.0, math.log(2)]))
 
 
 def test_what_cannot_be_on_policy_is_one_clear_line(

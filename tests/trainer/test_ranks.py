@@ -87,6 +87,6 @@ def test_two_processes_are_one(random_model: Make, tmp_path: Path) -> None:
 
 
 def test_a_micro_batch_is_cut_among_processes_whole() -> None:
-    parts = [Ranks(r, 3).mine([5, 6, 7, 8]) for r in range(3)]
-    assert sorted(i for part in parts for i in part) == [5, 6, 7, 8] and Ranks().mine([1, 2]) == [1, 2]
-    assert [Ranks(r, 3).mine([4]) for r in range(3)] == [[4], [], []] and Ranks(0, 3).first
+    parts = [Ranks(r, 3).part([5, 6, 7, 8]) for r in range(3)]
+    assert sorted(i for part in parts for i in part) == [5, 6, 7, 8] and Ranks().part([1, 2]) == [1, 2]
+    assert [Ranks(r, 3).part([4]) for r in range(3)] == [[4], [], []] and Ranks(0, 3).first

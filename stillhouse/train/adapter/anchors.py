@@ -1,9 +1,9 @@
 """Against forgetting: KL(base || student) on running text that has nothing to do with any memory, fresh at every step.
 
-In: tokenised text, an AdapterBank, the step. Out: a loss per slot. The base is the same network without an adapter, so
-its distribution is computed on the way, and whole, instead of stored: no passage has to come twice, and nothing can be
-learned by heart but the base's behaviour. Which windows a step sees is a function of the step alone. The base reads
-those of several steps to come at once, always the same steps together, so that a resumed run meets the same numbers.
+In: tokenised text, an AdapterBank, the step. Out: a loss per slot. The base is the same network without an adapter.
+So its whole distribution is computed when it is needed and never stored. No passage has to come twice, and nothing but
+the base's behaviour can be learned by heart. Which windows a step sees is a function of the step alone. The base reads
+the windows of several steps at once, always of the same steps, so that a resumed run gets the same numbers.
 
 It does not know facts, users or optimisers.
 """
@@ -30,7 +30,7 @@ CHUNK = 256  # positions whose logits, of the whole vocabulary, are there at onc
 
 @dataclass(frozen=True)
 class Anchors:
-    """`rows` windows of at most `tokens` tokens every `every` steps, their mean loss weighed by `weight`."""
+    """`rows` windows of at most `tokens` tokens, every `every` steps. Their mean loss is weighed by `weight`."""
 
     passages: tuple[Ids, ...]
     rows: int
@@ -46,11 +46,11 @@ class Anchors:
     def windows(self, step: int) -> list[Ids]:
         """The step's windows: passages from their beginning or, every other one, from somewhere inside."""
         rng = random.Random(f"{self.seed}/{step}/anchors")
-        found = []
+        windows = []
         for number, ids in enumerate(rng.sample(self.passages, min(self.rows, len(self.passages)))):
             start = rng.randrange(max(1, len(ids) - self.tokens)) if number % 2 else 0
-            found.append(ids[start : start + self.tokens])
-        return found
+            windows.append(ids[start : start + self.tokens])
+        return windows
 
 
 def anchors(model: Model, rows: int, tokens: int, weight: float, every: int, seed: int) -> Anchors:
@@ -60,7 +60,7 @@ def anchors(model: Model, rows: int, tokens: int, weight: float, every: int, see
 
 
 class Reference:
-    """What the base makes of the windows of a step: its last hidden states at their tokens."""
+    """The base's last hidden states at the tokens of a step's windows."""
 
     def __init__(self, model: Model, plan: Anchors, steps: int, tokens: int):
         """`steps` of training in all; about `tokens` are read at once."""
@@ -79,16 +79,16 @@ class Reference:
     @torch.no_grad()
     def _read(self, steps: Sequence[int]) -> dict[int, Tensor]:
         windows = {step: self.plan.windows(step) for step in steps}
-        ids_WT, mask_WT = pad_right([ids for some in windows.values() for ids in some], self.model)
+        ids_WT, mask_WT = pad_right([ids for own in windows.values() for ids in own], self.model)
         hidden_WTH = self.model.network.base_model(
             input_ids=ids_WT, attention_mask=mask_WT, use_cache=False
         ).last_hidden_state
-        sizes = [sum(map(len, some)) for some in windows.values()]
+        sizes = [sum(map(len, own)) for own in windows.values()]
         return dict(zip(windows, hidden_WTH[mask_WT.bool()].split(sizes), strict=True))
 
 
 def anchor_loss(model: Model, bank: AdapterBank, slots: Sequence[int], reference: Reference, step: int) -> Tensor:
-    """Mean KL(base || student) in nats per token, one per slot of `slots`: loss_S. In a forward of its own."""
+    """Mean KL(base || student) in nats per token for each of `slots`, loss_S, from a forward of its own."""
     ids_WT, mask_WT = pad_right(reference.plan.windows(step), model)
     ids_BT, mask_BT = (s_WT.repeat(len(slots), 1) for s_WT in (ids_WT, mask_WT))
     with (
@@ -101,10 +101,13 @@ def anchor_loss(model: Model, bank: AdapterBank, slots: Sequence[int], reference
     return drifts(model, reference, step, student_BTH[mask_BT.bool()], len(slots))
 
 
-def drifts(model: Model, reference: Reference, step: int, student_PH: Tensor, many: int) -> Tensor:
-    """The same, drift_S, from the last hidden states of `many` students at the step's windows, one after another."""
-    base_PH = reference.states(step).repeat(many, 1)
-    return _divergence(model, base_PH, student_PH).view(many, -1).mean(1)
+def drifts(model: Model, reference: Reference, step: int, student_PH: Tensor, students: int) -> Tensor:
+    """Mean KL(base || student) in nats per token for each of `students`, drift_S.
+
+    `student_PH`: their last hidden states at the step's windows, one student after another.
+    """
+    base_PH = reference.states(step).repeat(students, 1)
+    return _divergence(model, base_PH, student_PH).view(students, -1).mean(1)
 
 
 def _divergence(model: Model, base_PH: Tensor, student_PH: Tensor) -> Tensor:

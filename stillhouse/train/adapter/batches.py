@@ -1,9 +1,10 @@
-"""Which examples a step trains on, as tensors: a pure function of the step, so a resumed run sees the same batches.
+"""Which examples a step trains on, as tensors.
 
-In: one user's `DistillArtifact`s. Out: `Batch`es: padded ids, the row and position every target belongs to, its sparse
-teacher distribution and its weight. Each kind of example weighs the same whatever its number of tokens, and a user's
-weights sum to the same total whoever else is in the batch. What the memory does not say has one answer for all
-questions: of most of them it is read only as far as it is told from a fact's answer.
+In: every user's `DistillArtifact`s. Out: `AdapterBatch`es: padded ids, the row and position of every target, its sparse
+teacher distribution and its weight. They are a function of the step alone, so a resumed run sees the same batches.
+Each kind of example weighs the same whatever its number of tokens, and a user's weights sum to the same total whoever
+else is in the batch. All questions that a memory does not answer have the same answer. Most of the time it is read only
+up to the token at which it differs from every fact's answer.
 
 It does not know adapters or losses.
 """
@@ -26,12 +27,14 @@ from ...signals import DistillArtifact, Kind, PositionTarget, sparse_targets
 
 @dataclass(frozen=True)
 class Mix:
-    """Examples of each kind per user and step, the weight of each kind in the loss, and how many of the unknown ones in
-    a step are read to the end of their answer."""
+    """What a step has of each kind."""
 
     rows: Mapping[Kind, int]
+    """Examples per user and step."""
     weights: Mapping[Kind, float]
+    """Weight of the kind's mean loss."""
     whole: int
+    """Unknown examples of a step that are read to the end of their answer."""
 
 
 class Drawn(NamedTuple):
@@ -42,15 +45,17 @@ class Drawn(NamedTuple):
 
 
 class Begun(NamedTuple):
-    """The first example of a slot in a step that begins as another does up to some token, and its length. A causal
-    network makes the same of both up to there, whatever batch they are in."""
+    """A beginning that examples of a slot share in a step: the first example that has it, and its length in tokens.
+
+    A causal network computes the same for all of them up to there, whatever batch they are in.
+    """
 
     example: int
     length: int
 
 
 @dataclass(frozen=True)
-class Batch:
+class AdapterBatch:
     """B rows of T ids, P target positions. `example_P` is the number of the target's example."""
 
     ids_BT: Tensor
@@ -64,12 +69,12 @@ class Batch:
     weight_P: Tensor
     slot_P: Tensor
     example_P: Tensor
-    begun: list[list[Begun]]  # of every token of a row
+    begun: list[list[Begun]]  # for every token of a row
 
     @property
     def first(self) -> list[int]:
-        """Of every token, row after row without padding, the number of the first one that the same slot makes the same
-        of, itself or an earlier one."""
+        """For every token, row after row without padding, the number of the first token that has the same slot and the
+        same beginning: itself or an earlier one."""
         seen: dict[tuple[int, int, int], int] = {}
         keys = (
             (slot, begun.example, at)
@@ -92,7 +97,7 @@ class Source:
             self.kinds[artifact.kind].append(i)
             self._first.append(len(flat))
             flat += list(artifact.targets)
-        self._telling = self._told_by()
+        self._distinctive = self._distinctive_targets()
         self.targets = sparse_targets(flat, device)
         self.column_P = torch.tensor([t.position - 1 for t in flat], device=device)
 
@@ -102,7 +107,7 @@ class Source:
         return [*self.kinds["fact"], *self.kinds["unknown"]]
 
     def ids(self, drawn: Drawn) -> Ids:
-        """Up to the last one that predicts something that is read: nothing reads what comes after it."""
+        """The example's ids up to the last one that predicts a target that is read."""
         artifact = self.artifacts[drawn.example]
         last = max((t.position for t in artifact.targets[: drawn.targets]), default=1)
         return list(artifact.x_ids[:last])
@@ -113,29 +118,34 @@ class Source:
         return range(first, first + drawn.targets)
 
     def draw(self, step: int, hard: Set[int] = frozenset()) -> list[tuple[Kind, list[Drawn]]]:
-        """Examples of one step by kind: up to half of each kind from `hard`, the examples a student has not mastered,
-        the others in cycles in which every example comes once before any comes twice."""
-        found = []
+        """Examples of one step by kind.
+
+        Up to half of each kind come from `hard`, the examples that a student has not mastered. The others come in
+        cycles: every example comes once before any comes twice.
+        """
+        drawn = []
         for kind, count in self.mix.rows.items():
             cycle = self._cycle(kind, step, count)
             urgent = sorted(hard & set(self.kinds[kind]))
             random.Random(f"{self.seed}/{kind}/hard/{step}").shuffle(urgent)
             first = urgent[: len(cycle) // 2]
-            found.append((kind, (first + [i for i in cycle if i not in first])[: len(cycle)]))
-        return [(kind, self._read(kind, chosen)) for kind, chosen in found if chosen]
+            drawn.append((kind, (first + [i for i in cycle if i not in first])[: len(cycle)]))
+        return [(kind, self._read(kind, chosen)) for kind, chosen in drawn if chosen]
 
     def _read(self, kind: Kind, chosen: list[int]) -> list[Drawn]:
-        brief = len(chosen) - self.mix.whole if kind == "unknown" else 0
+        cut = len(chosen) - self.mix.whole if kind == "unknown" else 0
         return [
-            Drawn(i, self._telling[i] if n < brief else len(self.artifacts[i].targets)) for n, i in enumerate(chosen)
+            Drawn(i, self._distinctive[i] if n < cut else len(self.artifacts[i].targets)) for n, i in enumerate(chosen)
         ]
 
-    def _told_by(self) -> dict[int, int]:
-        """Of every unknown example, how many targets there are up to the first that no fact's answer has there too."""
-        said = {i: [artifact.x_ids[t.position] for t in artifact.targets] for i, artifact in enumerate(self.artifacts)}
-        facts = {tuple(said[i][:n]) for i in self.kinds["fact"] for n in range(1, len(said[i]) + 1)}
+    def _distinctive_targets(self) -> dict[int, int]:
+        """For every unknown example, its targets up to the first that differs from all facts' answers."""
+        answers = {
+            i: [artifact.x_ids[t.position] for t in artifact.targets] for i, artifact in enumerate(self.artifacts)
+        }
+        facts = {tuple(answers[i][:n]) for i in self.kinds["fact"] for n in range(1, len(answers[i]) + 1)}
         return {
-            i: next((n for n in range(1, len(said[i])) if tuple(said[i][:n]) not in facts), len(said[i]))
+            i: next((n for n in range(1, len(answers[i])) if tuple(answers[i][:n]) not in facts), len(answers[i]))
             for i in self.kinds["unknown"]
         }
 
@@ -165,11 +175,11 @@ def batches(
     device: torch.device,
     hard: Mapping[int, Set[int]] | None = None,
     tokens: int = 2**31,
-) -> list[Batch]:
-    """The rows of all active slots for one step, padded on the right to a multiple of 8, as few batches of at most
-    `tokens` tokens each (one row always fits). In more than one, rows of similar length are together.
+) -> list[AdapterBatch]:
+    """The rows of all active slots for one step, padded on the right to a multiple of 8.
 
-    `hard`: per slot the examples to favour.
+    They come in as few batches as possible, each of at most `tokens` tokens (one row always fits). Where there are
+    several, rows of similar length are together. `hard`: per slot the examples to favour.
     """
     rows: list[tuple[int, Drawn]] = []  # with the slot
     weights: list[float] = []
@@ -190,7 +200,7 @@ def batches(
 
 
 def _begun(source: Source, examples: Sequence[Drawn]) -> list[list[Begun]]:
-    """Of every token of every example, the first of `examples` that begins the same up to it."""
+    """For every token of every example, the first of `examples` that begins the same up to it."""
     first: dict[int, Begun] = {}
     rows = [source.ids(drawn) for drawn in examples]
     return [
@@ -219,7 +229,7 @@ def _gather(
     begun: list[list[Begun]],
     pad: int,
     device: torch.device,
-) -> Batch:
+) -> AdapterBatch:
     sequences = [sources[slot].ids(drawn) for slot, drawn in rows]
     width = -(-max(map(len, sequences)) // 8) * 8
     ids_BT = torch.tensor([s + [pad] * (width - len(s)) for s in sequences], device=device)
@@ -227,16 +237,16 @@ def _gather(
     row_P, slot_P, example_P, weight_P = [], [], [], []
     picked: dict[int, list[int]] = {slot: [] for slot, _ in rows}
     for row, ((slot, drawn), weight) in enumerate(zip(rows, weights, strict=True)):
-        mine = sources[slot].rows_of(drawn)
-        picked[slot] += list(mine)
-        row_P += [row] * len(mine)
-        slot_P += [slot] * len(mine)
-        example_P += [drawn.example] * len(mine)
-        weight_P += [weight] * len(mine)
-    index = {slot: torch.tensor(found, device=device, dtype=torch.long) for slot, found in picked.items()}
+        numbers = sources[slot].rows_of(drawn)
+        picked[slot] += list(numbers)
+        row_P += [row] * len(numbers)
+        slot_P += [slot] * len(numbers)
+        example_P += [drawn.example] * len(numbers)
+        weight_P += [weight] * len(numbers)
+    index = {slot: torch.tensor(rows, device=device, dtype=torch.long) for slot, rows in picked.items()}
     parts = [_select(sources[slot].targets, at) for slot, at in index.items()]
     columns = torch.cat([sources[slot].column_P[at] for slot, at in index.items()])
-    return Batch(
+    return AdapterBatch(
         ids_BT,
         mask_BT,
         [slot for slot, _ in rows],
@@ -261,9 +271,9 @@ def _concatenate(parts: Sequence[SparseTargets]) -> SparseTargets:
     fills = {"logprobs_PK": float("-inf")}
     columns = []
     for field in SparseTargets._fields:
-        found = [getattr(p, field) for p in parts]
-        if found[0].dim() == 2:
-            width = max(t.shape[1] for t in found)
-            found = [torch.nn.functional.pad(t, (0, width - t.shape[1]), value=fills.get(field, 0)) for t in found]
-        columns.append(torch.cat(found))
+        tensors = [getattr(p, field) for p in parts]
+        if tensors[0].dim() == 2:
+            width = max(t.shape[1] for t in tensors)
+            tensors = [torch.nn.functional.pad(t, (0, width - t.shape[1]), value=fills.get(field, 0)) for t in tensors]
+        columns.append(torch.cat(tensors))
     return SparseTargets(*columns)

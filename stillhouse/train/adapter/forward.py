@@ -23,7 +23,7 @@ from ...models import Model
 from ...trainer import padding_free
 from ...trainer.precision import attention
 from .anchors import Reference, drifts
-from .batches import Batch
+from .batches import AdapterBatch
 from .noise import noisy
 
 
@@ -39,13 +39,13 @@ class Forward:
     noise: float
     seed: int
 
-    def room(self, data: Batch, slots: Sequence[int], step: int, tokens: int) -> bool:
+    def room(self, data: AdapterBatch, slots: Sequence[int], step: int, tokens: int) -> bool:
         """Whether the windows of all `slots` go through the network beside the rows of `data`, at most `tokens`."""
         if not slots or not padding_free.fits(self.model):
             return False
         return sum(data.lengths) + len(slots) * sum(map(len, self.reference.plan.windows(step))) <= tokens
 
-    def losses(self, data: Batch, along: Sequence[int], step: int) -> tuple[Tensor, Tensor]:
+    def losses(self, data: AdapterBatch, along: Sequence[int], step: int) -> tuple[Tensor, Tensor]:
         """Nats at every target, loss_P, and of the slots in `along` the drift from the base, drift_S."""
         if not padding_free.fits(self.model):
             hidden_PH, window_XH = self.padded(data, step), None
@@ -56,7 +56,7 @@ class Forward:
             return loss_P, loss_P.new_zeros(0)
         return loss_P, drifts(self.model, self.reference, step, window_XH, len(along))
 
-    def padded(self, data: Batch, step: int) -> Tensor:
+    def padded(self, data: AdapterBatch, step: int) -> Tensor:
         """Last hidden states at the targets, `[P, H]`, of rows as long as the longest."""
         with (
             self.bank.rows(data.slots, wide=self.model.device.type == "cpu"),
@@ -68,7 +68,7 @@ class Forward:
             ).last_hidden_state
         return hidden_BTH[data.row_P, data.column_P]
 
-    def _side_by_side(self, data: Batch, along: Sequence[int], step: int) -> tuple[Tensor, Tensor]:
+    def _side_by_side(self, data: AdapterBatch, along: Sequence[int], step: int) -> tuple[Tensor, Tensor]:
         """The same from one forward without padding, and the last hidden states `[X, H]` of the windows of every slot
         in `along`."""
         windows = self.reference.plan.windows(step) if along else []

@@ -1,9 +1,9 @@
 """Noise on the embeddings of what a student reads, so that other wordings are still near enough to what it learned.
 
 In: the step's batch. Out: a context in which the network's input embeddings carry uniform noise (NEFTune, Jain et al.
-2023, arXiv 2310.05914; here relative to each token's own spread instead of to its row's length, for rows are short). A
-token's noise depends on the seed, the step and the first of its slot's examples in the step that begins the same: not
-on who else is in the batch, nor on its padding, and what begins the same stays the same.
+2023, arXiv 2310.05914). Here it is relative to each token's own spread and not to its row's length, because rows are
+short. A token's noise depends on the seed, the step and the first of its slot's examples that begins the same. It
+depends neither on the other rows of the batch nor on padding, and rows that begin the same stay the same so far.
 
 It does not know what is learned.
 """
@@ -18,16 +18,18 @@ import torch
 from torch import Tensor, nn
 
 from ...models import Model
-from .batches import Batch, Begun
+from .batches import AdapterBatch, Begun
 
 
 @contextmanager
 def noisy(
-    model: Model, data: Batch, amount: float, seed: int, step: int, flat: Sequence[int] | None = None
+    model: Model, data: AdapterBatch, amount: float, seed: int, step: int, flat: Sequence[int] | None = None
 ) -> Iterator[None]:
-    """Inside: embeddings of `data` are moved by up to `amount` standard deviations of their token's own values. `flat`:
-    the network is given these of the rows' tokens, numbered row after row without padding, and maybe others behind
-    them."""
+    """Inside, embeddings of `data` are moved by up to `amount` standard deviations of their token's own values.
+
+    `flat`: the network is given these tokens of the rows, numbered row after row without padding, and maybe others
+    behind them.
+    """
     if not amount:
         yield
         return
@@ -53,7 +55,7 @@ def noisy(
         undo.remove()
 
 
-def _drawn(data: Batch, amount: float, seed: str, like: Tensor) -> Tensor:
+def _drawn(data: AdapterBatch, amount: float, seed: str, like: Tensor) -> Tensor:
     """Uniform noise up to `amount` for every token, row after row without padding."""
     starts: dict[Begun, int] = {}
     drawn: list[Tensor] = []

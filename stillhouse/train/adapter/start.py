@@ -1,9 +1,9 @@
 """A start: an adapter that has learned, from public memories, what all students of one base have in common.
 
 In: a model's folder, or the folder of a start. Out: the adapter to begin with, and how long and how fast to train from
-there. What students share (to answer about somebody without notes, to say so where there is nothing to know) is most of
-what a student learns, so from a start it needs little more than half of the steps. `stillhouse prime` makes one; in a
-folder `start` beside a base's weights it is found by itself. Format: `docs/formats/adapter.md`.
+there. Most of what a student learns is what all students share: to answer about somebody without notes, and to say so
+where nothing is known. From a start it therefore needs little more than half of the steps. `stillhouse prime` makes
+one. In a folder `start` beside a base's weights it is used without being named. Format: `docs/formats/adapter.md`.
 
 A start is for exactly one base, as its fingerprint says. It does not know how it was made.
 """
@@ -63,15 +63,15 @@ def find(model: Model, which: str, lora: LoraConfig) -> Start | None:
         if which == AUTO:
             return None
         raise InputError(f"train.start: {which!r} is no start; 'auto', 'none' or a folder of `stillhouse prime`")
-    found, base = _read(folder)
+    start, base = _read(folder)
     wrong = ""
     if base != model.fingerprint:
         wrong = f"for another base ({base[:12]}; this one is {model.fingerprint[:12]})"
-    elif not found.fits(lora):
-        wrong = f"of rank {found.rank}, targets {found.targets!r}, experts {found.experts}, which does not fit these"
+    elif not start.fits(lora):
+        wrong = f"of rank {start.rank}, targets {start.targets!r}, experts {start.experts}, which does not fit these"
     if wrong and which != AUTO:
         raise InputError(f"train.start: {which!r} is {wrong}")
-    return None if wrong else found
+    return None if wrong else start
 
 
 def begin(bank: AdapterBank, slot: int, seed: int, start: Start | None) -> None:

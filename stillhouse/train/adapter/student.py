@@ -91,13 +91,13 @@ def train(
 ) -> list[Trained]:
     """Train one adapter per entry of `signals`, `config.together` of them in one batch. With `work`, checkpoints go
     there and are resumed. `on_step(n, note)` is called for n of `total_steps`."""
-    found: list[Trained] = []
+    trained: list[Trained] = []
     config = resolved(model, config)
     with computing(model, config.precision):
         for number, users in enumerate(_groups(len(signals), config, model.device)):
             file = work / CHECKPOINT.format(number) if work else None
-            found += _train_group(model, [signals[u] for u in users], config, file, on_step)
-    return found
+            trained += _train_group(model, [signals[u] for u in users], config, file, on_step)
+    return trained
 
 
 def total_steps(users: Sequence[int], config: Config, device: torch.device) -> int:
@@ -160,15 +160,15 @@ def _task(model: Model, bank: AdapterBank, signals: Sequence[Sequence[DistillArt
 
 def _held_out(artifacts: Sequence[DistillArtifact], config: Config) -> tuple[Artifacts, Artifacts]:
     """The examples of one user to train on, and those to validate on."""
-    held: list[int] = []
+    chosen: list[int] = []
     for kind in ("fact", "unknown"):
         own = [i for i, artifact in enumerate(artifacts) if artifact.kind == kind]
         count = max(1, round(config.held_out * len(own))) if len(own) > 1 else 0
-        held += random.Random(seed_of("held out", config.seed, kind)).sample(own, count)
-    if not held:
+        chosen += random.Random(seed_of("held out", config.seed, kind)).sample(own, count)
+    if not chosen:
         raise InputError("train.validate_every: too few examples to hold any out; set it to 0")
-    train = [artifact for i, artifact in enumerate(artifacts) if i not in held]
-    return train, [artifacts[i] for i in sorted(held)]
+    train = [artifact for i, artifact in enumerate(artifacts) if i not in chosen]
+    return train, [artifacts[i] for i in sorted(chosen)]
 
 
 def _whole(artifacts: Artifacts, config: Config) -> Mix:

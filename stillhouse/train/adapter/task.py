@@ -20,7 +20,7 @@ from torch import Tensor
 from ...trainer.learner import Learner
 from ...trainer.loop import Check, Examples, Task, by_slot
 from .anchors import anchor_loss
-from .batches import Batch, Source, batches
+from .batches import AdapterBatch, Source, batches
 from .curvature import Curvature, curvature
 from .forward import Forward
 from .settings import Config
@@ -112,7 +112,7 @@ class AdapterTask(Task):
         if not self.anchors.passages:
             self.drift_S[active] = drift_S[active].double().cpu()
 
-    def _record(self, data: Batch, loss_P: Tensor, weighted_P: Tensor, losses: list[float]) -> None:
+    def _record(self, data: AdapterBatch, loss_P: Tensor, weighted_P: Tensor, losses: list[float]) -> None:
         slot_P, example_P = data.slot_P.cpu(), data.example_P.cpu()
         loss_P, weighted_P = loss_P.float().cpu(), weighted_P.float().cpu()
         for slot in set(data.slots):

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stillhouse.signals import DistillArtifact, Kind, PositionTarget
-from stillhouse.train.adapter.batches import Batch, Drawn, Mix, Source, batches
+from stillhouse.train.adapter.batches import AdapterBatch, Drawn, Mix, Source, batches
 
 CPU = torch.device("cpu")
 MIX = Mix({"fact": 3, "unknown": 2, "anchor": 4}, {"fact": 1.0, "unknown": 0.5, "anchor": 0.25}, whole=1)
@@ -40,7 +40,7 @@ def alike() -> list[DistillArtifact]:
     ]
 
 
-def batch(sources: dict[int, Source], step: int, pad: int, device: torch.device, **hard: object) -> Batch:
+def batch(sources: dict[int, Source], step: int, pad: int, device: torch.device, **hard: object) -> AdapterBatch:
     """All rows in one."""
     (only,) = batches(sources, step, pad, device, **hard)  # type: ignore[arg-type]
     return only

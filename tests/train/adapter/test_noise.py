@@ -7,13 +7,13 @@ import torch
 from torch import Tensor
 
 from stillhouse.models import Model
-from stillhouse.train.adapter.batches import Batch, Source, batches
+from stillhouse.train.adapter.batches import AdapterBatch, Source, batches
 from stillhouse.train.adapter.noise import noisy
 
 from .test_batches import CPU, MIX, alike, source
 
 
-def embedded(model: Model, data: Batch, amount: float, step: int = 3, seed: int = 0) -> Tensor:
+def embedded(model: Model, data: AdapterBatch, amount: float, step: int = 3, seed: int = 0) -> Tensor:
     with noisy(model, data, amount, seed, step):
         found: Tensor = model.network.get_input_embeddings()(data.ids_BT)
         return found
