@@ -19,9 +19,9 @@ def chunk_divergence(student_C: Tensor, teacher_C: Tensor, temperature: float = 
     """`temperature * KL(Bernoulli(p^(1/T)) || Bernoulli(q^(1/T)))` of log-likelihoods p (teacher) and q (student)."""
     student_C = student_C.clamp(max=-LEAST) / temperature
     teacher_C = teacher_C.to(student_C.dtype).clamp(max=-LEAST) / temperature
-    ours_C = teacher_C.exp() * (teacher_C - student_C)
-    others_C = -torch.expm1(teacher_C) * (_log_complement(teacher_C) - _log_complement(student_C))
-    return temperature * (ours_C + others_C)
+    inside_C = teacher_C.exp() * (teacher_C - student_C)
+    outside_C = -torch.expm1(teacher_C) * (_log_complement(teacher_C) - _log_complement(student_C))
+    return temperature * (inside_C + outside_C)
 
 
 def _log_complement(log_C: Tensor) -> Tensor:

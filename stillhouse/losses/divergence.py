@@ -50,20 +50,22 @@ class SparseTargets(NamedTuple):
 
 @dataclass(frozen=True)
 class Objective:
-    """What a student minimises: `alpha * T^2 * divergence + (1 - alpha) * cross-entropy`, per position.
-
-    `beta` is the teacher's share of the mixture of "jsd". `hard` gives a position `1 + hard * gap` of weight, `gap`
-    being how far (0 to 1) the student's probability of the teacher's first choice falls short of the teacher's own, so
-    what the student has mastered counts less. Both ends of `alpha` are allowed; a temperature above 1 re-weighs the
-    draws by the teacher's tempered probabilities, which is exact where the K entries hold all mass.
-    """
+    """What a student minimises: `alpha * T^2 * divergence + (1 - alpha) * cross-entropy`, per position."""
 
     divergence: Divergence = "forward"
+    """Which one: of the teacher from the student, the other way round, or the generalised Jensen-Shannon divergence."""
     tail: Tail = "steadied"
+    """What the teacher's tail counts for, as in `sparse_divergence`."""
     temperature: float = 1.0
+    """T, more than 0. Above 1 the draws are weighed anew by the teacher's tempered probabilities, which is exact where
+    the K entries hold all mass."""
     alpha: float = 1.0
+    """The teacher's share: 0 is cross-entropy alone, 1 the teacher alone."""
     beta: float = 0.5
+    """The teacher's share in the mixture of "jsd", between 0 and 1."""
     hard: float = 0.0
+    """A position weighs `1 + hard * gap`. `gap` (0 to 1) is how far the student's probability of the teacher's first
+    choice falls short of the teacher's own, so what the student has mastered counts less. At least 0; 0: all alike."""
 
     def __post_init__(self) -> None:
         for name, allowed in (("divergence", get_args(Divergence)), ("tail", get_args(Tail))):
@@ -145,11 +147,11 @@ def distillation_loss(
     if objective.alpha:
         at_T = targets if temperature == 1 else SparseTargets(*tempered(*targets, temperature))
         cooled_PV = logits_PV if temperature == 1 else precise(logits_PV) / temperature
-        apart_P = sparse_divergence(cooled_PV, at_T, objective.divergence, objective.tail, objective.beta)
-        loss_P = loss_P + objective.alpha * temperature**2 * apart_P
+        divergence_P = sparse_divergence(cooled_PV, at_T, objective.divergence, objective.tail, objective.beta)
+        loss_P = loss_P + objective.alpha * temperature**2 * divergence_P
     if objective.alpha < 1:
-        said_P1, _ = logprobs_at(logits_PV, labels_P[:, None])
-        loss_P = loss_P - (1 - objective.alpha) * said_P1[:, 0]
+        logprob_P1, _ = logprobs_at(logits_PV, labels_P[:, None])
+        loss_P = loss_P - (1 - objective.alpha) * logprob_P1[:, 0]
     return loss_P * _hardness(logits_PV, targets, objective.hard) if objective.hard else loss_P
 
 

@@ -1,9 +1,9 @@
 """Hidden states through the LM head, some positions at a time, and the student's log-probabilities of a few ids.
 
-In: hidden states, the head, what is made of logits. Out: that, one row a position, and exact gradients, though no more
-than a chunk's logits exist at once. Where the head is frozen (an adapter is trained) a chunk's gradient is taken while
-its logits are still there, as Hsu et al. 2024 do (Liger Kernel, arXiv 2410.10989); where it learns, each chunk's logits
-are computed again in the backward pass. It does not know teachers or divergences.
+In: hidden states, the head, and a function of logits. Out: the function's values, one row a position, with exact
+gradients. Only one chunk's logits exist at a time. Where the head is frozen (an adapter is trained) a chunk's gradient
+is taken while its logits are still there, as Hsu et al. 2024 do (Liger Kernel, arXiv 2410.10989). Where the head
+learns, each chunk's logits are computed again in the backward pass. It does not know teachers or divergences.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ def through_head(hidden_PH: Tensor, head: Head, part: Callable[[Tensor, int], Te
     if hidden_PH.requires_grad and not _learns(head, hidden_PH):
         values, gradients = map(list, zip(*(_with_gradient(one, *piece) for piece in pieces), strict=True))
         slopes_NPH = torch.cat(gradients, 1)
-        found: Tensor = _Known.apply(hidden_PH, torch.cat(values), slopes_NPH)  # type: ignore[no-untyped-call]
-        return found
+        known: Tensor = _Known.apply(hidden_PH, torch.cat(values), slopes_NPH)  # type: ignore[no-untyped-call]
+        return known
     if len(pieces) == 1:
         return one(*pieces[0])
     return torch.cat([checkpoint(one, *p, use_reentrant=False, preserve_rng_state=False) for p in pieces])
@@ -50,14 +50,14 @@ def logprobs_at(logits_PV: Tensor, ids_PJ: Tensor) -> tuple[Tensor, Tensor]:
 
     In float32 or better, with one `[P, V]` buffer for values and gradient together; autograd by itself takes many.
     """
-    found: tuple[Tensor, Tensor] = _LogprobsAt.apply(logits_PV, ids_PJ)  # type: ignore[no-untyped-call]
-    return found
+    both: tuple[Tensor, Tensor] = _LogprobsAt.apply(logits_PV, ids_PJ)  # type: ignore[no-untyped-call]
+    return both
 
 
 def dense_kl(logits_PV: Tensor, teacher_logprobs_PV: Tensor) -> Tensor:
     """KL(teacher || student) over whole rows, `[P]`; the student's gradient is made on the way, in a buffer or two."""
-    found: Tensor = _DenseKL.apply(logits_PV, teacher_logprobs_PV)  # type: ignore[no-untyped-call]
-    return found
+    kl_P: Tensor = _DenseKL.apply(logits_PV, teacher_logprobs_PV)  # type: ignore[no-untyped-call]
+    return kl_P
 
 
 def precise(values: Tensor) -> Tensor:

@@ -30,8 +30,8 @@ def hidden_distance(
 
     def part(projected_pG: Tensor, start: int) -> Tensor:
         here = slice(start, start + len(projected_pG))
-        apart_pG = projected_pG.to(teacher_PG.dtype) - teacher_PG[here]
-        return apart_pG.square().sum(-1) / size_P[here]
+        difference_pG = projected_pG.to(teacher_PG.dtype) - teacher_PG[here]
+        return difference_pG.square().sum(-1) / size_P[here]
 
     return through_head(student_PH, project, part, chunk)
 

@@ -27,15 +27,15 @@ def pointwise(divergence: Divergence, weight: Tensor, teacher: Tensor, student: 
     """
     used = ~weight.isneginf()
     weight = torch.where(used, weight, 0).to(student.dtype)
-    apart = torch.where(used, student - teacher.to(student.dtype), 0)  # log(q/p)
-    ours = weight.exp()
+    log_ratio = torch.where(used, student - teacher.to(student.dtype), 0)  # log(q/p)
+    teacher_mass = weight.exp()
     if divergence == "forward":
-        return torch.where(used, -ours * apart, 0)
-    theirs = (weight + apart).exp()  # weight * q/p, in one exponent: q/p alone may overflow
+        return torch.where(used, -teacher_mass * log_ratio, 0)
+    student_mass = (weight + log_ratio).exp()  # weight * q/p, in one exponent: q/p alone may overflow
     if divergence == "reverse":
-        return torch.where(used, theirs * (apart - 1) + ours, 0)
-    middle = torch.logaddexp(torch.full_like(apart, math.log(beta)), math.log1p(-beta) + apart)  # log(m/p)
-    return torch.where(used, (1 - beta) * theirs * (apart - middle) - beta * ours * middle, 0)
+        return torch.where(used, student_mass * (log_ratio - 1) + teacher_mass, 0)
+    middle = torch.logaddexp(torch.full_like(log_ratio, math.log(beta)), math.log1p(-beta) + log_ratio)  # log(m/p)
+    return torch.where(used, (1 - beta) * student_mass * (log_ratio - middle) - beta * teacher_mass * middle, 0)
 
 
 def tempered(
