@@ -31,7 +31,7 @@ from ..losses import Objective
 from ..models import Model
 from ..records import digest
 from ..trainer.feed_task import FeedTask, SlotFeed, prepare
-from ..trainer.loop import Measured, Plan, Schedule, fit, validation_of
+from ..trainer.loop import Measured, Schedule, TrainingPlan, fit, validation_of
 from ..trainer.ranks import Ranks, ranks
 
 CHECKPOINT = "checkpoint.safetensors"
@@ -147,7 +147,7 @@ def train(
     )
     key = digest([2, key, as_dict(config), model.fingerprint, list(slots)])
     schedules = [Schedule(len(own), config.peak, max(1, round(config.warmup * len(own)))) for own in each]
-    plan = Plan(
+    plan = TrainingPlan(
         schedules, config.clip, config.checkpoint_every, key, config.seed, config.validate_every, config.patience, names
     )
     bank = learner.bank

@@ -1,6 +1,6 @@
 """The training loop: gradients, clipping, the optimiser's step, checkpoints, exact resume.
 
-In: a `Task` and a `Plan`. Out: the trained parameters, in place, and the loss of every step of every slot. A slot is
+In: a `Task` and a `TrainingPlan`. Out: the trained parameters, in place, and the loss of every step of every slot. A slot is
 one adapter, or all weights of a network. Slots train side by side, each with its own losses, clipping and schedule. A
 slot leaves when its steps are over or when the task says that it has mastered everything; it stands still from then on.
 
@@ -76,7 +76,7 @@ class Schedule(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Plan:
+class TrainingPlan:
     """How a task is trained."""
 
     schedules: Sequence[Schedule]
@@ -112,12 +112,12 @@ class Progress:
     left: list[int] = field(default_factory=list)
     """Slots that were done before their steps were over."""
 
-    def active(self, plan: Plan) -> list[int]:
+    def active(self, plan: TrainingPlan) -> list[int]:
         """Slots that go on."""
         return [s for s, own in enumerate(plan.schedules) if self.step < own.steps and s not in self.left]
 
 
-def fit(task: Task, plan: Plan, file: Path | None, on_step: OnStep) -> Progress:
+def fit(task: Task, plan: TrainingPlan, file: Path | None, on_step: OnStep) -> Progress:
     """Train; goes on from `file` when it is there. Checkpoints are written before `on_step` hears of their step.
 
     Where slots are validated, each has its best weights afterwards.
@@ -150,7 +150,9 @@ def fit(task: Task, plan: Plan, file: Path | None, on_step: OnStep) -> Progress:
     return progress
 
 
-def _validate(task: Task, plan: Plan, progress: Progress, active: Sequence[int], check: Check, best: Best) -> str:
+def _validate(
+    task: Task, plan: TrainingPlan, progress: Progress, active: Sequence[int], check: Check, best: Best
+) -> str:
     """Measure the slots whose turn it is, or who have just left, and keep the weights of those that are better than
     ever. What there is to tell."""
     if not plan.validate_every:
@@ -180,7 +182,9 @@ def by_slot(numbers: Sequence[int], owners: Sequence[int], slots: int) -> list[l
     return [[n for n, owner in zip(numbers, owners, strict=True) if owner == slot] for slot in range(slots)]
 
 
-def _check(plan: Plan, step: int, file: Path | None, what: str, values: Sequence[float], examples: Examples) -> None:
+def _check(
+    plan: TrainingPlan, step: int, file: Path | None, what: str, values: Sequence[float], examples: Examples
+) -> None:
     """One `ModelError` that says whose number is not finite, when, on which examples, and what was kept."""
     wrong = next((slot for slot, value in enumerate(values) if not math.isfinite(value)), None)
     if wrong is None:

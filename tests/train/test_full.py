@@ -118,7 +118,7 @@ def test_how_a_step_is_cut_into_batches_changes_nothing(random_model: Make, shar
         model = student(random_model)
         learner, losses = prepare(model, None, 1, 0, 0.0, Ranks())
         task = FeedTask(learner, losses, SlotFeed(data), [cut], Objective(), False)
-        plan = loop.Plan([loop.Schedule(1, 1e-3, 1)], 1e9, 10, "")
+        plan = loop.TrainingPlan([loop.Schedule(1, 1e-3, 1)], 1e9, 10, "")
         progress = loop.fit(task, plan, None, lambda n, note: None)
         found.append(progress.losses[0][0])
     assert max(found) - min(found) < 1e-4 * found[0]

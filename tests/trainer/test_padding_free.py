@@ -15,7 +15,7 @@ from stillhouse.lora import AdapterBank, LoraConfig
 from stillhouse.losses import chunked_forward_kl
 from stillhouse.models import Model
 from stillhouse.train.adapter.anchors import Reference, anchor_loss, anchors
-from stillhouse.train.adapter.batches import Mix, Source, batches
+from stillhouse.train.adapter.batches import ExampleSource, Mix, batches
 from stillhouse.train.adapter.forward import Forward
 from stillhouse.trainer import padding_free
 from tests.train.adapter.test_student import CONFIG, signals
@@ -41,7 +41,7 @@ def test_losses_and_gradients_are_those_of_padded_rows(
             parameter.add_(0.02 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(number)))
     reference = Reference(model, anchors(model, 2, 16, 0.1, 2, 0), CONFIG.steps, CONFIG.batch_tokens)
     forward = Forward(model, bank, reference, CONFIG.tail, CONFIG.noise, CONFIG.seed)
-    sources = {slot: Source(signals(model, slot + 1), MIX, slot, model.device) for slot in slots}
+    sources = {slot: ExampleSource(signals(model, slot + 1), MIX, slot, model.device) for slot in slots}
     (data,) = batches(sources, 1, 0, model.device)
     assert len(set(data.first)) < sum(data.lengths), "some rows begin the same"
     with between(model.network):

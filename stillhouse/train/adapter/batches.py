@@ -84,7 +84,7 @@ class AdapterBatch:
         return [seen.setdefault(key, number) for number, key in enumerate(keys)]
 
 
-class Source:
+class ExampleSource:
     """One user's examples and the order in which they come."""
 
     def __init__(self, artifacts: Sequence[DistillArtifact], mix: Mix, seed: int, device: torch.device):
@@ -169,7 +169,7 @@ class Source:
 
 
 def batches(
-    sources: Mapping[int, Source],
+    sources: Mapping[int, ExampleSource],
     step: int,
     pad: int,
     device: torch.device,
@@ -199,7 +199,7 @@ def batches(
     ]
 
 
-def _begun(source: Source, examples: Sequence[Drawn]) -> list[list[Begun]]:
+def _begun(source: ExampleSource, examples: Sequence[Drawn]) -> list[list[Begun]]:
     """For every token of every example, the first of `examples` that begins the same up to it."""
     first: dict[int, Begun] = {}
     rows = [source.ids(drawn) for drawn in examples]
@@ -223,7 +223,7 @@ def _groups(lengths: Sequence[int], tokens: int) -> list[list[int]]:
 
 
 def _gather(
-    sources: Mapping[int, Source],
+    sources: Mapping[int, ExampleSource],
     rows: list[tuple[int, Drawn]],
     weights: list[float],
     begun: list[list[Begun]],

@@ -26,11 +26,11 @@ from ...records import digest
 from ...seeds import seed_of
 from ...signals import DistillArtifact
 from ...trainer.learner import Learner
-from ...trainer.loop import Measured, Plan, Schedule, fit, validation_of
+from ...trainer.loop import Measured, Schedule, TrainingPlan, fit, validation_of
 from ...trainer.muon import Muon
 from ...trainer.precision import computing
 from .anchors import Reference, anchors
-from .batches import Mix, Source
+from .batches import ExampleSource, Mix
 from .forward import Forward
 from .settings import Config
 from .start import NONE, Start, begin, find
@@ -152,8 +152,8 @@ def _task(model: Model, bank: AdapterBank, signals: Sequence[Sequence[DistillArt
     )
     reference = Reference(model, windows, config.steps, config.batch_tokens)
     parts = [_held_out(artifacts, config) if config.validate_every else (artifacts, ()) for artifacts in signals]
-    sources = [Source(train, _mix(config), config.seed, model.device) for train, _ in parts]
-    held_out = [Source(held, _whole(held, config), config.seed, model.device) for _, held in parts if held]
+    sources = [ExampleSource(train, _mix(config), config.seed, model.device) for train, _ in parts]
+    held_out = [ExampleSource(held, _whole(held, config), config.seed, model.device) for _, held in parts if held]
     forward = Forward(model, bank, reference, config.tail, config.noise, config.seed)
     return AdapterTask(Learner(model, bank.parameters(), Muon(bank.sites), bank), forward, sources, config, held_out)
 
@@ -177,14 +177,14 @@ def _whole(artifacts: Artifacts, config: Config) -> Mix:
     return replace(_mix(config), rows=counts, whole=counts["unknown"])
 
 
-def _plan(model: Model, signals: Sequence[Sequence[DistillArtifact]], config: Config) -> Plan:
+def _plan(model: Model, signals: Sequence[Sequence[DistillArtifact]], config: Config) -> TrainingPlan:
     schedule = Schedule(config.steps, config.learning_rate, min(config.warmup, -(-config.steps // 8)))
     read = [[[a.kind, a.x_ids, [t.position for t in a.targets]] for a in artifacts] for artifacts in signals]
     key = digest([about(model, config), model.fingerprint, read])
     note = "loss {loss:.3f}, {left}/{slots} mastered"
     often, patience = config.validate_every, config.patience
     schedules = [schedule] * len(signals)
-    return Plan(schedules, config.clip, config.checkpoint_every, key, config.seed, often, patience, (), note)
+    return TrainingPlan(schedules, config.clip, config.checkpoint_every, key, config.seed, often, patience, (), note)
 
 
 def _mix(config: Config) -> Mix:

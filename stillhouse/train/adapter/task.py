@@ -1,6 +1,6 @@
 """Users' adapters as the training loop's task: which examples a step reads, and who has mastered everything.
 
-In: a learner with a bank, and one `Source` per slot. Out: gradients and losses of a step, by slot. A slot has mastered
+In: a learner with a bank, and one `ExampleSource` per slot. Out: gradients and losses of a step, by slot. A slot has mastered
 everything when the newest loss of each of its examples is under `mastered` and its drift from the base on other text
 under `anchored`; it leaves the batch then, so users trained together get what each would get alone.
 
@@ -20,7 +20,7 @@ from torch import Tensor
 from ...trainer.learner import Learner
 from ...trainer.loop import Check, Examples, Task, by_slot
 from .anchors import anchor_loss
-from .batches import AdapterBatch, Source, batches
+from .batches import AdapterBatch, ExampleSource, batches
 from .curvature import Curvature, curvature
 from .forward import Forward
 from .settings import Config
@@ -34,8 +34,8 @@ class AdapterTask(Task):
     of whose steps has all its examples."""
 
     def __init__(
-        self, learner: Learner, forward: Forward, sources: Sequence[Source], config: Config,
-        held_out: Sequence[Source] = (),
+        self, learner: Learner, forward: Forward, sources: Sequence[ExampleSource], config: Config,
+        held_out: Sequence[ExampleSource] = (),
     ) -> None:  # fmt: skip
         self.learner, self.forward, self.sources, self.config = learner, forward, sources, config
         self.held_out = held_out

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stillhouse.signals import DistillArtifact, Kind, PositionTarget
-from stillhouse.train.adapter.batches import AdapterBatch, Drawn, Mix, Source, batches
+from stillhouse.train.adapter.batches import AdapterBatch, Drawn, ExampleSource, Mix, batches
 
 CPU = torch.device("cpu")
 MIX = Mix({"fact": 3, "unknown": 2, "anchor": 4}, {"fact": 1.0, "unknown": 0.5, "anchor": 0.25}, whole=1)
@@ -24,10 +24,10 @@ def artifact(kind: Kind, length: int, targets: int, start: int) -> DistillArtifa
     return DistillArtifact(kind, None, b"", tuple(range(start, start + length)), made)
 
 
-def source(facts: int = 5, seed: int = 0) -> Source:
+def source(facts: int = 5, seed: int = 0) -> ExampleSource:
     kinds: list[tuple[Kind, int]] = [("fact", facts), ("unknown", 3), ("anchor", 1)]
     made = [artifact(kind, 6 + i, 2 + i % 2, 10 * i) for kind, n in kinds for i in range(n)]
-    return Source(made, MIX, seed, CPU)
+    return ExampleSource(made, MIX, seed, CPU)
 
 
 def alike() -> list[DistillArtifact]:
@@ -40,7 +40,7 @@ def alike() -> list[DistillArtifact]:
     ]
 
 
-def batch(sources: dict[int, Source], step: int, pad: int, device: torch.device, **hard: object) -> AdapterBatch:
+def batch(sources: dict[int, ExampleSource], step: int, pad: int, device: torch.device, **hard: object) -> AdapterBatch:
     """All rows in one."""
     (only,) = batches(sources, step, pad, device, **hard)  # type: ignore[arg-type]
     return only
@@ -118,7 +118,7 @@ def said(kind: Kind, *answer: int) -> DistillArtifact:
 )
 def test_what_is_not_known_is_read_as_far_as_it_is_told_from_a_fact(facts: list[tuple[int, ...]], read: int) -> None:
     made = [*(said("fact", *answer) for answer in facts), *(said("unknown", 1, 2, 3, 4) for _ in range(3))]
-    mine = Source(made, Mix({"fact": 2, "unknown": 3, "anchor": 0}, MIX.weights, whole=1), 0, CPU)
+    mine = ExampleSource(made, Mix({"fact": 2, "unknown": 3, "anchor": 0}, MIX.weights, whole=1), 0, CPU)
     drawn = dict(mine.draw(0))["unknown"]
     assert [one.targets for one in drawn] == [read, read, 4]
     assert [mine.ids(one) for one in drawn] == [[8, 9, *(1, 2, 3)[: n - 1]] for n in (read, read, 4)]
@@ -131,7 +131,7 @@ def test_what_is_not_known_is_read_as_far_as_it_is_told_from_a_fact(facts: list[
 
 def test_every_unknown_question_is_read_to_its_end_in_time() -> None:
     made = [said("unknown", 1, 2, 3, 4) for _ in range(12)]
-    mine = Source(made, Mix({"fact": 0, "unknown": 4, "anchor": 0}, MIX.weights, whole=1), 0, CPU)
+    mine = ExampleSource(made, Mix({"fact": 0, "unknown": 4, "anchor": 0}, MIX.weights, whole=1), 0, CPU)
     whole = {one.example for step in range(90) for _, drawn in mine.draw(step) for one in drawn if one.targets == 4}
     assert whole == set(range(12))
 
@@ -156,7 +156,7 @@ def test_a_token_is_the_first_that_has_the_same_before_it(rows: list[list[int]],
         DistillArtifact("fact", None, b"", (*ids, 0), (target, PositionTarget(len(ids), 0, (1,), (-0.5,), 0.4)))
         for ids in rows
     ]
-    (data,) = batches({0: Source(made, MIX, 0, CPU), 1: Source(made[:2], MIX, 1, CPU)}, step, 0, CPU)
+    (data,) = batches({0: ExampleSource(made, MIX, 0, CPU), 1: ExampleSource(made[:2], MIX, 1, CPU)}, step, 0, CPU)
     before: list[tuple[int, ...]] = []
     for slot, ids, length in zip(data.slots, data.ids_BT.tolist(), data.lengths, strict=True):
         before += [(slot, *ids[: at + 1]) for at in range(length)]

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from stillhouse.models import Model
-from stillhouse.train.adapter.batches import AdapterBatch, Source, batches
+from stillhouse.train.adapter.batches import AdapterBatch, ExampleSource, batches
 from stillhouse.train.adapter.noise import noisy
 
 from .test_batches import CPU, MIX, alike, source
@@ -46,7 +46,7 @@ def test_another_step_or_seed_is_other_noise(shipped: Model, step: int, seed: in
 
 
 def test_what_begins_the_same_stays_the_same_in_batches_of_any_size(shipped: Model) -> None:
-    sources = {0: Source(alike(), MIX, 0, CPU), 1: source()}
+    sources = {0: ExampleSource(alike(), MIX, 0, CPU), 1: source()}
     (whole,) = batches(sources, 3, 0, CPU)
     moved_BTH = embedded(shipped, whole, 0.5)
     flat_NH = torch.cat([row_TH[:length] for row_TH, length in zip(moved_BTH, whole.lengths, strict=True)])
@@ -62,7 +62,7 @@ def test_what_begins_the_same_stays_the_same_in_batches_of_any_size(shipped: Mod
 
 
 def test_tokens_that_lie_side_by_side_get_the_noise_they_get_in_rows(shipped: Model) -> None:
-    (data,) = batches({0: Source(alike(), MIX, 0, CPU)}, 3, 0, CPU)
+    (data,) = batches({0: ExampleSource(alike(), MIX, 0, CPU)}, 3, 0, CPU)
     rows_BTH = embedded(shipped, data, 0.5)
     expected_NH = torch.cat([row_TH[:length] for row_TH, length in zip(rows_BTH, data.lengths, strict=True)])
     own = sorted(set(data.first))
