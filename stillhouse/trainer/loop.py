@@ -1,8 +1,9 @@
 """The training loop: gradients, clipping, the optimiser's step, checkpoints, exact resume.
 
-In: a `Task` and a `TrainingPlan`. Out: the trained parameters, in place, and the loss of every step of every slot. A slot is
-one adapter, or all weights of a network. Slots train side by side, each with its own losses, clipping and schedule. A
-slot leaves when its steps are over or when the task says that it has mastered everything; it stands still from then on.
+In: a `Task` and a `TrainingPlan`. Out: the trained parameters, in place, and the loss of every step of every slot. A
+slot is one adapter, or all weights of a network. Slots train side by side, each with its own losses, clipping and
+schedule. A slot leaves when its steps are over, when the task says that it has mastered everything, or when validation
+shows no gain for long. It stands still from then on.
 
 A run that goes on from a checkpoint does what an uninterrupted one does. A loss or a gradient that is not a number
 stops the run before the step is taken. The loop does not know examples or kinds of students.
@@ -153,8 +154,8 @@ def fit(task: Task, plan: TrainingPlan, file: Path | None, on_step: OnStep) -> P
 def _validate(
     task: Task, plan: TrainingPlan, progress: Progress, active: Sequence[int], check: Check, best: Best
 ) -> str:
-    """Measure the slots whose turn it is, or who have just left, and keep the weights of those that are better than
-    ever. What there is to tell."""
+    """Measure the slots whose turn it is, or that have just left, and keep the weights of those that are better than
+    ever. Returns what the note of the step says about it."""
     if not plan.validate_every:
         return ""
     turn = progress.step % plan.validate_every == 0

@@ -310,7 +310,7 @@ def test_where_they_are_too_far_apart_the_teacher_writes(random_model: Make, oth
         torch.manual_seed(0)
         ids_BT = feeds[name].batch([0, 1], 0, student.device).ids_BT
         for row, wanted in zip(ids_BT.tolist(), feeds[name].prompted, strict=True):
-            prompt = list(wanted.spoken.student_prompt)
+            prompt = list(wanted.example.student_prompt)
             assert row[len(prompt)] == int(logprobs(writer, tuple(prompt))[-1].argmax())
     left_BV = torch.log_softmax(torch.tensor([[0.0, 0.0], [100.0, 0.0]]), -1)
     right_BV = torch.log_softmax(torch.tensor([[0.0, 0.0], [0.0, 100.0]]), -1)

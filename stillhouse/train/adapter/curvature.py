@@ -104,7 +104,7 @@ def curvature(model: Model, bank: AdapterBank, tokens: int, seed: int) -> Curvat
 
 
 def _read(model: Model, sites: Sequence[Site], tokens: int, seed: int) -> list[Factors]:
-    ids_WT = _windows(model, tokens, seed)
+    ids_WT = windows(model, tokens, seed)
     draws = torch.Generator(model.device).manual_seed(seed)
     each = max(1, AT_ONCE // max(1, ids_WT.shape[1]))
     with _watched(model.network, sites) as sums, torch.enable_grad():
@@ -119,7 +119,7 @@ def _read(model: Model, sites: Sequence[Site], tokens: int, seed: int) -> list[F
     return sums
 
 
-def _windows(model: Model, tokens: int, seed: int) -> Tensor:
+def windows(model: Model, tokens: int, seed: int) -> Tensor:
     """Windows of passages, all of one length, so that no row is padded. None where the machine has no text."""
     rng = random.Random(f"{seed}/curvature")
     passages = sorted((model.text_ids(t) for t in corpus.anchors(2 * tokens // WINDOW + 4, seed)), key=len)

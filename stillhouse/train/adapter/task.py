@@ -1,8 +1,8 @@
 """Users' adapters as the training loop's task: which examples a step reads, and who has mastered everything.
 
 In: a learner with a bank, and one `ExampleSource` per slot. Out: gradients and losses of a step, by slot. A slot has
-mastered everything when the newest loss of each of its examples is under `mastered` and its drift from the base on other
-text is under `anchored`. It leaves the batch then, so users trained together get what each would get alone.
+mastered everything when the newest loss of each of its examples is under `mastered` and its drift from the base on
+other text is under `anchored`. It leaves the batch then, so users trained together get what each would get alone.
 
 It does not know what the examples mean, or schedules and files.
 """

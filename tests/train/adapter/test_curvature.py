@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from stillhouse.lora import AdapterBank, LoraConfig
 from stillhouse.models import Model
 from stillhouse.text import corpus
 from stillhouse.train.adapter import curvature as _curvature
-from stillhouse.train.adapter.curvature import Curvature, curvature
+from stillhouse.train.adapter.curvature import Curvature, curvature, windows
 
 Make = Callable[..., Model]
 ARCHITECTURES = ["llama", "qwen3", "gemma3", "qwen3_moe", "olmoe"]
@@ -41,7 +42,7 @@ def filled(model: Model, slots: int = 1, size: float = 1.0, config: LoraConfig =
 
 def measured(model: Model, bank: AdapterBank) -> float:
     """KL(base || student) in nats per token on the windows that the curvature is of."""
-    ids_WT = _curvature._windows(model, TOKENS, 0)
+    ids_WT = windows(model, TOKENS, 0)
     found = []
     with torch.no_grad():
         for slots in (None, [0] * len(ids_WT)):
@@ -132,7 +133,7 @@ def test_wide_layers_keep_blocks(random_model: Make, monkeypatch: pytest.MonkeyP
     with filled(model) as bank:
         whole = curvature(model, bank, TOKENS, 0)
         monkeypatch.setattr(_curvature, "WIDEST", 24)
-        blocks = Curvature(bank.sites, _curvature._read(model, bank.sites, TOKENS, 0), bank.scale)
+        blocks = curvature(replace(model), bank, TOKENS, 0)
         for one, other in zip(whole.factors, blocks.factors, strict=True):
             size = other.input_EKDD.shape[-1]
             assert 1 < size <= 24
@@ -143,9 +144,9 @@ def test_wide_layers_keep_blocks(random_model: Make, monkeypatch: pytest.MonkeyP
 def test_many_experts_have_narrower_blocks(random_model: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     model = random_model("qwen3_moe")
     with filled(model) as bank:
-        whole = sum(f.input_EKDD.nbytes for f in _curvature._read(model, bank.sites, TOKENS, 0))
+        whole = sum(f.input_EKDD.nbytes for f in curvature(replace(model), bank, TOKENS, 0).factors)
         monkeypatch.setattr(_curvature, "BYTES", whole // 4)
-        form = Curvature(bank.sites, _curvature._read(model, bank.sites, TOKENS, 0), bank.scale)
+        form = curvature(replace(model), bank, TOKENS, 0)
         assert sum({id(f.input_EKDD): f.input_EKDD.nbytes for f in form.factors}.values()) <= whole // 4
         torch.testing.assert_close(form.pull(0.0), by_definition(form).detach().float())
 
