@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from stillhouse.feeds.on_policy import Asked, OnPolicy, write
+from stillhouse.feeds.on_policy import OnPolicy, Prompted, write
 from stillhouse.models import Model
 from stillhouse.runners import BASE, TorchRunner
 from stillhouse.teachers.examples import TokenizedExample
@@ -16,8 +16,8 @@ from stillhouse.teachers.local import Local
 PROMPT = (7, 21, 35, 49, 63)
 
 
-def asked(rows: int, tokens: int) -> list[Asked]:
-    return [Asked(TokenizedExample(PROMPT, PROMPT, (), "null"), tokens) for _ in range(rows)]
+def asked(rows: int, tokens: int) -> list[Prompted]:
+    return [Prompted(TokenizedExample(PROMPT, PROMPT, (), "null"), tokens) for _ in range(rows)]
 
 
 @pytest.mark.parametrize("takeover", [0.0, 0.6])
