@@ -1,4 +1,4 @@
-"""A model answers: prompts read once, tokens decoded, given answers scored."""
+"""Generates answers to prompts, and scores given answers."""
 
 from __future__ import annotations
 

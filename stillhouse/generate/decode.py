@@ -1,14 +1,15 @@
-"""Prompts to answers and to logits, in batches, on a shared prefix when there is one.
+"""Answers prompts in batches, on a shared prefix when there is one.
 
 In: lists of token ids; optionally a `Prefix` (keys and values of text that prompts begin with, computed once), an
-adapter slot for each prompt, and what each answer probably is. Out: generated ids, and whatever the caller makes of
-the logits; the logits themselves never outlive a step, so no `[tokens, vocabulary]` tensor is kept. `generate` is for a
-network, `answer` for any runner; both have one loop.
+adapter slot for each prompt, and a draft of each answer. Out: generated ids, and whatever the caller computes from the
+logits. Logits are freed after each step, so no `[tokens, vocabulary]` tensor is kept. `generate` is for a network and
+`answer` for any runner; both run the same loop.
 
-A probable answer is read in the same forward as its prompt, and as much of it stands as greedy decoding would have said
-(Leviathan et al. 2023, arXiv 2211.17192, with a draft that costs nothing): same answer, in one step where it was right.
+A draft is read in the same forward as its prompt. It is kept up to the first token that greedy decoding would not have
+chosen (Leviathan et al. 2023, arXiv 2211.17192, with drafts that cost nothing). The answer is the same, and a right
+draft takes one step.
 
-It does not know what the prompts mean.
+This module does not know what the prompts mean.
 """
 
 from __future__ import annotations
@@ -26,18 +27,20 @@ from ..compute.threads import fastest_threads
 from ..errors import InputError
 from ..models import Model, TextModel
 from ..runners import BASE, Runner, TorchRunner
-from .batching import Row, columns, grouped, runner_columns
+from .batching import PromptSize, columns, grouped, runner_columns
 from .decoder import Decoder, computes_once
 from .forward import Bank, Ids
 from .prefix import Prefix, plain_cache
 from .prefix_tree import worth_sharing
-from .prompt_lookup import Copied
+from .prompt_lookup import PromptLookup
 from .runner_decoder import RunnerDecoder
 from .sampling import GREEDY, Draw, Sampling, next_tokens
 
 OnStep = Callable[[list[int], Tensor], None]
 
-SMALL, AHEAD = 2**26, 128  # parameters, and tokens of a step, up to which a step on a CPU is mostly its start
+# Up to these sizes a step on a CPU takes about the same time for one token as for several.
+SMALL = 2**26  # parameters of the network
+FEW_TOKENS = 128  # tokens of a step
 
 
 def generate(
@@ -55,36 +58,40 @@ def generate(
     on_step: OnStep | None = None,
     on_batch: Callable[[int], None] | None = None,
 ) -> list[Ids]:
-    """Answers to `prompts` (each: the ids after the prefix), without the stop token, in the order given.
+    """Answers to `prompts` in their order, without the stop token. A prompt is the ids after its prefix.
 
-    `prefix`: of all prompts, or of each. Where tokens are drawn, each prompt draws by the seed and its number, whatever
-    else is in the batch; `numbers` are other numbers than those in `prompts`. `sampling.stop` is not looked at.
+    `prefix` is one prefix of all prompts, or a list with one for each. `slots` has the adapter slot of each prompt in
+    `bank`. When tokens are drawn, each prompt draws by the seed and its number, whatever else is in the batch;
+    `numbers` replaces the numbers, which count from 0 by default. `sampling.stop` is ignored. At most `batch` prompts
+    are answered at once, and fewer when they are long or the vocabulary is large.
 
-    `drafts`: what each answer probably is, without the stop token. `lookup`: for answers that copy from their prompts,
-    up to so many tokens that stood behind the last two before are read ahead at every step, where that is worth it.
-    Nothing but the time depends on either; drawn answers take no notice of them.
+    `drafts` has a probable answer for each prompt, without the stop token. `lookup` helps answers that copy from their
+    prompts: at every step, up to `lookup` tokens that followed the last two tokens earlier in the text are read as a
+    draft, where that saves time. Both change the time alone, and drawn answers ignore them.
 
-    `on_step(rows, logits_NV)` sees, before tokens are chosen, the numbers of prompts still being answered and their
-    next-token logits in float32: N may shrink from step to step, and where a draft was right its prompt stands there
-    several times in a row, once for each token. `on_batch(n)` is told how many prompts are done. At most `batch`
-    prompts are answered at once, fewer where they are long or the vocabulary is large.
+    `on_step(rows, logits_NV)` gets the numbers of the prompts that are being answered, and the float32 logits from
+    which their tokens were chosen. N may shrink from step to step. A prompt with a right draft occurs several times in
+    a row, once for each token. `on_batch(n)` gets the number of prompts of a batch when it is done.
+
+    Raises `InputError` for a prompt that does not fit the model's context.
     """
     texts = [prefix] * len(prompts) if prefix is None or isinstance(prefix, Prefix) else list(prefix)
     plan = _plan(model, prompts, texts, sampling, slots, drafts, lookup)
     shares, numbers = plan.shares, numbers or range(len(prompts))
     batch = batch if plain_cache(model.network) else 1  # padding cannot be kept out of a state
     answers = [
-        _answer(i, texts[i], prompts[i], sampling.numbered(numbers[i]), plan.room[i], plan.lookup)
+        _new_answer(i, texts[i], prompts[i], sampling.numbered(numbers[i]), plan.room[i], plan.lookup)
         for i in range(len(prompts))
     ]
 
     def decoder(rows: Sequence[int]) -> Decoder:
         chosen = [slots[i] for i in rows] if slots is not None else None
-        own, asked, likely = [texts[i] for i in rows], [prompts[i] for i in rows], [plan.drafts[i] for i in rows]
-        return Decoder(model, asked, likely, own, shares, shares and computes_once(model), bank, chosen)
+        own_texts, own_prompts = [texts[i] for i in rows], [prompts[i] for i in rows]
+        own_drafts = [plan.drafts[i] for i in rows]
+        return Decoder(model, own_prompts, own_drafts, own_texts, shares, shares and computes_once(model), bank, chosen)
 
     groups = grouped(
-        plan.rows, batch, columns(model), model.vocabulary, texts, one_text=not shares, one_length=plan.one_length
+        plan.sizes, batch, columns(model), model.vocabulary, texts, one_text=not shares, one_length=plan.one_length
     )
     with fastest_threads(model):
         return _answered(answers, groups, decoder, on_step, on_batch)
@@ -100,10 +107,10 @@ def answer(
     batch: int = 256,
     on_step: OnStep | None = None,
 ) -> list[Ids]:
-    """`generate` by whatever computes a model. `slots`: the adapter of each prompt; None: the base alone.
+    """`generate` by any runner. `slots` has the adapter of each prompt; None computes the base alone.
 
-    A network of transformers reads drafts, and looks at one copy of what prompts begin with. Any other runner answers
-    by its own prefill and decode: the same answers, a token a step.
+    A network of transformers reads drafts, and computes common beginnings of prompts once. Any other runner answers by
+    its own prefill and decode: the answers are the same, one token a step.
     """
     if isinstance(runner, TorchRunner):
         return generate(
@@ -111,14 +118,16 @@ def answer(
         )
     model, chosen = runner.model, slots or [BASE] * len(prompts)
     room = _rooms(model, [len(prompt) for prompt in prompts], sampling)
-    answers = [_answer(i, None, prompts[i], sampling.numbered(i), room[i], 0) for i in range(len(prompts))]
+    answers = [_new_answer(i, None, prompts[i], sampling.numbered(i), room[i], 0) for i in range(len(prompts))]
 
     def decoder(rows: Sequence[int]) -> RunnerDecoder:
         return RunnerDecoder(runner, [prompts[i] for i in rows], [chosen[i] for i in rows])
 
-    wanted = [Row(len(prompt), 0, most) for prompt, most in zip(prompts, room, strict=True)]
-    most = runner_columns(runner)
-    groups = grouped(wanted, batch, most, model.vocabulary, [None] * len(prompts), one_text=False, one_length=False)
+    sizes = [PromptSize(len(prompt), 0, tokens) for prompt, tokens in zip(prompts, room, strict=True)]
+    max_columns = runner_columns(runner)
+    groups = grouped(
+        sizes, batch, max_columns, model.vocabulary, [None] * len(prompts), one_text=False, one_length=False
+    )
     return _answered(answers, groups, decoder, on_step)
 
 
@@ -131,22 +140,23 @@ def _rooms(model: TextModel, lengths: Sequence[int], sampling: Sampling) -> list
 
 
 class AnyDecoder(Protocol):
-    """What the loop asks of a decoder, whose rows are answered together."""
+    """What the loop needs of a decoder. All rows of a decoder are answered together."""
 
     @property
-    def model(self) -> TextModel: ...
+    def model(self) -> TextModel:
+        """The text side of the computed model."""
 
     def step(self) -> Tensor:
-        """Next-token logits_BKV in float32: after what was read, and after each token of the longest draft."""
+        """Next-token logits_BKV in float32: after the newest token, and after each token of the longest draft."""
 
     def accept(self, greedy_BK: Tensor) -> list[int]:
-        """How many tokens of each row's draft are what greedy decoding gives."""
+        """How many tokens of each row's draft are the ones that greedy decoding gives."""
 
     def append(self, tokens: Sequence[int], drafts: Sequence[Ids]) -> None:
-        """The token that every row goes on with, and what may come after it."""
+        """Append the next token of every row, and drafts of what follows it."""
 
     def keep(self, rows: list[int]) -> None:
-        """The rows that are left, in their order."""
+        """Keep only these rows, in this order."""
 
 
 def _answered(
@@ -156,7 +166,7 @@ def _answered(
     on_step: OnStep | None,
     on_batch: Callable[[int], None] | None = None,
 ) -> list[Ids]:
-    """Make these answers, group by group."""
+    """Complete these answers, group by group."""
     for rows in groups:
         _decode(decoder(rows), [answers[i] for i in rows], on_step)
         if on_batch:
@@ -165,15 +175,20 @@ def _answered(
 
 
 class _Plan(NamedTuple):
-    """How prompts are answered. `shares`: rows look at one copy of their text; `one_length`: only prompts of one length
-    together; `lookup`: tokens that are read ahead from what stood before."""
+    """How prompts are answered."""
 
-    rows: list[Row]
+    sizes: list[PromptSize]
+    """How much of a batch each prompt needs."""
     drafts: list[Ids]
+    """The draft of each answer that is read, which may be empty."""
     room: list[int]
+    """Tokens that each answer may have."""
     shares: bool
+    """Whether rows with the same text before them attend to one copy of it."""
     one_length: bool
+    """Whether only prompts of one length are answered together."""
     lookup: int
+    """Most tokens of a draft by prompt lookup; 0: none."""
 
 
 def _plan(
@@ -184,68 +199,74 @@ def _plan(
     shared = [len(text.ids) if text else 0 for text in texts]
     lengths = [n + len(p) for n, p in zip(shared, prompts, strict=True)]
     room, longest = _rooms(model, lengths, sampling), max(lengths, default=0)
-    beyond = longest + 2 * sampling.max_new_tokens > _window(model)  # with what is read ahead
+    beyond = longest + 2 * sampling.max_new_tokens > _window(model)  # twice: drafts take columns too
     shares = (any(texts) or worth_sharing(prompts, slots)) and fits(model)
-    usable = drafts is not None and sampling.greedy and _forgets(model) and (shares or not beyond)
-    ahead = [list(d[: max(0, n - 1)]) if usable else [] for d, n in zip(drafts or prompts, room, strict=True)]
+    usable = drafts is not None and sampling.greedy and _can_drop_columns(model) and (shares or not beyond)
+    read_drafts = [list(d[: max(0, n - 1)]) if usable else [] for d, n in zip(drafts or prompts, room, strict=True)]
     lookup = lookup if _looks_up(model, sampling, longest + (lookup + 2) * sampling.max_new_tokens, shares) else 0
-    rows = [
-        Row(len(p) + len(d) + (0 if shares else n), max(len(d), lookup), (2 if lookup else 1) * r)  # read in vain
-        for p, d, n, r in zip(prompts, ahead, shared, room, strict=True)
+    sizes = [  # with lookup, wrong drafts take as many columns again as the answer
+        PromptSize(len(p) + len(d) + (0 if shares else n), max(len(d), lookup), (2 if lookup else 1) * r)
+        for p, d, n, r in zip(prompts, read_drafts, shared, room, strict=True)
     ]
-    return _Plan(rows, ahead, room, shares, any(texts) and beyond and not shares, lookup)
+    return _Plan(sizes, read_drafts, room, shares, any(texts) and beyond and not shares, lookup)
 
 
 def _looks_up(model: Model, sampling: Sampling, columns: int, shares: bool) -> bool:
-    """Whether tokens are read ahead from what was said before: where a step is mostly its start, as on an accelerator
-    or with a small network, so many rows of a few tokens take little longer than of one."""
+    """Whether prompt lookup saves time. It does where a step of several tokens takes little longer than a step of one:
+    on an accelerator, or with a small network."""
     small = model.device.type != "cpu" or sum(p.numel() for p in model.network.parameters()) <= SMALL
-    fits = shares or columns <= _window(model)
-    return small and sampling.greedy and fits and _forgets(model)
+    fits_window = shares or columns <= _window(model)
+    return small and sampling.greedy and fits_window and _can_drop_columns(model)
 
 
-def _forgets(model: Model) -> bool:
-    """Whether what was read in vain can be taken back: a column of a cache, in a network that goes by positions."""
+def _can_drop_columns(model: Model) -> bool:
+    """Whether wrong tokens of a draft can leave the cache: each is a column, and the network goes by positions."""
     return plain_cache(model.network) and fits(model)
 
 
 def _window(model: Model) -> int:
-    """The shortest window of a layer that slides: columns of a cache that nobody sees, such as padding between prefix
-    and prompt and a draft that was wrong, would count in it."""
+    """The shortest sliding window of a layer, in columns of the cache; 2**62 when none slides. Columns that no token
+    attends to count in a window: the padding between prefix and prompt, and the wrong tokens of a draft."""
     layers: list[Any] = DynamicCache(config=model.network.config).layers
     return min((layer.sliding_window for layer in layers if getattr(layer, "is_sliding", False)), default=2**62)
 
 
 @dataclass(eq=False)
 class _Answer:
-    """The answer to one prompt while it is made. `read`: all tokens before it; `room`: how many it may have."""
+    """The answer to one prompt while it is generated."""
 
     number: int
+    """Index of the prompt."""
     read: Sequence[int]
+    """All tokens before the answer: prefix and prompt."""
     sampling: Sampling
+    """Settings, with the seed of this answer."""
     room: int
-    copied: Copied
+    """Tokens that the answer may have."""
+    lookup: PromptLookup
+    """Drafts from what was read and answered so far."""
     tokens: Ids = field(default_factory=list)
+    """The answer so far."""
 
     @property
     def draw(self) -> Draw:
-        """What its next token depends on."""
+        """What the next token depends on in addition to its logits."""
         penalised = self.sampling.repetition_penalty != 1
         return Draw(self.sampling, len(self.tokens), (*self.read, *self.tokens) if penalised else ())
 
     def draft(self) -> Ids:
-        """Tokens that may stand behind its newest one."""
-        return self.copied.next(self.room - len(self.tokens) - 1)
+        """Tokens that may follow the newest one."""
+        return self.lookup.draft(self.room - len(self.tokens) - 1)
 
 
-def _answer(number: int, text: Prefix | None, prompt: Ids, sampling: Sampling, room: int, lookup: int) -> _Answer:
+def _new_answer(number: int, text: Prefix | None, prompt: Ids, sampling: Sampling, room: int, lookup: int) -> _Answer:
     read = [*(text.ids if text else ()), *prompt]
-    return _Answer(number, read, sampling, room, Copied(read, lookup))
+    return _Answer(number, read, sampling, room, PromptLookup(read, lookup))
 
 
 @torch.inference_mode()
 def _decode(decoder: AnyDecoder, answers: Sequence[_Answer], on_step: OnStep | None) -> None:
-    """Make these answers; each ends at a stop token, or when it fills its room."""
+    """Complete these answers. Each ends at a stop token, or when it has as many tokens as it may have."""
     alive = [answer for answer in answers if answer.room]
     while alive:
         logits_BKV = decoder.step()
@@ -257,12 +278,12 @@ def _decode(decoder: AnyDecoder, answers: Sequence[_Answer], on_step: OnStep | N
         rest = []
         for row, (answer, (tokens, ended)) in enumerate(zip(alive, steps, strict=True)):
             answer.tokens += tokens[:-1] if ended else tokens
-            answer.copied.said(tokens)
+            answer.lookup.extend(tokens)
             if not ended and len(answer.tokens) < answer.room:
                 rest.append(row)
         if not rest:
             return
-        few = len(rest) * (1 + max(answer.copied.most for answer in alive)) <= AHEAD
+        few = len(rest) * (1 + max(answer.lookup.max_draft for answer in alive)) <= FEW_TOKENS
         drafts = [answer.draft() if few and row in rest else [] for row, answer in enumerate(alive)]
         decoder.append([tokens[-1] for tokens, _ in steps], drafts)
         if len(rest) < len(alive):
@@ -271,17 +292,17 @@ def _decode(decoder: AnyDecoder, answers: Sequence[_Answer], on_step: OnStep | N
 
 
 def _next(decoder: AnyDecoder, answers: Sequence[_Answer], logits_BKV: Tensor) -> list[tuple[Ids, bool]]:
-    """The tokens that each answer goes on with, up to the first stop token, it included, and whether there was one:
-    of a draft as many as are right, and the one behind them."""
+    """The next tokens of each answer, and whether they end with a stop token. They are the right tokens of its draft
+    and the token after them, up to the first stop token."""
     if answers[0].sampling.greedy:
         greedy_BK = logits_BKV.argmax(-1)
-        agreed = decoder.accept(greedy_BK)
-        tokens = [some[: n + 1] for some, n in zip(greedy_BK.tolist(), agreed, strict=True)]
+        accepted = decoder.accept(greedy_BK)
+        tokens = [some[: n + 1] for some, n in zip(greedy_BK.tolist(), accepted, strict=True)]
     else:
         tokens = [[token] for token in next_tokens(logits_BKV[:, 0], [answer.draw for answer in answers])]
     return [_until_stop(some, decoder.model) for some in tokens]
 
 
 def _until_stop(tokens: Ids, model: TextModel) -> tuple[Ids, bool]:
-    at = next((i for i, token in enumerate(tokens) if token in model.stop_ids), None)
-    return (tokens, False) if at is None else (tokens[: at + 1], True)
+    stop = next((i for i, token in enumerate(tokens) if token in model.stop_ids), None)
+    return (tokens, False) if stop is None else (tokens[: stop + 1], True)

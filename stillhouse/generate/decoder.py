@@ -1,7 +1,7 @@
-"""The decoder: rows of one batch, a forward at a time.
+"""The decoder computes the rows of one batch, one forward a step.
 
-In: prompts, with the texts before them, drafts of what may come, and a slot of an AdapterBank for each. Out: next-token
-logits after every `step`; the caller chooses tokens and hands them back by `append`. It does not know how tokens are
+In: prompts, each with the text before it, a draft of its answer, and a slot of an `AdapterBank`. Out: next-token logits
+after every `step`. The caller chooses the tokens and returns them by `append`. The decoder does not know how tokens are
 chosen or when an answer ends.
 """
 
@@ -23,11 +23,11 @@ from .prefix_tree import distinct_tokens
 
 
 class Decoder:
-    """The rows of one batch while they are being answered; finished rows leave it.
+    """The rows of one batch while they are being answered. Finished rows leave it.
 
-    A row's own tokens are the columns of its cache where `own_BS` is 1, at `position_BS`. `shares`: rows look at one
-    copy of their text, rows of one text beside each other; with `once` the tokens that rows behind one text begin with
-    are computed once too.
+    A row's own tokens are in the columns of the cache where `own_BS` is 1; `position_BS` has their positions. With
+    `shares`, rows with the same text before them stand next to each other and attend to one copy of it. With `once`,
+    the tokens that such rows have in common at their beginning are computed once as well.
     """
 
     def __init__(
@@ -43,28 +43,28 @@ class Decoder:
     ):
         self.model, self.bank, self.slots = model, bank, slots
         texts, self.drafts = texts or [None] * len(prompts), drafts or [[]] * len(prompts)
-        width, self.ahead = max(map(len, prompts)), max(map(len, self.drafts))
+        width, self.draft_width = max(map(len, prompts)), max(map(len, self.drafts))
         pad = model.tokenizer.pad_token_id or 0
-        rows, sides = [], []
+        rows, own = [], []
         for prompt, draft in zip(prompts, self.drafts, strict=True):
-            left, right = width - len(prompt), self.ahead - len(draft)
+            left, right = width - len(prompt), self.draft_width - len(draft)
             rows.append([pad] * left + list(prompt) + list(draft) + [pad] * right)
-            sides.append([0] * left + [1] * (len(prompt) + len(draft)) + [0] * right)
+            own.append([0] * left + [1] * (len(prompt) + len(draft)) + [0] * right)
         self.ids_BT = torch.tensor(rows, device=model.device)
-        self.own_BS = torch.tensor(sides, device=model.device)
+        self.own_BS = torch.tensor(own, device=model.device)
         self.before_B1 = torch.tensor([[len(text.ids) if text else 0] for text in texts], device=model.device)
         self.position_BS = (self.own_BS.cumsum(1) - 1).clamp(min=0) + self.before_B1
         self._texts: list[Text | None] | None = None
         self._distinct: Distinct | None = None
         if shares:
-            known = {id(text): Text(text.cache, len(text.ids)) for text in texts if text}
-            self.cache, self._texts = DynamicCache(), [known.get(id(text)) for text in texts]
+            shared = {id(text): Text(text.cache, len(text.ids)) for text in texts if text}
+            self.cache, self._texts = DynamicCache(), [shared.get(id(text)) for text in texts]
             if once:
-                own = [[*prompt, *draft] for prompt, draft in zip(prompts, self.drafts, strict=True)]
-                roots = list(zip(map(id, texts), slots or [0] * len(own), strict=True))
+                read = [[*prompt, *draft] for prompt, draft in zip(prompts, self.drafts, strict=True)]
+                roots = list(zip(map(id, texts), slots or [0] * len(read), strict=True))
                 starts = [width - len(prompt) for prompt in prompts]
-                self._distinct = distinct_tokens(own, roots, starts, width + self.ahead, model.device)
-        else:  # one for all
+                self._distinct = distinct_tokens(read, roots, starts, width + self.draft_width, model.device)
+        else:  # all rows have the same text
             text = texts[0]
             self.cache = text.expand(len(prompts)) if text else DynamicCache(config=model.network.config)
 
@@ -82,7 +82,7 @@ class Decoder:
                 return self._first(rows, distinct)
             with adapting(self.bank, self.slots, self.model):
                 logits_BKV: Tensor = forward(
-                    self.model.network, self.ids_BT, position_BT, rows, logits_to_keep=self.ahead + 1
+                    self.model.network, self.ids_BT, position_BT, rows, logits_to_keep=self.draft_width + 1
                 ).logits
             return logits_BKV.float()
         before_BP = self.own_BS.new_ones(len(self.own_BS), int(self.before_B1[0]))
@@ -93,7 +93,7 @@ class Decoder:
                 position_ids=position_BT,
                 past_key_values=self.cache,
                 use_cache=True,
-                logits_to_keep=self.ahead + 1,
+                logits_to_keep=self.draft_width + 1,
             ).logits
         return logits_BKV.float()
 
@@ -101,7 +101,7 @@ class Decoder:
         return CachedRows(0, rows, new, self.cache, Visible(self.position_BS, self.own_BS.bool(), new), texts)
 
     def _first(self, rows: list[CachedRows], distinct: Distinct) -> Tensor:
-        """The same, from a forward in which what rows begin with in common is computed once."""
+        """`_step` of the prompts, by a forward that computes common beginnings of rows once."""
         columns = self.ids_BT.shape[1]
         row_of = (distinct.source_U // columns).tolist()
         slots = [self.slots[row] for row in row_of] if self.slots is not None else None
@@ -110,38 +110,40 @@ class Decoder:
             hidden_U1H = forward(self.model.network.base_model, ids_U1, position_U1, rows, distinct).last_hidden_state
         assert distinct.place_T is not None, "of every column"
         place_BT = distinct.place_T.view(-1, columns)
-        place_R, at_BK = place_BT[:, -self.ahead - 1 :].unique(return_inverse=True)
+        place_R, at_BK = place_BT[:, -self.draft_width - 1 :].unique(return_inverse=True)
         logits_RV: Tensor = head(self.model)(hidden_U1H[place_R, 0])
         return logits_RV.float()[at_BK]
 
     def accept(self, greedy_BK: Tensor) -> list[int]:
-        """How many tokens of each row's draft are what greedy decoding says; the rest are forgotten."""
-        if not self.ahead:
+        """How many tokens of each row's draft are the ones that greedy decoding gives. The others leave the cache."""
+        if not self.draft_width:
             return [0] * len(greedy_BK)
-        found = []
+        accepted = []
         for draft, greedy in zip(self.drafts, greedy_BK.tolist(), strict=True):
-            same = (i for i, (mine, said) in enumerate(zip(draft, greedy, strict=False)) if mine != said)
-            found.append(next(same, len(draft)))
+            wrong = (i for i, (guess, token) in enumerate(zip(draft, greedy, strict=False)) if guess != token)
+            accepted.append(next(wrong, len(draft)))
         wrong_BK = (
-            torch.arange(self.ahead, device=greedy_BK.device) >= torch.tensor(found).to(greedy_BK.device)[:, None]
+            torch.arange(self.draft_width, device=greedy_BK.device)
+            >= torch.tensor(accepted).to(greedy_BK.device)[:, None]
         )
-        self.own_BS[:, -self.ahead :].masked_fill_(wrong_BK, 0)
-        return found
+        self.own_BS[:, -self.draft_width :].masked_fill_(wrong_BK, 0)
+        return accepted
 
     def append(self, tokens: Sequence[int], drafts: Sequence[Ids] | None = None) -> None:
-        """The token that every row goes on with, and what may come after it."""
+        """Append the next token of every row, and drafts of what follows it."""
         drafts = drafts or [[]] * len(tokens)
-        self.drafts, self.ahead = drafts, max(map(len, drafts))
+        self.drafts, self.draft_width = drafts, max(map(len, drafts))
         pad = self.model.tokenizer.pad_token_id or 0
-        spare = [self.ahead - len(draft) for draft in drafts]
+        spare = [self.draft_width - len(draft) for draft in drafts]
         rows = [[token, *draft, *[pad] * n] for token, draft, n in zip(tokens, drafts, spare, strict=True)]
         self.ids_BT = torch.tensor(rows, device=self.model.device)
-        new_BT = torch.tensor([[1] * (1 + self.ahead - n) + [0] * n for n in spare], device=self.model.device)
+        new_BT = torch.tensor([[1] * (1 + self.draft_width - n) + [0] * n for n in spare], device=self.model.device)
         position_BT = self.own_BS.sum(1, keepdim=True) + new_BT.cumsum(1) - 1 + self.before_B1
         self.position_BS = torch.cat([self.position_BS, position_BT], dim=1)
         self.own_BS = torch.cat([self.own_BS, new_BT], dim=1)
 
     def keep(self, rows: list[int]) -> None:
+        """Keep only these rows, in this order."""
         index = torch.tensor(rows, device=self.model.device)
         self.ids_BT, self.own_BS, self.position_BS, self.before_B1 = (
             s[index] for s in (self.ids_BT, self.own_BS, self.position_BS, self.before_B1)
@@ -154,8 +156,8 @@ class Decoder:
 
 
 def computes_once(model: Model) -> bool:
-    """Whether logits are `head` of the last hidden state and nothing more, so that a state computed once for several
-    rows can become logits for each: a trial shows it, for some networks scale their logits."""
+    """Whether the logits of this network are `head` of its last hidden state. Then a state that is computed once gives
+    the logits of several rows. A trial decides it, because some networks scale their logits."""
     return model.once("generate.computes_once", lambda: _head_is_all(model))
 
 
@@ -164,5 +166,5 @@ def _head_is_all(model: Model) -> bool:
     ids_BT = torch.tensor([[(7 * n + 5) % model.vocabulary for n in range(8)]], device=model.device)
     logits_BTV = model.network(input_ids=ids_BT, use_cache=False).logits
     ours_BTV = head(model)(model.network.base_model(input_ids=ids_BT, use_cache=False).last_hidden_state)
-    apart_BT = (ours_BTV - logits_BTV).float().norm(dim=-1)
-    return bool((apart_BT <= 1e-3 * logits_BTV.float().norm(dim=-1)).all())
+    difference_BT = (ours_BTV - logits_BTV).float().norm(dim=-1)
+    return bool((difference_BT <= 1e-3 * logits_BTV.float().norm(dim=-1)).all())

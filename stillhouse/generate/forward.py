@@ -1,7 +1,7 @@
-"""Given answers scored, in groups of rows with an adapter each.
+"""Scores given answers, in groups of rows with an adapter each.
 
-In: a runner, lists of token ids, an adapter slot for each. Out: what the caller makes of the logits of every position;
-a `[tokens, vocabulary]` tensor never outlives its sequence. It does not know what the tokens mean.
+In: a runner, lists of token ids, an adapter slot for each. Out: what the caller computes from the logits of every
+position. A `[tokens, vocabulary]` tensor is freed with its sequence. This module does not know what the tokens mean.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Ids = list[int]
 
 
 class Bank(Protocol):
-    """What `adapting` asks of an AdapterBank."""
+    """The part of an `AdapterBank` that `adapting` uses."""
 
     def rows(self, slots: Sequence[int] | None, wide: bool = False) -> AbstractContextManager[Any]: ...
 
@@ -36,8 +36,8 @@ def score(
     slots: Sequence[int] | None = None,
     batch_tokens: int = 2048,
 ) -> list[R]:
-    """`reduce(i, logits_TV)` for every sequence: the logits of all its positions, float32, freed afterwards. `slots`:
-    the adapter of each sequence; None: the base alone."""
+    """Returns `reduce(i, logits_TV)` for every sequence i. `logits_TV` are the float32 logits of all its positions,
+    which are freed afterwards. `slots` has the adapter of each sequence; None computes the base alone."""
     results: dict[int, R] = {}
     for rows in batches([len(s) for s in sequences], batch_tokens):
         chosen = [slots[i] if slots is not None else BASE for i in rows]
@@ -47,13 +47,16 @@ def score(
 
 
 def adapting(bank: Bank | None, slots: Sequence[int] | None, model: Model) -> AbstractContextManager[Any]:
-    """Inside, row i of a batch uses the adapter in `slots[i]` of the bank, if there is one."""
-    wide = model.device.type == "cpu" and model.network.dtype == torch.float32 and built()  # always by the kernel then
+    """In this context, row i of a batch uses the adapter in `slots[i]` of the bank. Without a bank it does nothing."""
+    wide = (
+        model.device.type == "cpu" and model.network.dtype == torch.float32 and built()
+    )  # the kernel then computes every row
     return bank.rows(slots, wide=wide) if bank else nullcontext()
 
 
 def batches(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
-    """Row numbers in groups of similar length, each at most `batch_tokens` with padding (one row always fits)."""
+    """Yields row numbers in groups of similar length. A group has at most `batch_tokens` tokens with padding, but at
+    least one row."""
     group: list[int] = []
     for i in sorted(range(len(lengths)), key=lambda i: lengths[i]):
         if group and lengths[i] * (len(group) + 1) > batch_tokens:

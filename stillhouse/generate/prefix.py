@@ -1,6 +1,7 @@
-"""Text that prompts begin with, read once.
+"""Reads a text that many prompts begin with, once.
 
-In: token ids. Out: a `Prefix`: their keys and values, which batches share. It does not know what stands behind it.
+In: token ids. Out: a `Prefix` with their keys and values, which batches share. It does not know the rest of the
+prompts.
 """
 
 from __future__ import annotations
@@ -20,13 +21,15 @@ from .forward import Ids
 
 @dataclass(frozen=True)
 class Prefix:
-    """Keys and values of `ids` for a batch of one. Never written to: batches get expanded views of it."""
+    """A text that was read. It is never written to: batches get expanded views of it."""
 
     ids: tuple[int, ...]
+    """The tokens of the text."""
     cache: DynamicCache
+    """Their keys and values, for a batch of one row."""
 
     def expand(self, rows: int) -> DynamicCache:
-        """The same keys and values for `rows` rows, without copying them."""
+        """Keys and values for `rows` rows, without a copy. Raises `ModelError` when a layer keeps something else."""
         cache = copy.copy(self.cache)
         cache.layers = [copy.copy(layer) for layer in self.cache.layers]
         for layer in cache.layers:
@@ -38,7 +41,7 @@ class Prefix:
 
 
 def common_prefix(prompts: Sequence[Ids]) -> int:
-    """How many leading ids all prompts share, leaving each prompt at least one id of its own."""
+    """How many leading ids all prompts share. Each prompt keeps at least one id of its own."""
     shortest = min(len(p) for p in prompts) - 1
     first = prompts[0]
     for i in range(shortest):
@@ -49,7 +52,7 @@ def common_prefix(prompts: Sequence[Ids]) -> int:
 
 @torch.inference_mode()
 def prefill(model: Model, ids: Sequence[int], chunk: int = 2048) -> Prefix:
-    """Run `ids` through the model once and keep their keys and values."""
+    """Read `ids`, `chunk` tokens at a time, and keep their keys and values."""
     cache = DynamicCache(config=model.network.config)
     for start in range(0, len(ids), chunk):
         part_BT = torch.tensor([ids[start : start + chunk]], device=model.device)
@@ -58,5 +61,5 @@ def prefill(model: Model, ids: Sequence[int], chunk: int = 2048) -> Prefix:
 
 
 def plain_cache(network: PreTrainedModel) -> bool:
-    """Whether all that this network remembers of a row are keys and values, a column for each token."""
+    """Whether this network keeps nothing of a row but keys and values, one column for each token."""
     return all(isinstance(layer, DynamicLayer) for layer in DynamicCache(config=network.config).layers)

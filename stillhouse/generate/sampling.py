@@ -1,12 +1,13 @@
-"""The sampler: the next token of each row from its logits, its settings, its seed and its step, and nothing else.
+"""The sampler. The next token of a row depends on its logits, settings, seed and step, and on nothing else.
 
 In: next-token logits of a batch and one `Draw` per row. Out: one token or one `Choice` per row. The uniform number of a
-draw is a hash of seed and step (BLAKE2b), so it is the same on every machine and in any company; the token is where it
-falls in the row's cumulative distribution, most likely token first.
+draw is a hash of seed and step (BLAKE2b), so it is the same on every machine and in any batch. The token is the one at
+which this number falls in the row's cumulative distribution, most likely token first.
 
 The filters are applied in vLLM's order: repetition penalty (Keskar et al. 2019, arXiv 1909.05858), temperature, min-p
-(Nguyen et al. 2024, arXiv 2407.01082), top-k, top-p (Holtzman et al. 2019, arXiv 1904.09751), each on what the one
-before it left. llama.cpp applies its temperature last. This module does not know texts or stop strings.
+(Nguyen et al. 2024, arXiv 2407.01082), top-k, top-p (Holtzman et al. 2019, arXiv 1904.09751). Each filter works
+on what the filter before it kept. llama.cpp applies its temperature last. This module does not know texts or stop
+strings.
 """
 
 from __future__ import annotations
@@ -31,24 +32,27 @@ class Sampling:
     """How the tokens of an answer are chosen. Raises `InputError` for a value that is not allowed."""
 
     max_new_tokens: int = 48
-    """The answer ends after this many tokens, at least 0."""
+    """The answer ends after this many tokens, at least 0. The default is enough for an answer of a sentence or two."""
     temperature: float = 0.0
-    """Logits are divided by it; 0: greedy, the most likely token."""
+    """Logits are divided by this number, at least 0. The default, 0, is greedy: it takes the most likely token."""
     seed: int = 0
-    """Draws with the same seed are the same draws."""
+    """The seed of the draws: the same seed gives the same draws. Any integer."""
     top_k: int = 0
-    """Only this many most likely tokens are drawn from; 0 or -1: all."""
+    """Draw from this many most likely tokens only. The default, 0, draws from all, as -1 does."""
     top_p: float = 1.0
-    """Only the smallest set of most likely tokens with this much probability is drawn from; above 0, at most 1."""
+    """Draw from the smallest set of most likely tokens that has this much probability only; more than 0, at most 1. The
+    default, 1, draws from all."""
     min_p: float = 0.0
-    """Only tokens that are at least this fraction as likely as the most likely one are drawn from; 0 to 1."""
+    """Draw only from tokens that are at least this fraction as likely as the most likely one, 0 to 1. The default, 0,
+    draws from all."""
     repetition_penalty: float = 1.0
-    """Logits of tokens in the prompt or in the answer so far are divided by it where they are positive, and multiplied
-    by it where they are negative; above 0, and 1 changes nothing."""
+    """Positive logits of tokens that are in the prompt or in the answer so far are divided by this number, negative
+    ones are multiplied by it. More than 0; the default, 1, changes nothing."""
     stop: tuple[str, ...] = ()
-    """Texts that end a served answer. `generate` knows tokens alone and ends at the model's stop tokens."""
+    """Texts that end a served answer. `generate` ignores them: it ends at the model's stop tokens."""
     logprobs: int | None = None
-    """How many alternatives a `Choice` reports with their log-probabilities, 0 to 20; None: no log-probability."""
+    """How many alternatives a `Choice` reports with their log-probabilities, 0 to 20. The default, None, reports no
+    log-probability at all."""
 
     def __post_init__(self) -> None:
         for name, allowed, what in (
@@ -69,7 +73,7 @@ class Sampling:
         return self.temperature == 0 and self.repetition_penalty == 1
 
     def numbered(self, number: int) -> Sampling:
-        """The same with a seed for the answer of this number among several; answer 0 has the seed itself."""
+        """These settings with a seed of its own for answer `number` of several. Answer 0 keeps the seed."""
         return replace(self, seed=seed_of(self.seed, number)) if number else self
 
 
@@ -77,35 +81,40 @@ GREEDY = Sampling()
 
 
 class Draw(NamedTuple):
-    """What one row's next token depends on beside its logits. `step`: tokens of the answer so far. `tokens`: prompt and
-    answer so far, which only a repetition penalty looks at."""
+    """What one row's next token depends on in addition to its logits."""
 
     sampling: Sampling
+    """The row's settings."""
     step: int
+    """Tokens of the answer so far."""
     tokens: Sequence[int] = ()
+    """Prompt and answer so far. Only a repetition penalty needs them."""
 
 
 @dataclass(frozen=True)
 class Choice:
-    """A token. `logprob` is of the model's own distribution, at temperature 1; `top`: (token, logprob), best first."""
+    """The token that was chosen."""
 
     token: int
+    """Its id."""
     logprob: float | None = None
+    """Its natural log-probability in the model's own distribution, at temperature 1; None when it was not asked for."""
     top: tuple[tuple[int, float], ...] = ()
+    """The most likely tokens, best first, as (token, log-probability)."""
 
 
 def choose(logits_BV: Tensor, draws: Sequence[Draw]) -> list[Choice]:
-    """One choice per row of float32 `logits_BV`, with the log-probabilities that the row reports."""
+    """One choice per row of float32 `logits_BV`, with the log-probabilities that the row asks for."""
     tokens = next_tokens(logits_BV, draws)
-    wanted = [draw.sampling.logprobs for draw in draws]
+    reported = [draw.sampling.logprobs for draw in draws]
     return [
         Choice(token) if top is None else _reported(logits_BV[row], token, top)
-        for row, (token, top) in enumerate(zip(tokens, wanted, strict=True))
+        for row, (token, top) in enumerate(zip(tokens, reported, strict=True))
     ]
 
 
 def next_tokens(logits_BV: Tensor, draws: Sequence[Draw]) -> list[int]:
-    """One token per row of float32 `logits_BV`, which are left as they are. A row whose logits are NaN gets token 0."""
+    """One token per row of float32 `logits_BV`, which is not changed. A row whose logits are NaN gets token 0."""
     penalised = [row for row, draw in enumerate(draws) if draw.sampling.repetition_penalty != 1]
     if penalised:
         logits_BV = logits_BV.clone()
@@ -126,31 +135,31 @@ def uniform(seed: int, step: int) -> float:
 
 
 def _penalise(logits_V: Tensor, tokens: Sequence[int], penalty: float) -> None:
-    """Makes tokens that were there less likely, in place; once each, however often they were there."""
+    """Makes tokens that occurred less likely, in place. A token that occurred several times is penalised once."""
     seen_N = torch.tensor(sorted(set(tokens)), dtype=torch.long, device=logits_V.device)
     logit_N = logits_V[seen_N]
     logits_V[seen_N] = torch.where(logit_N > 0, logit_N / penalty, logit_N * penalty)
 
 
 def _sampled(logits_NV: Tensor, draws: Sequence[Draw]) -> Tensor:
-    """Inverse transform sampling among the tokens that a row's filters leave: always the most likely ones."""
+    """Inverse transform sampling among the tokens that a row's filters keep. Filters keep the most likely tokens."""
     width, settings = logits_NV.shape[-1], [draw.sampling for draw in draws]
 
     def column(values: Sequence[float]) -> Tensor:
         return torch.tensor(values, device=logits_NV.device)[:, None]
 
-    heat_N1 = column([s.temperature for s in settings])
-    chance_NV, token_NV = torch.softmax(logits_NV / heat_N1, -1).sort(dim=-1, descending=True, stable=True)
-    kept_NV = chance_NV >= column([s.min_p for s in settings]) * chance_NV[:, :1]
-    most_N1 = column([min(s.top_k, width) if s.top_k > 0 else width for s in settings])
-    kept_NV &= torch.arange(width, device=logits_NV.device) < most_N1
-    chance_NV *= kept_NV
-    upto_NV = chance_NV.cumsum(-1)
-    kept_NV &= upto_NV - chance_NV < column([s.top_p for s in settings]) * upto_NV[:, -1:]
+    temperature_N1 = column([s.temperature for s in settings])
+    prob_NV, token_NV = torch.softmax(logits_NV / temperature_N1, -1).sort(dim=-1, descending=True, stable=True)
+    kept_NV = prob_NV >= column([s.min_p for s in settings]) * prob_NV[:, :1]
+    top_k_N1 = column([min(s.top_k, width) if s.top_k > 0 else width for s in settings])
+    kept_NV &= torch.arange(width, device=logits_NV.device) < top_k_N1
+    prob_NV *= kept_NV
+    cumulative_NV = prob_NV.cumsum(-1)
+    kept_NV &= cumulative_NV - prob_NV < column([s.top_p for s in settings]) * cumulative_NV[:, -1:]
     kept_NV[:, 0] = True
-    mass_N1 = (chance_NV * kept_NV).sum(-1, keepdim=True)
+    mass_N1 = (prob_NV * kept_NV).sum(-1, keepdim=True)
     uniform_N1 = column([uniform(draw.sampling.seed, draw.step) for draw in draws])
-    place_N1 = torch.searchsorted(upto_NV, uniform_N1 * mass_N1, right=True)
+    place_N1 = torch.searchsorted(cumulative_NV, uniform_N1 * mass_N1, right=True)
     last_N1 = kept_NV.sum(-1, keepdim=True) - 1
     return token_NV.gather(1, torch.minimum(place_N1, last_N1))[:, 0]
 

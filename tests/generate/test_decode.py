@@ -119,8 +119,8 @@ def test_prefix_nodes_are_the_same_where_everything_before_is(drawn: list[tuple[
     [(16, 20, 10, True), (16, 2, 28, False), (8, 20, 10, False), (16, 200, 100, False)],
 )
 def test_rows_are_computed_once_where_that_costs_less(rows: int, shared: int, own: int, worth: bool) -> None:
-    begun = list(range(shared))
-    some = [[*begun, *range(1000 * row, 1000 * row + own)] for row in range(1, rows + 1)]
+    beginning = list(range(shared))
+    some = [[*beginning, *range(1000 * row, 1000 * row + own)] for row in range(1, rows + 1)]
     assert worth_sharing(some) == worth
     assert not worth_sharing(some, range(rows)), "each has an adapter of its own"
 
@@ -143,13 +143,13 @@ def test_prompts_behind_different_texts_are_answered_in_one_batch(model: Model) 
 
 
 def drafts_for(answers: list[Ids], longest: int) -> list[Ids]:
-    """Right, right and too short, wrong from the middle, wrong at once, none, right with more behind it, in turns."""
-    found = []
+    """In turns: right, right but too short, wrong from the middle, wrong at once, empty, right and too long."""
+    drafts = []
     for i, answer in enumerate(answers):
         wrong = [4 + (t + 1) % (tokenizers.VOCABULARY - 4) for t in answer]
         ways = [answer, answer[: len(answer) // 2], answer[:2] + wrong[2:], wrong, [], answer + [5, 6] * longest]
-        found.append(ways[i % len(ways)])
-    return found
+        drafts.append(ways[i % len(ways)])
+    return drafts
 
 
 def test_drafts_change_neither_answers_nor_what_they_are_chosen_from(model: Model) -> None:
@@ -164,14 +164,14 @@ def test_drafts_change_neither_answers_nor_what_they_are_chosen_from(model: Mode
             for row, logits_V in zip(rows, logits_NV, strict=True):
                 seen[row].append(logits_V)
 
-        found = generate(model, prompts, GREEDY, on_step=keep, **how)
-        return found, [torch.stack(s) for s in seen]
+        answers = generate(model, prompts, GREEDY, on_step=keep, **how)
+        return answers, [torch.stack(s) for s in seen]
 
     expected, logits = answered(asked)
     head = common_prefix(asked)
     own, prefix = [p[head:] for p in asked], prefill(model, asked[0][:head])
     drafts = drafts_for(expected, GREEDY.max_new_tokens)
-    for found, same in (
+    for answers, same in (
         answered(asked, drafts=drafts),
         answered(own, prefix=prefix, drafts=drafts),
         answered(own, prefix=prefix, drafts=drafts[::-1], batch=5),
@@ -180,7 +180,7 @@ def test_drafts_change_neither_answers_nor_what_they_are_chosen_from(model: Mode
         answered(own, prefix=prefix, lookup=3, batch=5),
         answered(own, prefix=prefix, drafts=drafts, lookup=1),
     ):
-        assert found == expected
+        assert answers == expected
         for mine_KV, theirs_KV in zip(same, logits, strict=True):
             torch.testing.assert_close(mine_KV, theirs_KV, atol=1e-4, rtol=1e-4)
 
@@ -294,9 +294,9 @@ def test_a_score_is_the_direct_forward(model: Model) -> None:
     sequences = prompts(5, shared=0, seed=3)
     with torch.inference_mode():
         direct = [model.network(input_ids=torch.tensor([s])).logits[0].float() for s in sequences]
-    found = score(TorchRunner(model), sequences, lambda i, logits_TV: (i, logits_TV), batch_tokens=40)
-    assert [i for i, _ in found] == list(range(5))
-    for (_, logits_TV), expected_TV in zip(found, direct, strict=True):
+    scores = score(TorchRunner(model), sequences, lambda i, logits_TV: (i, logits_TV), batch_tokens=40)
+    assert [i for i, _ in scores] == list(range(5))
+    for (_, logits_TV), expected_TV in zip(scores, direct, strict=True):
         torch.testing.assert_close(logits_TV, expected_TV, atol=1e-4, rtol=1e-4)
 
 

@@ -60,13 +60,13 @@ SAMPLINGS = st.builds(
 @given(SAMPLINGS, st.integers(0, 1000))
 def test_a_draw_is_where_the_uniform_number_falls(sampling: Sampling, step: int) -> None:
     (logits_V,) = logits(1, step)
-    chance_V, token_V = filtered(logits_V, sampling).sort(descending=True, stable=True)
+    prob_V, token_V = filtered(logits_V, sampling).sort(descending=True, stable=True)
     (token,) = next_tokens(logits_V[None], [Draw(sampling, step, SEEN)])
-    upto_V = chance_V.cumsum(-1)
+    cumulative_V = prob_V.cumsum(-1)
     place = token_V.tolist().index(token)
     drawn = uniform(sampling.seed, step)
-    assert float(upto_V[place] - chance_V[place]) - 1e-5 <= drawn <= float(upto_V[place]) + 1e-5
-    assert chance_V[place] > 0
+    assert float(cumulative_V[place] - prob_V[place]) - 1e-5 <= drawn <= float(cumulative_V[place]) + 1e-5
+    assert prob_V[place] > 0
 
 
 def test_draws_follow_the_filtered_distribution() -> None:
@@ -100,11 +100,11 @@ def test_greedy_takes_the_best_and_a_penalty_moves_it() -> None:
 def test_log_probabilities_are_the_models_own() -> None:
     logits_BV = logits(2)
     sampling = Sampling(temperature=0.7, seed=2, top_k=1, repetition_penalty=5.0, logprobs=3)
-    plain, told = choose(logits_BV, [Draw(replace(sampling, logprobs=None), 0, SEEN), Draw(sampling, 0, SEEN)])
+    plain, reported = choose(logits_BV, [Draw(replace(sampling, logprobs=None), 0, SEEN), Draw(sampling, 0, SEEN)])
     assert plain.logprob is None and plain.top == ()
     logprobs_V = logits_BV[1].log_softmax(-1)
-    assert told.logprob == pytest.approx(float(logprobs_V[told.token]))
-    assert [token for token, _ in told.top] == logprobs_V.topk(3).indices.tolist()
+    assert reported.logprob == pytest.approx(float(logprobs_V[reported.token]))
+    assert [token for token, _ in reported.top] == logprobs_V.topk(3).indices.tolist()
 
 
 def test_answers_of_one_request_draw_apart() -> None:
