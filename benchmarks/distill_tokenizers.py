@@ -40,7 +40,7 @@ from stillhouse.distillation.data import read
 from stillhouse.distillation.evaluate import measure
 from stillhouse.distillation.student import NewTokenizer, Student, build
 from stillhouse.errors import InputError
-from stillhouse.feeds.aligned import AlignedTokens, Teacher
+from stillhouse.feeds.aligned import AlignedTokens, TeacherVocabulary
 from stillhouse.feeds.same_tokens import Head, padded
 from stillhouse.losses import Objective, SparseTargets
 from stillhouse.models import Model
@@ -131,7 +131,7 @@ class Data:
     spoken: list[TokenizedExample]
     shards: list[Shard]
 
-    def aligned(self, teacher: Teacher, student: Model) -> AlignedTokens:
+    def aligned(self, teacher: TeacherVocabulary, student: Model) -> AlignedTokens:
         return AlignedTokens(self.shards, teacher, student)
 
 
@@ -143,7 +143,7 @@ def passages(n: int, held_out: bool) -> list[str]:
     return [*(corpus.held_out(n) if held_out else corpus.anchors(n)), *mine[:n]]
 
 
-def data(model: Model, told: Sequence[str], teacher: Teacher, students: Sequence[Model]) -> Data:
+def data(model: Model, told: Sequence[str], teacher: TeacherVocabulary, students: Sequence[Model]) -> Data:
     """The first eight tokens are read, the others learned."""
     spoken, shards = [], []
     for text in told:
@@ -171,7 +171,7 @@ def student_of(teacher: Model, new: NewTokenizer, told: Sequence[str]) -> Model:
 
 
 def gains(
-    start: Model, train: Data, held: Data, teacher: tuple[Model, Teacher], config: full.Config
+    start: Model, train: Data, held: Data, teacher: tuple[Model, TeacherVocabulary], config: full.Config
 ) -> dict[str, float]:
     """Agreement after less before, for each way."""
     aligned, asked = (d.aligned(teacher[1], start) for d in (train, held))
@@ -207,7 +207,7 @@ def main() -> int:
     model = loaded("tiny")
     n, steps = (12, 8) if args.quick else (150, args.steps)
     special = [i in model.tokenizer.all_special_ids for i in range(model.vocabulary)]
-    teacher = Teacher(model.token_bytes, special)
+    teacher = TeacherVocabulary(model.token_bytes, special)
     told = passages(n, held_out=False)
     students = {name: student_of(model, new, told) for name, new in PAIRS.items()}
     wanted = (passages(n, held_out=False), passages(n // 2, held_out=True))

@@ -18,7 +18,7 @@ from torch import Tensor
 from ..capture.prompts import Example
 from ..compute.threads import fastest_threads
 from ..feeds.aligned import AlignedTokens
-from ..feeds.same_tokens import Batch, Feed
+from ..feeds.same_tokens import Feed, FeedBatch
 from ..generate import Sampling, batches, generate, head
 from ..lora import AdapterBank
 from ..losses import Objective, sparse_divergence, through_head
@@ -134,7 +134,7 @@ def measure(model: Model, feed: Feed, bank: AdapterBank | None = None, slot: int
     return _summed(torch.cat(rows_P5), loss / max(targets, 1))
 
 
-def _positions(model: Model, data: Batch, hidden_BTH: Tensor, ghost: bool) -> Tensor:
+def _positions(model: Model, data: FeedBatch, hidden_BTH: Tensor, ghost: bool) -> Tensor:
     """Per position: KL, compared or not, first choices agree or not, confidence, right or not."""
     row_P, at_P = data.where()
     labels_P, targets = data.ids_BT[row_P, at_P], data.targets

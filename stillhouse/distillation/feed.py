@@ -36,7 +36,7 @@ def feed_of(model: Model, signals: Sequence[Captured]) -> tuple[Feed, list[int]]
             "capture.positions: a student with another tokenizer is trained on whole answers; capture all positions "
             "for it"
         )
-    feed = aligned.AlignedTokens(shards, aligned.Teacher(tokens, signals[0].special()), model)
+    feed = aligned.AlignedTokens(shards, aligned.TeacherVocabulary(tokens, signals[0].special()), model)
     return feed, [owners[i] for i in feed.kept]
 
 

@@ -31,11 +31,13 @@ CHUNK = 256  # positions through the LM head at once
 
 
 @dataclass(frozen=True)
-class Teacher:
-    """What the teacher's ids stand for, and which of them are special."""
+class TeacherVocabulary:
+    """What the teacher's ids stand for."""
 
     tokens: Sequence[bytes]
+    """The bytes of each id."""
     special: Sequence[bool]
+    """Whether each id is a special token."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ class AlignedTokens:
     share of chunks that are one token on both sides.
     """
 
-    def __init__(self, shards: Iterable[Shard], teacher: Teacher, student: Model):
+    def __init__(self, shards: Iterable[Shard], teacher: TeacherVocabulary, student: Model):
         read = list(shards)
         self._map_V = _table(teacher, student)
         self._targets = concatenate([shard.targets for shard in read]) if read else None
@@ -148,12 +150,12 @@ class AlignedBatch:
         return objective.alpha * distilled_C - (1 - objective.alpha) * logprob_C
 
 
-def _table(teacher: Teacher, student: Model) -> Tensor:
+def _table(teacher: TeacherVocabulary, student: Model) -> Tensor:
     """The student's id for each of the teacher's, -1 without one."""
     return torch.tensor(align.token_map(teacher.tokens, student.token_bytes, teacher.special))
 
 
-def _example(shard: Shard, i: int, first: int, teacher: Teacher, student: Model) -> _Aligned | None:
+def _example(shard: Shard, i: int, first: int, teacher: TeacherVocabulary, student: Model) -> _Aligned | None:
     rows = np.arange(shard.first_N1[i], shard.first_N1[i + 1])
     if not len(rows) or (np.diff(shard.targets.position_P[rows]) != 1).any():
         return None  # chunks are of neighbours: an answer with gaps cannot be aligned
@@ -196,7 +198,9 @@ def _aligned(
     return _Aligned(np.array([*prompt, *ids], np.int64), len(prompt) + start, chunk_P, row_P, teacher_C)
 
 
-def _prompt(request: dict[str, object] | None, context: list[int], teacher: Teacher, student: Model) -> list[int]:
+def _prompt(
+    request: dict[str, object] | None, context: list[int], teacher: TeacherVocabulary, student: Model
+) -> list[int]:
     """What the student reads before the answer: its own template's rendering where the request is known."""
     if request is None:
         text = b"".join(teacher.tokens[t] for t in context)

@@ -34,7 +34,7 @@ from ..signals import Shard
 from ..teachers.examples import Example, TokenizedExample, rendered
 from ..teachers.local import Local, Teacher
 from ..teachers.settings import Config as Capture
-from .same_tokens import Batch, Feed, Head, SameBatch, SameTokens, padded, trimmed
+from .same_tokens import Feed, FeedBatch, Head, SameBatch, SameTokens, padded, trimmed
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ class OnPolicyFeed:
 
         return listen
 
-    def batch(self, numbers: Sequence[int], pad: int, device: torch.device) -> Batch:
+    def batch(self, numbers: Sequence[int], pad: int, device: torch.device) -> FeedBatch:
         """These examples as they are stored, or with the student's own answers."""
         drawn = float(torch.rand(()))
         if self.step < self.settings.after or drawn >= self.settings.share:

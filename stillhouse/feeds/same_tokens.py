@@ -23,7 +23,7 @@ from ..signals.columns import concatenate
 Head = Callable[[Tensor], Tensor]
 
 
-class Batch(Protocol):
+class FeedBatch(Protocol):
     """Rows of padded ids, and the losses of their targets."""
 
     ids_BT: Tensor
@@ -45,7 +45,7 @@ class Feed(Protocol):
     lengths: Sequence[int]
     positions: Sequence[int]
 
-    def batch(self, numbers: Sequence[int], pad: int, device: torch.device) -> Batch:
+    def batch(self, numbers: Sequence[int], pad: int, device: torch.device) -> FeedBatch:
         """These examples as one batch."""
         ...
 

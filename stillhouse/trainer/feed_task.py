@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from ..capture.prompts.states import watched
 from ..feeds.epochs import packed
-from ..feeds.same_tokens import Batch, Feed
+from ..feeds.same_tokens import Feed, FeedBatch
 from ..feeds.states import Matching, TracedBatch
 from ..generate import head
 from ..lora import AdapterBank, LoraConfig
@@ -41,7 +41,7 @@ class Losses(nn.Module):
         self.model = model
         self.matching = matching
 
-    def forward(self, data: Batch, objective: Objective) -> Tensor:
+    def forward(self, data: FeedBatch, objective: Objective) -> Tensor:
         """Nats, one value per target of the batch. Only target positions go through the LM head."""
         matching = self.matching if isinstance(data, TracedBatch) else None
         watching = watched(self.network, matching.layers, matching.routing > 0) if matching else None

@@ -19,7 +19,7 @@ from transformers import PreTrainedTokenizerFast
 from stillhouse import models
 from stillhouse.capture import prompts
 from stillhouse.errors import InputError
-from stillhouse.feeds.aligned import AlignedTokens, Teacher
+from stillhouse.feeds.aligned import AlignedTokens, TeacherVocabulary
 from stillhouse.losses import Objective
 from stillhouse.losses.chunks import chunk_divergence
 from stillhouse.models import Model, align, token_bytes
@@ -169,14 +169,14 @@ DATA = [
 
 
 @pytest.fixture
-def captured(random_model: Make, tmp_path: Path) -> tuple[list[Shard], Teacher, Model]:
+def captured(random_model: Make, tmp_path: Path) -> tuple[list[Shard], TeacherVocabulary, Model]:
     model = random_model("llama")
     found = prompts.capture(model, DATA, prompts.Config(top_k=64, keep=0.0), tmp_path / "signals")
-    return list(found.read()), Teacher(found.tokens(), found.special()), model
+    return list(found.read()), TeacherVocabulary(found.tokens(), found.special()), model
 
 
 def test_a_student_with_the_same_tokenizer_has_nothing_to_learn_from_itself(
-    captured: tuple[list[Shard], Teacher, Model],
+    captured: tuple[list[Shard], TeacherVocabulary, Model],
 ) -> None:
     shards, teacher, model = captured
     feed = AlignedTokens(shards, teacher, model)
@@ -194,7 +194,7 @@ def test_a_student_with_the_same_tokenizer_has_nothing_to_learn_from_itself(
 
 @pytest.mark.parametrize("make", MAKES)
 def test_a_student_with_another_tokenizer_learns(
-    make: str, captured: tuple[list[Shard], Teacher, Model], tmp_path: Path
+    make: str, captured: tuple[list[Shard], TeacherVocabulary, Model], tmp_path: Path
 ) -> None:
     shards, teacher, _ = captured
     model = student(make, tmp_path / "student")
@@ -208,7 +208,7 @@ def test_a_student_with_another_tokenizer_learns(
 
 
 def test_an_answer_without_likelihoods_is_left_out(
-    captured: tuple[list[Shard], Teacher, Model], tmp_path: Path
+    captured: tuple[list[Shard], TeacherVocabulary, Model], tmp_path: Path
 ) -> None:
     shards, teacher, _ = captured
     old = [replace(s, targets=replace(s.targets, actual_P=s.targets.actual_P * float("nan"))) for s in shards]
