@@ -1,1 +1,1 @@
-"""The engine: continuous batching of many users' rows."""
+"""The engine answers many users' requests at once by continuous batching."""

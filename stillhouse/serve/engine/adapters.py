@@ -1,13 +1,14 @@
-"""Adapters on their three shelves: cold in the store, warm in host memory, hot in a slot of the runner.
+"""Adapters in three tiers: cold in the store, warm in host memory, hot in a slot of the runner.
 
-In: a store and the runner of the base that is served. Out: `Library.load`, cold to warm, for any thread but the
-engine's: it checks everything and blocks nobody; and `AdapterSlots.place`, warm to hot, which the engine asks for and
-a thread beside it does.
-Both let the least recently used go: by bytes, and by slots. A version never changes, so a new champion is another key,
-and requests that run finish on the one they began with. What is damaged, tampered with, not finite, or made for another
-base is refused.
+In: a store and the runner of the served base. Out: `Library.load` brings an adapter from cold to warm. It reads and
+checks everything, so any thread but the engine's may call it. `AdapterSlots.place` brings an adapter from warm to hot.
+The engine calls it, and another thread loads.
 
-It does not know requests, batches or HTTP.
+Both drop the least recently used: the library by bytes, the slots by number. A version never changes, so a new champion
+has another key, and running requests finish with the adapter they began with. An adapter is refused when it is damaged,
+tampered with, not finite, or made for another base.
+
+This module does not know requests, batches or HTTP.
 """
 
 from __future__ import annotations
@@ -37,10 +38,12 @@ from ..log.event_types import AdapterMoved
 
 @dataclass(frozen=True)
 class Key:
-    """A user's version: what it names never changes."""
+    """Names a version of a user's adapter, which never changes."""
 
     user: str
+    """The user's name."""
     number: int
+    """The version's number, from 1."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,39 +51,44 @@ class Adapter:
     """A checked adapter in host memory, as `Runner.load` takes it."""
 
     key: Key
+    """Whose it is, and which version."""
     tensors: Mapping[str, Tensor]
+    """Its weights in PEFT's names."""
     config: Mapping[str, Any]
+    """Its adapter_config.json."""
 
     @property
     def bytes(self) -> int:
+        """Memory of its tensors."""
         return sum(t.nbytes for t in self.tensors.values())
 
 
-def _ignore(fact: AdapterMoved) -> None:
-    """Nobody listens."""
+def _ignore(event: AdapterMoved) -> None:
+    """The default: no log is kept."""
 
 
 class Library:
-    """Warm adapters, at most `limit` bytes of them, and the way there from the store. Any thread may call."""
+    """Warm adapters, at most `limit` bytes of them, loaded from the store. Any thread may call."""
 
     def __init__(
-        self, store: Store, runner: Runner, limit: int, tell: Callable[[AdapterMoved], None] = _ignore
+        self, store: Store, runner: Runner, limit: int, on_move: Callable[[AdapterMoved], None] = _ignore
     ) -> None:
-        """`tell` hears of every adapter that is warmed, let go or refused."""
-        self.store, self.runner, self.limit, self._tell = store, runner, limit, tell
+        """`on_move` is called for every adapter that is warmed, dropped or refused."""
+        self.store, self.runner, self.limit, self._on_move = store, runner, limit, on_move
         self.bytes = self.loads = self.hits = self.evictions = 0
         self.refused: OrderedDict[Key, StillhouseError] = OrderedDict()
         self._warm: OrderedDict[Key, Adapter] = OrderedDict()
         self._lock = threading.Lock()
 
     def champion(self, user: str) -> tuple[Adapter | None, list[StillhouseError]]:
-        """The adapter that serves `user`: the champion, or the newest earlier one that is whole; and what was refused.
+        """The adapter that serves `user`, and the errors of those that were refused.
 
-        None while there is no champion, or nothing of the user's can be served.
+        It is the champion, or the newest earlier champion that is intact. It is None when there is no champion, or when
+        none of the user's adapters can be served.
         """
         refused: list[StillhouseError] = []
         try:
-            for number in self._line(user):
+            for number in self._candidates(user):
                 try:
                     return self.load(Key(user, number)), refused
                 except StillhouseError as error:
@@ -90,13 +98,13 @@ class Library:
         return None, refused
 
     def load(self, key: Key) -> Adapter:
-        """One version, checked. `NotFound`, `Rejected`, `StoreError` (damaged, tampered with), `ModelError` (another
-        base, another shape, not finite)."""
+        """One version, checked. Raises `NotFound`; `Rejected`; `StoreError` when it is damaged or tampered with;
+        `ModelError` when it has another base, another shape, or numbers that are not finite."""
         with self._lock:
-            if (found := self._warm.get(key)) is not None:
+            if (warm := self._warm.get(key)) is not None:
                 self._warm.move_to_end(key)
                 self.hits += 1
-                return found
+                return warm
         start = time.monotonic()
         try:
             adapter = self._read(key)
@@ -105,19 +113,19 @@ class Library:
             raise
         with self._lock:
             self.loads += key not in self._warm
-            gone = self._keep(adapter)
-        self._tell(AdapterMoved(key.user, key.number, "warm", adapter.bytes, time.monotonic() - start))
-        for other in gone:
-            self._tell(AdapterMoved(other.key.user, other.key.number, "cold", other.bytes))
+            dropped = self._keep(adapter)
+        self._on_move(AdapterMoved(key.user, key.number, "warm", adapter.bytes, time.monotonic() - start))
+        for other in dropped:
+            self._on_move(AdapterMoved(other.key.user, other.key.number, "cold", other.bytes))
         return adapter
 
     def forget(self, user: str) -> None:
-        """Let go of everything of a user's."""
+        """Drop all adapters of a user."""
         with self._lock:
             for key in [k for k in self._warm if k.user == user]:
                 self.bytes -= self._warm.pop(key).bytes
 
-    def _line(self, user: str) -> Iterator[int]:
+    def _candidates(self, user: str) -> Iterator[int]:
         """Version numbers to try: the champion, then the champions before it, newest first."""
         champion = self.store.champion(user)
         if champion is None:
@@ -133,7 +141,7 @@ class Library:
         for version in self.store.versions(key.user):
             if version.number == key.number:
                 return version
-        self.store.version_dir(key.user, key.number)  # says which numbers there are
+        self.store.version_dir(key.user, key.number)  # raises an error that lists the versions
         raise NotFound(f"user {key.user!r} has no version {key.number}")
 
     def _read(self, key: Key) -> Adapter:
@@ -155,17 +163,17 @@ class Library:
         return Adapter(key, tensors, config)
 
     def _keep(self, adapter: Adapter) -> list[Adapter]:
-        """Put it in; what had to go for it."""
+        """Keep it. Returns the adapters that were dropped for it."""
         if (old := self._warm.pop(adapter.key, None)) is not None:
             self.bytes -= old.bytes
         self._warm[adapter.key] = adapter
         self.bytes += adapter.bytes
-        gone = []
+        dropped = []
         while self.bytes > self.limit and len(self._warm) > 1:
-            gone.append(self._warm.popitem(last=False)[1])
-            self.bytes -= gone[-1].bytes
-        self.evictions += len(gone)
-        return gone
+            dropped.append(self._warm.popitem(last=False)[1])
+            self.bytes -= dropped[-1].bytes
+        self.evictions += len(dropped)
+        return dropped
 
     def _remember(self, key: Key, error: StillhouseError) -> None:
         with self._lock:
@@ -175,64 +183,67 @@ class Library:
             while len(self.refused) > 100:
                 self.refused.popitem(last=False)
         if not known:
-            self._tell(AdapterMoved(key.user, key.number, "refused", note=str(error)))
+            self._on_move(AdapterMoved(key.user, key.number, "refused", note=str(error)))
 
 
 @dataclass(frozen=True)
-class Seat:
-    """A slot of the runner. Not `ready`: the adapter is on its way there."""
+class Placement:
+    """Where an adapter is placed."""
 
     slot: int
+    """A slot of the runner."""
     ready: bool
+    """Whether the adapter is there; False: it is being loaded."""
 
 
 class AdapterSlots:
-    """Which adapter lies in which slot of the runner. The engine's thread alone calls `place` and `arrived`.
+    """Which adapter is in which slot of the runner. Only the engine's thread calls `place` and `loaded`.
 
-    An adapter is brought to its slot by another thread, so that nobody who is being answered waits for it. `hits` are
-    rows whose adapter was in a slot, or on its way there.
+    Another thread loads adapters, so that rows of other adapters do not wait. `hits` counts rows whose adapter was in a
+    slot or being loaded.
     """
 
-    def __init__(self, runner: Runner, told: Callable[[Key, StillhouseError | None], None]) -> None:
-        """`told(key, error)` is called from the other thread when a load has ended."""
-        self.runner, self._told = runner, told
+    def __init__(self, runner: Runner, on_load: Callable[[Key, StillhouseError | None], None]) -> None:
+        """The other thread calls `on_load(key, error)` when a load has ended."""
+        self.runner, self._on_load = runner, on_load
         self.hits = self.loads = self.evictions = 0
         self._slot: OrderedDict[Key, int] = OrderedDict()
-        self._coming: set[Key] = set()
-        self._carrier = ThreadPoolExecutor(1, "adapters")
+        self._loading: set[Key] = set()
+        self._loader = ThreadPoolExecutor(1, "adapters")
 
-    def place(self, adapter: Adapter, busy: Collection[Key]) -> Seat | None:
-        """The slot of `adapter`, on its way there from now on if it was not; None while all are of `busy` keys."""
+    def place(self, adapter: Adapter, busy: Collection[Key]) -> Placement | None:
+        """The slot of `adapter`. Begins to load it when it is in none. None when `busy` adapters, or ones that are
+        being loaded, have all slots."""
         key = adapter.key
         if key in self._slot:
             self._slot.move_to_end(key)
             self.hits += 1
-            return Seat(self._slot[key], key not in self._coming)
-        slot = self._free(busy)
+            return Placement(self._slot[key], key not in self._loading)
+        slot = self._free_slot(busy)
         if slot is None:
             return None
         self._slot[key] = slot
-        self._coming.add(key)
-        self._carrier.submit(self._carry, slot, adapter)
-        return Seat(slot, False)
+        self._loading.add(key)
+        self._loader.submit(self._load, slot, adapter)
+        return Placement(slot, False)
 
-    def arrived(self, key: Key, error: StillhouseError | None) -> None:
-        """What `told` said: the slot is filled, or free again."""
-        self._coming.discard(key)
+    def loaded(self, key: Key, error: StillhouseError | None) -> None:
+        """Note a load that has ended: the slot has its adapter, or is free again after an error."""
+        self._loading.discard(key)
         if error is None:
             self.loads += 1
         else:
             self._slot.pop(key, None)
 
     def forget(self, user: str) -> None:
-        """A slot of a forgotten user is not found again. Its rows were cancelled before."""
+        """Empty the slots of a user, who must have no running rows."""
         for key in [k for k in self._slot if k.user == user]:
             slot = self._slot.pop(key)
             self.runner.clear(slot)
 
     def close(self) -> None:
-        """Wait for what is on its way."""
-        self._carrier.shutdown()
+        """Wait for loads that have begun."""
+        self._loader.shutdown()
 
     def __contains__(self, key: Key) -> bool:
         return key in self._slot
@@ -240,28 +251,29 @@ class AdapterSlots:
     def __len__(self) -> int:
         return len(self._slot)
 
-    def _free(self, busy: Collection[Key]) -> int | None:
+    def _free_slot(self, busy: Collection[Key]) -> int | None:
         if len(self._slot) < self.runner.slots:
             return min(set(range(self.runner.slots)) - set(self._slot.values()))
         for key in self._slot:
-            if key not in busy and key not in self._coming:
+            if key not in busy and key not in self._loading:
                 self.evictions += 1
                 return self._slot.pop(key)
         return None
 
-    def _carry(self, slot: int, adapter: Adapter) -> None:
+    def _load(self, slot: int, adapter: Adapter) -> None:
         error: StillhouseError | None = None
         try:
             self.runner.load(slot, adapter.tensors, adapter.config)
-        except StillhouseError as refused:
-            error = refused
-        except Exception as broken:  # noqa: BLE001 - out of memory, a damaged mapping: its rows fail, the others go on
-            error = ModelError(f"the adapter cannot be loaded: {type(broken).__name__}: {broken}".splitlines()[0])
-        self._told(adapter.key, error)
+        except StillhouseError as refusal:
+            error = refusal
+        except Exception as cause:  # noqa: BLE001 - out of memory, a damaged file: only the adapter's rows fail
+            error = ModelError(f"the adapter cannot be loaded: {type(cause).__name__}: {cause}".splitlines()[0])
+        self._on_load(adapter.key, error)
 
 
 def highest_rank(store: Store, base: TextModel) -> int:
-    """The highest rank of any champion made for `base`, and at least a runner's default: every champion fits then."""
+    """The highest rank of the champions that were made for `base`, but at least a runner's default rank. All of these
+    champions fit a runner of this rank."""
     rank = Config().rank
     for user in store.users():
         try:
@@ -269,15 +281,15 @@ def highest_rank(store: Store, base: TextModel) -> int:
             if champion is not None and champion.base == base.fingerprint:
                 rank = max(rank, int(store.get(Candidate, champion.candidate).config["rank"]))
         except StillhouseError:
-            continue  # damaged: refused when it is asked for, with its reason
+            continue  # it is refused, with a reason, when it is asked for
     return rank
 
 
 def _check_bytes(weights: Any, candidate: Candidate) -> None:
     try:
         with weights.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
     except FileNotFoundError:
         raise StoreError(f"{weights} is missing: restore it, or roll back") from None
-    if found != candidate.adapter:
-        raise StoreError(f"{weights} is not the adapter that was gated ({found[:12]} != {candidate.adapter[:12]})")
+    if digest != candidate.adapter:
+        raise StoreError(f"{weights} is not the adapter that was gated ({digest[:12]} != {candidate.adapter[:12]})")

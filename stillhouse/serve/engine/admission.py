@@ -1,7 +1,7 @@
-"""The door of the engine: which requests are let in to wait, and which are refused at once.
+"""Admission control: which requests may wait in the engine's queue, and which are refused at once.
 
-In: requests, from any thread. Out: a place in the queue, or an error that says why not. It counts who waits; it does
-not know in which order they are answered.
+In: requests, from any thread. Out: a place in the queue, or an error that says why not. It counts the waiting rows of
+every user. It does not know in which order they are answered.
 """
 
 from __future__ import annotations
@@ -14,10 +14,12 @@ from ..errors import Overloaded, Unavailable
 from .sequence import Config, Request
 
 
-class Door:
-    """`enter` and `leave` the queue. `room`: tokens that prompt and answer may have; `context`: of the model."""
+class AdmissionControl:
+    """Counts rows that `enter` and `leave` the queue."""
 
     def __init__(self, config: Config, room: int, context: int, adapters: bool) -> None:
+        """`room`: tokens that prompt and answer of a request may have together. `context`: tokens that the model can
+        read. `adapters`: whether requests may name an adapter."""
         self._config, self._room, self._context, self._adapters = config, room, context, adapters
         self._lock = threading.Lock()
         self._waiting: Counter[str | None] = Counter()  # rows, by user
@@ -29,8 +31,11 @@ class Door:
         return self._waiting.total()
 
     def enter(self, request: Request) -> None:
-        """One more waits. `InputError`: an empty prompt, or one that leaves no room for an answer; `ModelError`: an
-        adapter for an engine without; `Overloaded`: the queue is full; `Unavailable`: closed."""
+        """Count one more row in the queue, or refuse it.
+
+        Raises `InputError` for an empty prompt or one that leaves no room for its answer, `ModelError` for an adapter
+        when there are no slots, `Overloaded` when the queue is full, and `Unavailable` after `close`.
+        """
         self._check(request)
         with self._lock:
             if self._closed:
@@ -39,24 +44,24 @@ class Door:
             self._waiting[request.user] += 1
 
     def leave(self, user: str | None) -> None:
-        """One of this user's rows does not wait any more."""
+        """Count one row of this user less in the queue."""
         with self._lock:
             self._waiting[user] -= 1
             if not self._waiting[user]:
                 del self._waiting[user]
 
     def close(self) -> None:
-        """Nobody is let in any more."""
+        """Refuse every request from now on."""
         with self._lock:
             self._closed = True
 
     def _check(self, request: Request) -> None:
-        prompt, asked = len(request.prompt), request.sampling.max_new_tokens
+        prompt, answer = len(request.prompt), request.sampling.max_new_tokens
         if not prompt:
             raise InputError("the prompt is empty")
-        if prompt + asked > self._room:
+        if prompt + answer > self._room:
             raise InputError(
-                f"prompt of {prompt} tokens and an answer of {asked} do not fit: "
+                f"prompt of {prompt} tokens and an answer of {answer} do not fit: "
                 f"{self._room} tokens are allowed together (the model's context is {self._context})"
             )
         if request.adapter is not None and not self._adapters:

@@ -1,8 +1,8 @@
-"""How much of a prompt to read beside the rows that are being answered.
+"""How many tokens of prompts a step reads while it also decodes rows.
 
-In: how long steps took, with so many tokens of prompts in them. Out: tokens for the next step, so that it takes about
-`stretch` times a step that reads nothing. Both are medians over the last steps, so that one slow step decides nothing.
-It does not know rows or clocks.
+In: how long each step took, and how many tokens of prompts it read. Out: tokens for the next step, chosen so that the
+step takes about `stretch` times as long as a step that only decodes. Both times are medians over the last steps, so
+that one slow step decides nothing. This module does not know rows or clocks.
 """
 
 from __future__ import annotations
@@ -10,31 +10,36 @@ from __future__ import annotations
 import statistics
 from collections import deque
 
-LEAST = 8  # tokens: reading anything at all has a cost that is the same for fewer
-_PLAIN, _READING = 15, 9  # steps that are looked at
+MIN_TOKENS = 8  # fewer tokens save no time: the fixed cost of reading a piece is larger
+_DECODE_STEPS, _MIXED_STEPS = 15, 9  # how many of the last steps are compared
 
 
-class Pace:
-    """`step` says what a step took; `tokens` is what the next one may read."""
+class PrefillBudget:
+    """`record` notes each step, and `tokens` is what the next step may read.
+
+    `stretch` is how many times as long as a decoding step a step may take; more than 1.
+    """
 
     def __init__(self, stretch: float) -> None:
         self._stretch = stretch
-        self._plain: deque[float] = deque(maxlen=_PLAIN)
-        self._reading: deque[tuple[float, int]] = deque(maxlen=_READING)
+        self._decode: deque[float] = deque(maxlen=_DECODE_STEPS)
+        self._mixed: deque[tuple[float, int]] = deque(maxlen=_MIXED_STEPS)
 
-    def step(self, seconds: float, tokens: int) -> None:
-        """A step took this long, with so many tokens of prompts in it."""
+    def record(self, seconds: float, tokens: int) -> None:
+        """Note a step that took `seconds` and read `tokens` tokens of prompts, or none."""
         if tokens:
-            self._reading.append((seconds, tokens))
+            self._mixed.append((seconds, tokens))
         else:
-            self._plain.append(seconds)
+            self._decode.append(seconds)
 
     @property
     def tokens(self) -> int:
         """How many tokens of prompts the next step may read."""
-        if not self._plain or not self._reading:
-            return LEAST
-        plain = statistics.median(self._plain)
-        each = statistics.median((seconds - plain) / tokens for seconds, tokens in self._reading)
-        most = 2 * max(tokens for _, tokens in self._reading)  # further than that, nothing is known
-        return max(LEAST, min(most, int((self._stretch - 1) * plain / each) if each > 0 else most))
+        if not self._decode or not self._mixed:
+            return MIN_TOKENS
+        step_seconds = statistics.median(self._decode)
+        token_seconds = statistics.median((seconds - step_seconds) / tokens for seconds, tokens in self._mixed)
+        limit = 2 * max(tokens for _, tokens in self._mixed)  # times of larger pieces are not known
+        if token_seconds <= 0:
+            return max(MIN_TOKENS, limit)
+        return max(MIN_TOKENS, min(limit, int((self._stretch - 1) * step_seconds / token_seconds)))

@@ -1,7 +1,7 @@
-"""What idle sessions leave for their next turn: the keys and values of their tokens, least recently used first out.
+"""The keys and values of idle sessions, kept for their next turn. The least recently used are dropped first.
 
-In: rows that a runner has saved, by any key. Out: one of them, and how many tokens of a prompt it holds. It does not
-know requests or time.
+In: rows that a runner has saved, each under a key. Out: the row of a key, and how many tokens of a prompt it begins
+with. This module does not know requests or time.
 """
 
 from __future__ import annotations
@@ -15,23 +15,29 @@ from ...runners import SavedRow
 
 
 class _Entry(NamedTuple):
-    """A saved row and the tokens that it holds, in their order."""
+    """A saved row with its tokens."""
 
     ids: tuple[int, ...]
+    """The tokens, in their order."""
     saved: SavedRow
+    """Their keys and values."""
 
 
 @dataclass
 class SessionCache:
-    """Saved rows by key, at most `limit` bytes of them."""
+    """Saved rows by key."""
 
     limit: int
+    """Bytes that all rows may take."""
     bytes: int = 0
+    """Bytes that they take now."""
     evicted: int = 0
+    """Rows that were dropped for lack of room."""
     _entries: OrderedDict[Any, _Entry] = field(default_factory=OrderedDict)
 
     def put(self, key: Any, ids: Sequence[int], saved: SavedRow) -> None:
-        """Keep a row that holds `ids` in place of what `key` had, if it fits at all."""
+        """Keep the saved row of `ids` under `key`, in place of an earlier one. A row larger than `limit` is not
+        kept."""
         assert saved.tokens == len(ids), "keys and values of exactly these tokens"
         self.drop(key)
         if saved.bytes <= self.limit:
@@ -40,7 +46,8 @@ class SessionCache:
             self.shrink(self.limit)
 
     def take(self, key: Any, ids: Sequence[int]) -> tuple[SavedRow | None, int]:
-        """What is kept under `key`, and how many of `ids`, from the first and never all, it holds."""
+        """The row under `key`, and how many leading `ids` it has; never all, for the last id is always read anew.
+        Returns (None, 0) when it has none."""
         entry = self._entries.get(key)
         if entry is None:
             return None, 0
@@ -50,21 +57,21 @@ class SessionCache:
         return (entry.saved, count) if count else (None, 0)
 
     def drop(self, key: Any) -> None:
-        """Forget what `key` had."""
+        """Drop the row under `key`, if there is one."""
         if (entry := self._entries.pop(key, None)) is not None:
             self.bytes -= entry.saved.bytes
 
     def bytes_of(self, match: Callable[[Any], bool]) -> int:
-        """Bytes under the keys that `match(key)` is true of."""
+        """Bytes of the rows whose key satisfies `match`."""
         return sum(entry.saved.bytes for key, entry in list(self._entries.items()) if match(key))
 
     def drop_where(self, match: Callable[[Any], bool]) -> None:
-        """Forget every key that `match(key)` is true of."""
+        """Drop the rows whose key satisfies `match`."""
         for key in [k for k in self._entries if match(k)]:
             self.drop(key)
 
     def shrink(self, limit: int) -> None:
-        """Let the least recently used go until at most `limit` bytes are left."""
+        """Drop the least recently used rows until the others take at most `limit` bytes."""
         while self.bytes > limit:
             self.drop(next(iter(self._entries)))
             self.evicted += 1

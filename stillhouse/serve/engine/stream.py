@@ -1,6 +1,7 @@
 """Events of several requests as one asynchronous iterator.
 
-In: how to ask and how to cancel. Out: (which request, event) as they come from another thread. It knows no engine.
+In: functions that submit and cancel a request. Out: pairs of a request's index and an event, as another thread sends
+them. This module does not know the engine.
 """
 
 from __future__ import annotations
@@ -17,12 +18,13 @@ Events = asyncio.Queue[tuple[int, Event]]
 async def events_of(
     requests: Sequence[Request], submit: Callable[[Request, Sink], int], cancel: Callable[[int], None]
 ) -> AsyncGenerator[tuple[int, Event], None]:
-    """`Done` or `Failed` is the last event of each. Leaving the iterator cancels what is not done."""
+    """Yields (index of the request, event). The last event of each request is `Done` or `Failed`. Leaving the iterator
+    cancels the requests that have not ended."""
     loop, events = asyncio.get_running_loop(), Events()
     numbers: list[int] = []
     try:
         for place, request in enumerate(requests):
-            numbers.append(submit(request, partial(_pass_on, loop, events, place)))
+            numbers.append(submit(request, partial(_send, loop, events, place)))
         left = len(requests)
         while left:
             place, event = await events.get()
@@ -33,5 +35,5 @@ async def events_of(
             cancel(number)
 
 
-def _pass_on(loop: asyncio.AbstractEventLoop, events: Events, place: int, event: Event) -> None:
+def _send(loop: asyncio.AbstractEventLoop, events: Events, place: int, event: Event) -> None:
     loop.call_soon_threadsafe(events.put_nowait, (place, event))

@@ -1,4 +1,5 @@
-"""Shelves: what is checked on the way up, what goes down first, and that the one before serves where one is broken."""
+"""Tiers of adapters: what is checked when one is loaded, which are dropped first, and that an earlier version serves
+when a newer one is damaged."""
 
 from __future__ import annotations
 
@@ -16,13 +17,13 @@ from stillhouse import runners
 from stillhouse.errors import ModelError, NotFound, Rejected, StillhouseError
 from stillhouse.models import Model
 from stillhouse.runners import TorchRunner
-from stillhouse.serve.engine.adapters import Adapter, AdapterSlots, Key, Library, Seat, highest_rank
+from stillhouse.serve.engine.adapters import Adapter, AdapterSlots, Key, Library, Placement, highest_rank
 from stillhouse.serve.log.event_types import AdapterMoved
 from stillhouse.store import Store
 from tests.serve.served import save
 
 RANK = 4
-Arrivals = queue.SimpleQueue[tuple[Key, StillhouseError | None]]
+EndedLoads = queue.SimpleQueue[tuple[Key, StillhouseError | None]]
 
 
 @pytest.fixture
@@ -98,15 +99,15 @@ def test_the_version_before_serves_where_the_champion_is_damaged(
     save(store, model, "alice", 1)
     save(store, model, "alice", 2)
     damage(store.version_dir("alice", 2))
-    told: list[AdapterMoved] = []
-    shelf = Library(store, opened(model), 10**9, told.append)
-    found, refused = shelf.champion("alice")
+    events: list[AdapterMoved] = []
+    shelf = Library(store, opened(model), 10**9, events.append)
+    adapter, refused = shelf.champion("alice")
     if damage is garble:  # who the champion was cannot be read, so nobody is guessed
-        assert found is None
+        assert adapter is None
     else:
-        assert found is not None
-        assert found.key == Key("alice", 1)
-        assert [(f.number, f.tier) for f in told] == [(2, "refused"), (1, "warm")]
+        assert adapter is not None
+        assert adapter.key == Key("alice", 1)
+        assert [(event.number, event.tier) for event in events] == [(2, "refused"), (1, "warm")]
     assert len(refused) == 1
     assert "\n" not in str(refused[0])
     with pytest.raises(StillhouseError):
@@ -159,12 +160,12 @@ def test_warm_adapters_go_by_bytes_least_recently_used_first(store: Store, model
 
 
 @contextmanager
-def shelves(model: Model, count: int) -> Iterator[tuple[AdapterSlots, TorchRunner, Arrivals]]:
+def shelves(model: Model, count: int) -> Iterator[tuple[AdapterSlots, TorchRunner, EndedLoads]]:
     runner = opened(model, count)
-    told: Arrivals = queue.SimpleQueue()
-    slots = AdapterSlots(runner, lambda key, error: told.put((key, error)))
+    ended: EndedLoads = queue.SimpleQueue()
+    slots = AdapterSlots(runner, lambda key, error: ended.put((key, error)))
     try:
-        yield slots, runner, told
+        yield slots, runner, ended
     finally:
         slots.close()
         runner.close()
@@ -175,15 +176,19 @@ def test_slots_go_least_recently_used_first_and_never_under_a_running_row(store:
         save(store, model, user, seed=ord(user))
     shelf = library(store, model)
     a, b, c = (shelf.load(Key(user, 1)) for user in ("a", "b", "c"))
-    with shelves(model, 2) as (slots, runner, told):
-        assert [slots.place(x, ()) for x in (a, b, a)] == [Seat(0, False), Seat(1, False), Seat(0, False)]
-        assert slots.place(c, ()) is None, "what is on its way is not thrown out"
+    with shelves(model, 2) as (slots, runner, ended):
+        assert [slots.place(x, ()) for x in (a, b, a)] == [
+            Placement(0, False),
+            Placement(1, False),
+            Placement(0, False),
+        ]
+        assert slots.place(c, ()) is None, "an adapter that is being loaded keeps its slot"
         for _ in range(2):
-            slots.arrived(*told.get(timeout=30))
-        assert slots.place(a, ()) == Seat(0, True)
+            slots.loaded(*ended.get(timeout=30))
+        assert slots.place(a, ()) == Placement(0, True)
         assert slots.place(c, {a.key, b.key}) is None
-        assert slots.place(c, {b.key}) == Seat(0, False)
-        slots.arrived(*told.get(timeout=30))
+        assert slots.place(c, {b.key}) == Placement(0, False)
+        slots.loaded(*ended.get(timeout=30))
         assert holds(runner, 0, c)
         assert holds(runner, 1, b)
         assert (slots.loads, slots.hits, slots.evictions) == (3, 2, 1)
@@ -197,15 +202,15 @@ def test_a_slot_is_free_again_after_an_adapter_that_cannot_be_loaded(store: Stor
     good = library(store, model).load(Key("a", 1))
     odd = Adapter(Key("odd", 1), {"what.is.this": torch.zeros(2)}, good.config)
     broken = Adapter(Key("broken", 1), dict.fromkeys(good.tensors, "no tensor"), good.config)  # type: ignore[arg-type]
-    with shelves(model, 1) as (slots, _, told):
+    with shelves(model, 1) as (slots, _, ended):
         for adapter in (odd, broken):
-            assert slots.place(adapter, ()) == Seat(0, False)
-            key, error = told.get(timeout=30)
+            assert slots.place(adapter, ()) == Placement(0, False)
+            key, error = ended.get(timeout=30)
             assert key == adapter.key
             assert isinstance(error, ModelError)
-            slots.arrived(key, error)
+            slots.loaded(key, error)
         assert len(slots) == slots.loads == slots.evictions == 0
-        assert slots.place(good, ()) == Seat(0, False)
+        assert slots.place(good, ()) == Placement(0, False)
 
 
 def holds(runner: TorchRunner, slot: int, adapter: Adapter) -> bool:

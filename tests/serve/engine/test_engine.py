@@ -67,17 +67,17 @@ def running(
 
 
 class Answer:
-    """What one request was told."""
+    """The events of one request."""
 
     def __init__(self, engine: Engine, request: Request) -> None:
-        self._told: queue.SimpleQueue[Event] = queue.SimpleQueue()
+        self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self.tokens: list[int] = []
         self.text = ""
         self.pieces: list[Piece] = []
-        self.number = engine.submit(request, self._told.put)
+        self.number = engine.submit(request, self._events.put)
 
     def next(self) -> Event:
-        event = self._told.get(timeout=WAIT)
+        event = self._events.get(timeout=WAIT)
         if isinstance(event, Piece):
             self.tokens.append(event.choice.token)
             self.pieces.append(event)
@@ -116,13 +116,13 @@ def prompts_of(model: Model, count: int) -> list[list[int]]:
 def reference(model: Model, prompts: list[list[int]], made: Sequence[Adapter | None], tokens: int) -> list[list[int]]:
     """`generate`, one prompt at a time."""
     bank = AdapterBank(model.network, 1, SHAPE)
-    found = []
+    answers = []
     for prompt, adapter in zip(prompts, made, strict=True):
         if adapter is not None:
             bank.load(0, adapter.tensors, adapter.config)
-        found += generate(model, [prompt], Sampling(tokens), bank=bank, slots=[-1 if adapter is None else 0])
+        answers += generate(model, [prompt], Sampling(tokens), bank=bank, slots=[-1 if adapter is None else 0])
     bank.detach()
-    return found
+    return answers
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -388,25 +388,25 @@ def test_an_arrival_is_read_in_pieces_between_the_others_tokens(random_model: Ca
     model = random_model("llama")
     config = Config(prompt_steps=4, stretch=1.0001)
     seen: list[tuple[str, int]] = []
-    over, begun = threading.Event(), threading.Event()
+    over, answering = threading.Event(), threading.Event()
     engine = Engine(TorchRunner(model), config).start()
 
-    def told(who: str) -> Callable[[Event], None]:
+    def sink_of(who: str) -> Callable[[Event], None]:
         def sink(event: Event) -> None:
             if isinstance(event, Piece):
                 seen.append((who, event.choice.token))
                 if who == "other" and len(seen) > 20:
-                    begun.set()
+                    answering.set()
             else:
                 over.set() if who == "late" else None
 
         return sink
 
     for _ in range(2):
-        engine.submit(Request(tuple(range(5, 15)), Sampling(1500)), told("other"))
-    assert begun.wait(60)
+        engine.submit(Request(tuple(range(5, 15)), Sampling(1500)), sink_of("other"))
+    assert answering.wait(60)
     before = len(seen)
-    engine.submit(Request(tuple(range(5, 45)), Sampling(3)), told("late"))
+    engine.submit(Request(tuple(range(5, 45)), Sampling(3)), sink_of("late"))
     assert over.wait(60)
     engine.close()
     between = [who for who, _ in seen[before:]]

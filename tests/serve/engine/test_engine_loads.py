@@ -1,4 +1,4 @@
-"""Adapters on their way to their slots: nobody else waits, and what goes wrong is told to whom it concerns."""
+"""While adapters are being loaded, no other row waits; when loading fails, only their own rows fail."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from tests.serve.engine.test_engine import WAIT, Answer, adapters, ask_all, prom
 
 
 class SlowLoading(TorchRunner):
-    """Holds up every load until it is told to go on; `broken` is raised then."""
+    """Every load waits for `proceed`, and then raises `broken` if there is one."""
 
     broken: Exception | None = None
 
-    def __init__(self, *given: Any, **named: Any) -> None:
-        super().__init__(*given, **named)
-        self.begun, self.go_on = threading.Semaphore(0), threading.Event()
+    def __init__(self, *arguments: Any, **keywords: Any) -> None:
+        super().__init__(*arguments, **keywords)
+        self.started, self.proceed = threading.Semaphore(0), threading.Event()
 
     def load(self, slot: int, tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
-        self.begun.release()
-        assert self.go_on.wait(WAIT)
+        self.started.release()
+        assert self.proceed.wait(WAIT)
         if self.broken is not None:
             raise self.broken
         super().load(slot, tensors, config)
@@ -43,11 +43,11 @@ def test_nobody_waits_for_an_adapter_of_somebody_else(random_model: Callable[...
     (cold,), prompts = adapters(model, 1), [tuple(p) for p in prompts_of(model, 4)]
     with running(model, kind=SlowLoading) as engine:
         waiting = [Answer(engine, Request(prompts[i], Sampling(5), "u", cold)) for i in (0, 1)]
-        assert slow(engine).begun.acquire(timeout=WAIT)
+        assert slow(engine).started.acquire(timeout=WAIT)
         ask_all(engine, [Request(prompts[2], Sampling(20))])
         assert engine.stats().running == 2
         assert (engine.stats().slot_loads, engine.stats().slot_hits) == (0, 1)
-        slow(engine).go_on.set()
+        slow(engine).proceed.set()
         for answer in waiting:
             answer.done()
         assert (engine.stats().slot_loads, engine.stats().slot_hits) == (1, 1)
@@ -60,11 +60,11 @@ def test_who_leaves_while_the_adapter_is_on_its_way_is_told_and_forgotten(random
     with running(model, slots=1, kind=SlowLoading) as engine:
         leaving = Answer(engine, Request(prompt, Sampling(5), "user0", cold))
         staying = Answer(engine, Request(prompt, Sampling(5), "other", cold))
-        assert slow(engine).begun.acquire(timeout=WAIT)
+        assert slow(engine).started.acquire(timeout=WAIT)
         engine.cancel(leaving.number)
         forgetting = threading.Thread(target=engine.forget, args=("user0",))
         forgetting.start()
-        slow(engine).go_on.set()
+        slow(engine).proceed.set()
         assert leaving.done().reason == "cancelled"
         forgetting.join(WAIT)
         assert engine.slots is not None
@@ -77,7 +77,7 @@ def test_a_load_that_breaks_fails_its_rows_and_the_engine_goes_on(random_model: 
     (cold,), prompt = adapters(model, 1), tuple(prompts_of(model, 1)[0])
     with running(model, slots=1, kind=SlowLoading) as engine:
         slow(engine).broken = OSError("the mapping is gone")
-        slow(engine).go_on.set()
+        slow(engine).proceed.set()
         for _ in range(2):
             answers = [Answer(engine, Request(prompt, Sampling(5), "u", cold)) for _ in range(2)]
             assert all("the mapping is gone" in str(a.failed()) for a in answers)
@@ -94,11 +94,11 @@ class FullMemory(TorchRunner):
     ) -> BatchCache:
         made = super().cache(slots, saved, tokens)
         if self.no_room:
-            return _Stubborn(len(made.layers), slots)
+            return UnjoinableCache(len(made.layers), slots)
         return made
 
 
-class _Stubborn(BatchCache):
+class UnjoinableCache(BatchCache):
     def join(self, other: BatchCache) -> None:
         raise MemoryError("no room")
 

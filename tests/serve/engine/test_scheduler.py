@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stillhouse.serve.engine.scheduler import Limits, Running, Waiting, plan, together
+from stillhouse.serve.engine.scheduler import Limits, Running, Waiting, plan, prefill_group
 
 WIDE = Limits(rows=8, tokens=10_000, adapters=8)
 
@@ -119,4 +119,4 @@ def test_what_is_admitted_fits(waiting: list[Waiting], most: int, tokens: int) -
     ],
 )
 def test_prompts_are_read_together_as_far_as_that_saves(widths: list[int], tokens: int, count: int) -> None:
-    assert together(widths, tokens) == count
+    assert prefill_group(widths, tokens) == count
