@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import importlib
 import re
 from collections.abc import Iterator
@@ -51,8 +52,14 @@ VAGUE = {"manager", "factory", "handler", "helper", "helpers", "util", "utils", 
 PICKLES = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve"}
 FOREIGN_PATHS = tuple(f"/{folder}/" for folder in ("work", "tmp", "root"))
 MODULES = files(PACKAGE)
+# What is still to be done: packages, and tests, that a rule does not hold for yet. To be emptied, and then removed.
+STILL_RIDDLES = {"generate", "serve", "train"}
+STILL_RENAMED = {"consolidation", "feeds"}
+STILL_UNDESCRIBED = {"serve"}
+STILL_PRIVATE = {"feeds/test_states.py", "train/test_full.py"}
 
 
+@functools.cache
 def tree(path: Path) -> ast.Module:
     return ast.parse(path.read_text(encoding="utf-8"), str(path))
 
@@ -192,6 +199,96 @@ def test_names_say_what_a_thing_is(path: Path) -> None:
     named = [path.stem, path.parent.name, *(n.name for n in ast.walk(tree(path)) if isinstance(n, ast.ClassDef))]
     vague = [name for name in named if words(name) & VAGUE]
     assert not vague, f"{path.relative_to(ROOT)}: {vague} could be anything"
+
+
+RIDDLE = re.compile(r"_*(said|found|held|going|heard)(_[A-Z0-9]+)?|Said|Found|Held|Going|Heard")
+
+
+def given_names(module: ast.Module) -> Iterator[tuple[int, str]]:
+    """Line and name of every variable, argument, function, class and attribute."""
+    for node in ast.walk(module):
+        if isinstance(node, ast.Name | ast.arg | ast.Attribute | ast.FunctionDef | ast.ClassDef):
+            name = getattr(node, "id", "") or getattr(node, "arg", "") or getattr(node, "attr", "")
+            yield node.lineno, name or getattr(node, "name", "")
+
+
+@pytest.mark.parametrize("path", MODULES, ids=module_name)
+def test_names_say_what_is_in_them(path: Path) -> None:
+    """`found` says that something was looked for, and not what it is."""
+    wrong = [f"{path.relative_to(ROOT)}:{line}: {n}" for line, n in given_names(tree(path)) if RIDDLE.fullmatch(n)]
+    assert not wrong or part(module_name(path)) in STILL_RIDDLES, "\n".join(wrong)
+
+
+def imported(path: Path) -> Iterator[tuple[str, ast.alias]]:
+    """Every name that a file imports from the package, with the module that it comes from."""
+    here = module_name(path).split(".") + (["__init__"] if path.name == "__init__.py" else [])
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.ImportFrom) and (node.level or (node.module or "").split(".")[0] == "stillhouse"):
+            origin = [*here[: -node.level], node.module or ""] if node.level else [node.module or ""]
+            yield from ((".".join(filter(None, origin)), alias) for alias in node.names)
+        elif isinstance(node, ast.Import):
+            yield from ((alias.name, alias) for alias in node.names if alias.name.split(".")[0] == "stillhouse")
+
+
+@pytest.mark.parametrize("path", MODULES, ids=module_name)
+def test_a_name_of_ours_is_the_same_everywhere(path: Path) -> None:
+    """`import X as Y` is a sign that two things have one name, or that X is no good name. `stillhouse.ask` is the one
+    exception: the module of its function is called `ask`."""
+    both = [(alias.name, alias.asname) for _, alias in imported(path) if alias.asname not in (None, alias.name)]
+    wrong = [names for names in both if names != ("ask_home", "ask")]
+    assert not wrong or part(module_name(path)) in STILL_RENAMED, f"{path.relative_to(ROOT)}: {wrong}"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=module_name)
+def test_no_module_knows_two_classes_of_one_name(path: Path) -> None:
+    origins: dict[str, set[str]] = {n.name: {"here"} for n in tree(path).body if isinstance(n, ast.ClassDef)}
+    for origin, alias in imported(path):
+        if alias.name[:1].isupper() and not alias.name.isupper() and f"{origin}.{alias.name}" not in NAMES:
+            origins.setdefault(alias.name, set()).add(origin)
+    twice = {name: sorted(where) for name, where in origins.items() if len(where) > 1}
+    assert not twice, f"{path.relative_to(ROOT)}: {twice}"
+
+
+def undescribed(module: ast.Module) -> Iterator[str]:
+    """Fields of dataclasses with settings that have no docstring line under them."""
+    for node in ast.walk(module):
+        if isinstance(node, ast.ClassDef) and node.name.endswith(("Config", "Settings")):
+            for field, below in zip(node.body, [*node.body[1:], None], strict=True):
+                text = isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant)
+                if isinstance(field, ast.AnnAssign) and not (text and isinstance(below.value.value, str)):  # type: ignore[union-attr]
+                    yield f"{node.name}.{ast.unparse(field.target)}"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=module_name)
+def test_every_setting_has_a_line_that_describes_it(path: Path) -> None:
+    wrong = list(undescribed(tree(path)))
+    assert not wrong or part(module_name(path)) in STILL_UNDESCRIBED, f"{path.relative_to(ROOT)}: {wrong}"
+
+
+@functools.cache
+def private_names_of_ours() -> frozenset[str]:
+    """Functions, classes, variables and attributes of the package whose names begin with one underscore."""
+    given = {name for path in MODULES for _, name in given_names(tree(path))}
+    return frozenset(name for name in given - PUBLIC_AFTER_ALL if re.match(r"_[^_]", name))
+
+
+def private_uses(path: Path) -> Iterator[str]:
+    """Private names of the package that a test imports, reads or replaces."""
+    for origin, alias in imported(path):
+        if any(re.match(r"_[^_]", name) for name in (*origin.split("."), alias.name)):
+            yield f"{origin}.{alias.name}"
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.Attribute) and ast.unparse(node.value) not in ("self", "cls"):
+            yield from {node.attr} & private_names_of_ours()
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("setattr"):
+            yield from {str(a.value) for a in node.args[1:2] if isinstance(a, ast.Constant)} & private_names_of_ours()
+
+
+@pytest.mark.parametrize("path", files(ROOT / "tests"), ids=lambda p: str(p.relative_to(ROOT / "tests")))
+def test_tests_use_public_names(path: Path) -> None:
+    """A test of a private name fixes how a thing is done. What it does is public."""
+    wrong = sorted(set(private_uses(path)))
+    assert not wrong or str(path.relative_to(ROOT / "tests")) in STILL_PRIVATE, f"{path.relative_to(ROOT)}: {wrong}"
 
 
 @pytest.mark.parametrize("path", MODULES, ids=module_name)

@@ -58,13 +58,13 @@ def find(store: Any, name: str) -> Judged:
 
 
 def _of(store: Any, record: Any) -> Judged:
+    from .. import records
     from ..records import Candidate, Signals, Verdict, Version
-    from ..records import digest as digest_of
 
     version = record if isinstance(record, Version) else None
     verdict = record if isinstance(record, Verdict) else store.get(Verdict, version.verdict) if version else None
     if isinstance(record, Candidate):
-        chosen = digest_of(record)
+        chosen = records.digest(record)
     elif verdict is not None:
         chosen = verdict.candidate
     else:

@@ -15,11 +15,8 @@ from typing import Any, TypeVar
 from ..errors import InputError, NotFound, Rejected, StoreError
 from ..records import Candidate, Verdict, Version, canonical, digest
 from ..storage.files import make_folder, write_atomic
-from . import champion as alias
-from . import forget as forgetting
-from . import lineage as ancestry
-from . import rebuild as rebuilding
-from . import verify as verifying
+from . import champion, forget, lineage, rebuild, verify
+from .champion import By
 from .layout import open_layout
 from .locks import locked, now
 from .manifests import BLOBS, kind_of
@@ -37,9 +34,9 @@ class Store:
         self.home = Path(home).expanduser()
         self._parts = open_layout(self.home)
         self.blobs = self._parts.blobs
-        for user in forgetting.resume(self._parts):
+        for user in forget.resume(self._parts):
             with contextlib.suppress(StoreError):  # another process does it, or `verify` says why it cannot be done
-                forgetting.forget(self._parts, user, wait=0.0)
+                forget.forget(self._parts, user, wait=0.0)
         with contextlib.suppress(StoreError):  # it may be late; errors are raised when the index is needed
             self._parts.index.catch_up(wait=0.0)
 
@@ -79,7 +76,7 @@ class Store:
         made = (digest(candidate), digest(verdict))
         draft = Version(user, 0, *made, candidate.base, base_ref, verdict.passed, now(), parents)
         self._parts.index.registry.check()
-        alias.read(self._parts.versions.folder(user))
+        champion.read(self._parts.versions.folder(user))
         with self._parts.writing():
             self.blobs.put(files[ADAPTER_FILE])
             self._write_record(candidate)
@@ -101,12 +98,12 @@ class Store:
 
     def champion(self, user: str) -> Version | None:
         """The version that is served, or None while there is none. `StoreError` if the alias is damaged."""
-        number = alias.read(self._parts.versions.folder(user)).number
+        number = champion.read(self._parts.versions.folder(user)).number
         return None if number is None else self._parts.versions.read(user, number)
 
     def moves(self, user: str) -> list[dict[str, Any]]:
         """How the champion moved: `from`, `to`, `when`, `why`, `by`; oldest first."""
-        return list(alias.read(self._parts.versions.folder(user)).moves)
+        return list(champion.read(self._parts.versions.folder(user)).moves)
 
     def promote(self, user: str, number: int, why: str) -> Version:
         """Make a version champion. `NotFound`; `Rejected` if its gates refused it."""
@@ -115,7 +112,7 @@ class Store:
     def rollback(self, user: str, to: int | None = None) -> Version:
         """Make the previous champion (or version `to`) champion again. `NotFound` if there is none; `Rejected`."""
         if to is None:
-            to = alias.read(self._parts.versions.folder(user)).previous()
+            to = champion.read(self._parts.versions.folder(user)).previous()
         if to is None:
             raise NotFound(f"user {user!r} has no earlier champion to roll back to; name a version to promote")
         return self._make_champion(user, to, "rolled back", "rollback")
@@ -137,7 +134,7 @@ class Store:
         folder = self.home / "work" / digest
         make_folder(folder)
         if users:
-            write_atomic(folder / forgetting.OWNER_FILE, canonical(sorted(map(check_user, users))))
+            write_atomic(folder / forget.OWNER_FILE, canonical(sorted(map(check_user, users))))
         return folder
 
     def query(self, sql: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
@@ -146,22 +143,22 @@ class Store:
 
     def rebuild(self) -> int:
         """Make the index again from manifests and folders; returns its rows. Works however damaged the old one is."""
-        return rebuilding.rebuild(self._parts)
+        return rebuild.rebuild(self._parts)
 
     def verify(self) -> list[str]:
         """Every problem, one line each; empty means clean. What a killed process left behind is mended."""
-        return verifying.verify(self._parts)
+        return verify.verify(self._parts)
 
     def forget(self, user: str, wait: float = 0.0) -> dict[str, int]:
         """Remove everything of a user; counts by kind, and `remaining`: the matches of a new search (0).
 
         `Busy` after `wait` seconds while the user is being consolidated.
         """
-        return forgetting.forget(self._parts, user, wait)
+        return forget.forget(self._parts, user, wait)
 
     def lineage(self, digest: str) -> list[tuple[str, str, str]]:
         """(kind, digest, one line) from a record back to the memory it came from."""
-        return ancestry.lineage(self._parts, digest)
+        return lineage.lineage(self._parts, digest)
 
     def _write_record(self, record: object) -> None:
         if self._parts.manifests.has(record):
@@ -175,16 +172,16 @@ class Store:
         self._parts.index.expect_record(record)
         self._parts.manifests.write(record)
 
-    def _move_champion(self, user: str, number: int, why: str, by: alias.By) -> None:
+    def _move_champion(self, user: str, number: int, why: str, by: By) -> None:
         folder = self._parts.versions.folder(user)
         with self._parts.moving(user):
-            current = alias.read(folder)
+            current = champion.read(folder)
             if by == "save" and current.number is not None and current.number > number:
                 return  # a later version, saved at the same time, came first
             self._parts.index.expect_alias(user, len(current.moves) + 1)
-            alias.write(folder, current.moved(number, why, by))
+            champion.write(folder, current.moved(number, why, by))
 
-    def _make_champion(self, user: str, number: int, why: str, by: alias.By) -> Version:
+    def _make_champion(self, user: str, number: int, why: str, by: By) -> Version:
         with self._parts.writing():
             version = self._parts.versions.read(user, number)
             if not version.approved:

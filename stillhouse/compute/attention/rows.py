@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AttentionInterface, Cache
 
-from ..fused import attention as fused_attention
+from .. import fused
 from ..kernels import usable
 from .grouped import grouped_attention
 from .masks import Visible
@@ -49,7 +49,7 @@ class UncachedRows:
         scale = settings.get("scaling") or states[0].shape[-1] ** -0.5
         if short and usable(*states) and states[0].shape[-1] == states[2].shape[-1]:
             query, keys, values = states
-            return fused_attention(query, keys, values, self._start_B, window, scale)
+            return fused.attention(query, keys, values, self._start_B, window, scale)
         picked = (states_THD.index_select(0, self._token_X) for states_THD in states)
         query, keys, values = _rectangles(picked, self._rows, self._width)
         if short:
