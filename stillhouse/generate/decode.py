@@ -221,7 +221,7 @@ def _looks_up(model: Model, sampling: Sampling, columns: int, shares: bool) -> b
 
 def _can_drop_columns(model: Model) -> bool:
     """Whether wrong tokens of a draft can leave the cache: each is a column, and the network goes by positions."""
-    return plain_cache(model.network) and fits(model)
+    return plain_cache(model.network) and fits(model, cached=False)
 
 
 def _window(model: Model) -> int:

@@ -30,7 +30,7 @@ Rows = Callable[[Sequence[int]], AbstractContextManager[None]]
 
 def fits(model: Model) -> bool:
     """Whether this model's rows can lie side by side, and gain by it."""
-    return model.device.type == "cpu" and attention.fits(model)
+    return model.device.type == "cpu" and attention.fits(model, cached=False)
 
 
 def padded(tokens: int) -> int:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, DynamicCache
+from transformers import AutoModelForCausalLM, DeepseekV3Config, DynamicCache
 
 from stillhouse.compute import kernels
 from stillhouse.compute.attention import CachedRows, Distinct, Text, UncachedRows, Visible, fits, forward, grouped
@@ -123,6 +123,20 @@ def test_a_network_that_attends_otherwise_does_not_fit_and_answers_the_same(rand
     begun, asked = [7, 9, 11, 13], [[20 + i, 30 + i, 5] for i in range(9)]
     answers = generate(loaded, asked, GREEDY, prefix=prefill(loaded, begun))
     assert generate(model, asked, GREEDY, prefix=prefill(model, begun)) == answers
+
+
+def test_a_network_that_caches_something_else_is_trained_side_by_side_all_the_same(random_model: Make) -> None:
+    """DeepSeek's attention caches latents: whole rows fit, those that go on from its cache do not."""
+    torch.manual_seed(0)
+    shape: dict[str, Any] = {
+        "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
+        "num_key_value_heads": 4, "kv_lora_rank": 16, "q_lora_rank": 16, "qk_rope_head_dim": 8, "qk_nope_head_dim": 8,
+        "v_head_dim": 8, "n_routed_experts": 4, "num_experts_per_tok": 2, "n_group": 1, "topk_group": 1,
+        "moe_intermediate_size": 24, "vocab_size": random_model("llama").vocabulary,
+    }  # fmt: skip
+    network = AutoModelForCausalLM.from_config(DeepseekV3Config(**shape)).eval()
+    model = replace(random_model("llama"), network=network)
+    assert padding_free.fits(model) and not fits(model) and not TorchRunner(model).mixes
 
 
 def test_settings_that_rows_do_not_heed_are_refused(random_model: Make) -> None:
