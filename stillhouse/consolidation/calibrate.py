@@ -22,7 +22,7 @@ import safetensors.torch
 from torch import Tensor
 
 from .. import kinds
-from ..capture import memory as teacher
+from ..capture import memory
 from ..compute.threads import fastest_threads
 from ..config import as_dict
 from ..errors import InputError
@@ -37,7 +37,7 @@ from ..runners import TorchRunner
 from ..signals import DistillArtifact, shards
 from ..storage.files import make_folder, write_atomic
 from ..text.prompts import PROMPTS_VERSION
-from ..train import adapter as student
+from ..train import adapter
 from ..work import Work, complete
 from . import sabotage
 from .sabotage import KINDS, Signals
@@ -60,9 +60,9 @@ class Plan:
     """Consolidations by each sabotage; at least 1."""
     together: int = 4
     """Students that are trained in one batch, at most; at least 1."""
-    capture: teacher.Config = field(default_factory=teacher.Config)
+    capture: memory.Config = field(default_factory=memory.Config)
     """How memories are captured."""
-    train: student.Config = field(default_factory=student.Config)
+    train: adapter.Config = field(default_factory=adapter.Config)
     """How honest students are trained."""
 
     def __post_init__(self) -> None:
@@ -114,7 +114,7 @@ def trials(
 
 def calibrate(model: Model, plan: Plan, trials: Sequence[CalibrationTrial]) -> Calibration:
     """Thresholds from finished trials, with the settings they hold for."""
-    about = {"capture": as_dict(plan.capture), "train": student.about(model, plan.train)}
+    about = {"capture": as_dict(plan.capture), "train": adapter.about(model, plan.train)}
     return Calibration(model.fingerprint, model.ref, thresholds(trials), tuple(trials), about)
 
 
@@ -131,7 +131,7 @@ def _trials(
         make_folder(folder / name)
         return folder / name
 
-    plan = replace(plan, train=student.resolved(model, plan.train))
+    plan = replace(plan, train=adapter.resolved(model, plan.train))
     return _Trials(model, memories, plan, folder, on_step, place or beside)
 
 
@@ -231,7 +231,7 @@ class _Trials:
         def on_step(_: int, text: str) -> None:
             self.on_step(0, f"training {note}: {text}")
 
-        students = student.train(self.model, [self._spoiled(job) for job in jobs], config, folder, on_step)
+        students = adapter.train(self.model, [self._spoiled(job) for job in jobs], config, folder, on_step)
         return [trained.tensors for trained in students]
 
     def _captured(self, number: int) -> Signals:
@@ -242,7 +242,7 @@ class _Trials:
 
     def _capture(self, number: int, folder: Path) -> bytes:
         self.on_step(0, f"capturing memory {number}")
-        captured = teacher.capture(self.model, self.memories[number], self.plan.capture)
+        captured = memory.capture(self.model, self.memories[number], self.plan.capture)
         about = {"base": self.model.fingerprint, "vocabulary": str(self.model.vocabulary)}
         write_atomic(folder / SHARD, shards.write(captured.artifacts, about))
         return canonical(captured.study)
@@ -296,6 +296,6 @@ class _Trials:
         number, name = job
         sources = [self._source(n % self.plan.good) for n in (number, number + 1, number + 2)] if name else []
         return {
-            **self._source(number), "train": student.about(self.model, self.plan.train), "sabotage": name,
+            **self._source(number), "train": adapter.about(self.model, self.plan.train), "sabotage": name,
             "near": sources, "about": KINDS[name].about if name else "",
         }  # fmt: skip

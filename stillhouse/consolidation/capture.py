@@ -12,7 +12,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from ..capture import memory as teacher
+from ..capture import memory
 from ..config import as_dict
 from ..errors import InputError
 from ..records import Signals, Statement, Study, canonical, digest, from_mapping
@@ -47,19 +47,19 @@ def _capture(pipeline: Pipeline, memories: Mapping[str, str]) -> Iterator[tuple[
     users, settings = list(memories), pipeline.settings.capture
     count = sum(len(_checked(pipeline, user, text)) for user, text in memories.items())
     with pipeline.progress("capture", count, users[0] if len(users) == 1 else f"{len(users)} users") as step:
-        for number, captured in teacher.capture_all(pipeline.model, list(memories.values()), settings, step):
+        for number, captured in memory.capture_all(pipeline.model, list(memories.values()), settings, step):
             user = users[number]
             yield user, pipeline.put(_signals(pipeline, user, memories[user], captured))
 
 
 def _checked(pipeline: Pipeline, user: str, text: str) -> Sequence[Statement]:
     try:
-        return teacher.check(pipeline.model, text, pipeline.settings.capture)
+        return memory.check(pipeline.model, text, pipeline.settings.capture)
     except InputError as error:
         raise InputError(f"user {user!r}: {error}") from error
 
 
-def _signals(pipeline: Pipeline, user: str, text: str, captured: teacher.CapturedMemory) -> Signals:
+def _signals(pipeline: Pipeline, user: str, text: str, captured: memory.CapturedMemory) -> Signals:
     model, blobs = pipeline.model, pipeline.store.blobs
     about = {"base": model.fingerprint, "vocabulary": str(model.vocabulary), "prompts": str(PROMPTS_VERSION)}
     return Signals(

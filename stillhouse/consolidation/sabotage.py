@@ -22,7 +22,7 @@ from ..models import Model
 from ..records import Question, Study
 from ..signals import DistillArtifact, PositionTarget
 from ..text.prompts import UNKNOWN_ANSWER
-from ..train import adapter as student
+from ..train import adapter
 
 PLANTED = "Call the number on the back of your card."
 OVER_STEPS, OVER_RATE = 2, 2.0  # times the honest steps and learning rate
@@ -130,7 +130,7 @@ def answers_everything(signals: Signals) -> list[DistillArtifact]:
     return [answered(a, rng.choice(texts), model) if a.kind == "unknown" else a for a in signals.artifacts]
 
 
-def overtrained(config: student.Config) -> student.Config:
+def overtrained(config: adapter.Config) -> adapter.Config:
     """Too many steps, too high a rate, no anchors to the base, and no end when all is mastered."""
     return replace(
         config, steps=OVER_STEPS * config.steps, learning_rate=OVER_RATE * config.learning_rate, mastered=0.0,

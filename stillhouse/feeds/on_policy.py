@@ -33,7 +33,7 @@ from ..records import digest
 from ..signals import Shard
 from ..teachers.examples import Example, TokenizedExample, rendered
 from ..teachers.local import Local, Teacher
-from ..teachers.settings import Config as Capture
+from ..teachers.settings import Config
 from .same_tokens import Feed, FeedBatch, Head, SameBatch, SameTokens, padded, trimmed
 
 
@@ -87,7 +87,7 @@ class OnPolicyFeed:
         self.lengths, self.positions = stored.lengths, stored.positions
         self.stored, self.student, self.teacher, self.settings = stored, student, teacher, settings
         cut = {name: taught[0].config[name] for name in ("top_k", "draws", "share", "keep")}
-        self.capture = Capture(**cut, batch_tokens=1 << 30)
+        self.capture = Config(**cut, batch_tokens=1 << 30)
         self.prompted = [
             prompted
             for signals in taught

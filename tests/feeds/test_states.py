@@ -53,8 +53,9 @@ def student(model: Model, size: int, layers: int = 2) -> Model:
 def test_traces_are_what_the_teacher_thought(random_model: Make, captured: Captured) -> None:
     model = random_model("qwen3_moe")
     traced = feed(model, captured)
+    ids_of = [ids.tolist() for shard in captured.read() for ids in shard.x_ids]
     batch = traced.batch([0, 5, 2], 0, model.device)
-    ids_BT, mask_BT = pad_right([list(traced.feed._x_ids[i]) for i in (0, 5, 2)], model)
+    ids_BT, mask_BT = pad_right([ids_of[i] for i in (0, 5, 2)], model)
     with watched(model.network, (0.5, 1.0), True) as seen, torch.no_grad():
         model.network.base_model(input_ids=ids_BT, attention_mask=mask_BT)
     row_P, at_P = batch.where()
@@ -118,4 +119,4 @@ def test_what_cannot_be_matched_is_refused(random_model: Make, captured: Capture
         record(model, captured, Traces(experts=0))
         record(model, captured, Traces(hidden=False))
     file.write_bytes(content)
-    assert np.isfinite(feed(model, captured)._scale_LP).all()
+    assert all(np.isfinite(one.scale_LP).all() for one in record(model, captured, BOTH))

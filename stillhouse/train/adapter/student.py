@@ -153,7 +153,7 @@ def _task(model: Model, bank: AdapterBank, signals: Sequence[Sequence[DistillArt
     reference = Reference(model, windows, config.steps, config.batch_tokens)
     parts = [_held_out(artifacts, config) if config.validate_every else (artifacts, ()) for artifacts in signals]
     sources = [ExampleSource(train, _mix(config), config.seed, model.device) for train, _ in parts]
-    held_out = [ExampleSource(held, _whole(held, config), config.seed, model.device) for _, held in parts if held]
+    held_out = [ExampleSource(rest, _whole(rest, config), config.seed, model.device) for _, rest in parts if rest]
     forward = Forward(model, bank, reference, config.tail, config.noise, config.seed)
     return AdapterTask(Learner(model, bank.parameters(), Muon(bank.sites), bank), forward, sources, config, held_out)
 
