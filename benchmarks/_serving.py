@@ -32,7 +32,7 @@ from benchmarks._machine import Figure, in_turns, say
 from stillhouse import models
 from stillhouse.export import peft
 from stillhouse.lora import AdapterBank, LoraConfig
-from stillhouse.models import Model
+from stillhouse.models import Model, silence
 from stillhouse.records import Candidate, GateResult, Signals, Verdict, digest
 from stillhouse.serve.engine.adapters import Adapter, Key
 from stillhouse.serve.engine.engine import Engine, Event, Failed, Piece, Request
@@ -168,7 +168,7 @@ def generated(network: Any, model: Model, batch: Sequence[list[int]], tokens: in
     width, pad = max(map(len, batch)), model.tokenizer.pad_token_id or 0
     ids_BT = torch.tensor([[pad] * (width - len(p)) + p for p in batch], device=model.device)
     mask_BT = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in batch], device=model.device)
-    with torch.inference_mode():
+    with torch.inference_mode(), silence():  # it says at every call that -1 is no token
         out_BT: Tensor = network.generate(
             input_ids=ids_BT, attention_mask=mask_BT, max_new_tokens=tokens, do_sample=False, pad_token_id=pad,
             eos_token_id=-1, **more,

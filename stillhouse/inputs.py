@@ -42,17 +42,23 @@ def check_memory(data: bytes, name: str = "memory") -> str:
 
 
 def read_tables(file: Path | None, assignments: Sequence[str] = ()) -> dict[str, Any]:
-    """A TOML file's tables with `stage.key=value` assignments put over them. `InputError`: missing, or not TOML."""
+    """A TOML file's tables with `stage.key=value` assignments put over them. `InputError` names the file or the
+    assignment that is missing, or not TOML."""
     tables: dict[str, Any] = {}
-    try:
-        if file is not None:
+    if file is not None:
+        try:
             tables = tomllib.loads(file.read_text(encoding="utf-8"))
-        for text in assignments:
+        except OSError as error:
+            raise InputError(f"{file}: cannot be read: {error.strerror}") from error
+        except UnicodeDecodeError as error:
+            raise InputError(f"{file}: not TOML: not UTF-8 at byte {error.start}") from error
+        except tomllib.TOMLDecodeError as error:
+            raise InputError(f"{file}: not TOML: {error}") from error
+    for text in assignments:
+        try:
             tables = _merge(tables, tomllib.loads(text))
-    except OSError as error:
-        raise InputError(f"{file}: cannot be read: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{file or ' '.join(assignments)}: not TOML: {error}; for example train.rank=8") from error
+        except tomllib.TOMLDecodeError as error:
+            raise InputError(f"{text}: not TOML: {error}; write key=value, and a text in quotes") from error
     return tables
 
 

@@ -197,7 +197,7 @@ def test_settings_that_cannot_be(commands: Commands, home: Path, notes: Path, tm
         (["--config", "/nowhere.toml"], "/nowhere.toml: cannot be read: No such file or directory"),
         (["--config", "/"], "/: cannot be read: Is a directory"),
         (["--set", "train.rank"], "not TOML"),
-        (["--set", "train.rank=many"], "not TOML"),
+        (["--set", "train.rank=many"], "train.rank=many: not TOML"),
         (["--set", "rank=4"], "config: unknown key 'rank'"),
         (["--set", "train=4"], "config.train: 4 is not"),
         (["--user", "bob"], "2 users and 1 memories: give one --memory per --user"),

@@ -134,6 +134,24 @@ def test_a_reader_who_has_enough_is_no_error(commands: Commands, tmp_path: Path)
     assert commands.run("store", "verify", "--home", tmp_path / "home", "--json").json["clean"]
 
 
+def test_the_package_is_a_program() -> None:
+    """As `torchrun -m stillhouse` starts it."""
+    done = subprocess.run(
+        [sys.executable, "-m", "stillhouse", "--version"], capture_output=True, text=True, cwd=ROOT, check=False
+    )
+    assert (done.stdout.startswith("stillhouse "), done.stderr, done.returncode) == (True, "", 0)
+
+
+def test_a_batch_that_is_no_json_is_one_line(tmp_path: Path) -> None:
+    """By hand: a worker's own batches come over a pipe of their own."""
+    done = subprocess.run(
+        [sys.executable, "-m", "stillhouse", "jobs", "batch", "--home", str(tmp_path)],
+        input='{"bad"\n', capture_output=True, text=True, cwd=ROOT, check=False,
+    )  # fmt: skip
+    assert (done.stdout, done.returncode) == ("", 2)
+    assert done.stderr == "stillhouse: standard input: a line of JSON was expected, not '{\"bad\"\\n'\n"
+
+
 def test_what_is_forgotten_is_gone(commands: Commands, tmp_path: Path) -> None:
     notes, home = tmp_path / "notes.md", tmp_path / "home"
     notes.write_text("My dog is called Zorvik.")

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ..cli.shell import command, show
-from ..errors import StillhouseError
+from ..errors import InputError, StillhouseError
 from ..inputs import home_folder
 from ..processes import connected, end_with_stdin, error_fields, serve
 from ..progress import Audience, show_line
@@ -104,7 +104,11 @@ def batch(args: argparse.Namespace) -> None:
     """
     if connected():
         serve(lambda work, report: _consolidated(args, work, lambda at: report(asdict(at))))
-    work = json.loads(sys.stdin.readline())
+    line = sys.stdin.readline()
+    try:
+        work = json.loads(line)
+    except ValueError as error:
+        raise InputError(f"standard input: a line of JSON was expected, not {line:.60!r}") from error
     end_with_stdin()
     try:
         answer = _consolidated(args, work, True)
