@@ -108,7 +108,7 @@ def batch(args: argparse.Namespace) -> None:
     try:
         work = json.loads(line)
     except ValueError as error:
-        raise InputError(f"standard input: a line of JSON was expected, not {line:.60!r}") from error
+        raise InputError(f"standard input: a line of JSON was expected, not {line[:60]!r}") from error
     end_with_stdin()
     try:
         answer = _consolidated(args, work, True)
