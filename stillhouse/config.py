@@ -20,12 +20,23 @@ C = TypeVar("C")
 T = TypeVar("T")
 
 
+class SettingError(InputError):
+    """A value that its own settings refuse. They know its `key`; where they stand in a file, `resolve` knows."""
+
+    def __init__(self, table: str, key: str, problem: str):
+        super().__init__(table, key, problem)
+        self.key, self.problem = key, problem
+
+    def __str__(self) -> str:
+        return "{}.{}: {}".format(*self.args)
+
+
 def resolve(kind: type[C], values: Mapping[str, Any], where: str = "config") -> C:
     """Build `kind` from `values`.
 
     Lists become tuples, tables become the dataclass their field asks for, and whole numbers become floats where the
     field is one, so that equal settings have equal digests. Unknown or missing keys and values of a wrong type are
-    `InputError`.
+    `InputError`. A value that `kind` refuses by a `SettingError` is named by its whole path.
     """
     if not isinstance(values, Mapping):
         raise InputError(f"{where}: expected a table of settings, found {values!r:.60}")
@@ -39,7 +50,10 @@ def resolve(kind: type[C], values: Mapping[str, Any], where: str = "config") -> 
     for name, field in fields.items():
         if name not in ready and field.default is field.default_factory is dataclasses.MISSING:
             raise InputError(f"{where}: missing {name!r}")
-    return kind(**ready)
+    try:
+        return kind(**ready)
+    except SettingError as error:
+        raise InputError(f"{where}.{error.key}: {error.problem}") from error
 
 
 def later(default: T) -> T:

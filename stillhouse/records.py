@@ -26,7 +26,10 @@ Direction = Literal["forward", "reverse", "cloze", "request", "unknown"]
 
 
 def canonical(value: Any) -> bytes:
-    """Canonical JSON: sorted keys, no spaces, UTF-8, no NaN. Dataclasses, wherever they stand, become objects."""
+    """Canonical JSON: sorted keys, no spaces, UTF-8, no NaN. Dataclasses, wherever they stand, become objects.
+
+    A field that came later (`metadata={"later": True}`) is left out at its default: older records keep their digests.
+    """
     text = json.dumps(
         value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False, default=_fields_of
     )
@@ -35,7 +38,8 @@ def canonical(value: Any) -> bytes:
 
 def _fields_of(value: Any) -> dict[str, Any]:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+        given = [(f, getattr(value, f.name)) for f in dataclasses.fields(value)]
+        return {f.name: x for f, x in given if not f.metadata.get("later") or x != f.default}
     raise TypeError(f"{type(value).__name__} is not JSON serializable")
 
 
@@ -140,6 +144,20 @@ class Signals:
 
 
 @dataclass(frozen=True)
+class BestStep:
+    """What validation came to: weights are those of this step, the best one on examples held out from training."""
+
+    step: int  # steps after which it was measured
+    loss: float  # on the held-out examples, in the unit of the training's loss
+    stopped_early: bool  # whether training ended because later ones were no better
+
+    def line(self, steps: int) -> str:
+        """For people, of a training of so many steps."""
+        early = ", stopped early" if self.stopped_early else ""
+        return f"best after step {self.step} of {steps}, held-out loss {self.loss:.4f}{early}"
+
+
+@dataclass(frozen=True)
 class Candidate:
     """A trained adapter that no gate has judged yet."""
 
@@ -152,6 +170,7 @@ class Candidate:
     steps: int
     losses: tuple[float, ...]
     parents: tuple[str, ...] = ()  # digest of the Signals
+    best: BestStep | None = field(default=None, metadata={"later": True})  # None: the last step, nothing was validated
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -9,7 +10,7 @@ from typing import Any, Literal
 
 import pytest
 
-from stillhouse.config import as_dict, resolve
+from stillhouse.config import SettingError, as_dict, resolve
 from stillhouse.errors import InputError
 from stillhouse.records import digest
 
@@ -44,6 +45,27 @@ def refused(kind: type, values: Any, where: str = "train") -> str:
         resolve(kind, values, where)
     assert "\n" not in str(error.value)
     return str(error.value)
+
+
+@dataclass(frozen=True)
+class Refusing:
+    share: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.share >= 1:
+            raise SettingError("lora", "share", f"{self.share} is not allowed")
+
+
+@dataclass(frozen=True)
+class Outer:
+    lora: Refusing | None = None
+
+
+def test_what_a_table_refuses_is_named_by_its_whole_path() -> None:
+    assert refused(Outer, {"lora": {"share": 1}}, "students.small") == "students.small.lora.share: 1.0 is not allowed"
+    with pytest.raises(InputError, match=r"^lora\.share: 2\.0 is not allowed$") as error:
+        Refusing(2.0)
+    assert str(copy.copy(error.value)) == str(error.value), "it can go from one process to another"
 
 
 def test_defaults_and_overrides() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from stillhouse.errors import StoreError
 from stillhouse.records import (
+    BestStep,
     Candidate,
     GateResult,
     Question,
@@ -30,12 +31,15 @@ from stillhouse.records import (
 STATEMENT = Statement(0, 0, 18, "Rex is my dog. Ω", instruction=False)
 QUESTION = Question("What is my dog called?", "Rex", 0, "forward", "held_out")
 RESULT = GateResult("recall", 0.97, 0.9, True, True, 30, (0.91, 0.99), details={"spans": [[0, 18]], "wrong": []})
+BEST = BestStep(4, 0.25, True)
 CANDIDATE = Candidate("adapter", "alice", "b" * 64, "a" * 64, {"r": 16, "target_modules": ["q"]}, {}, 40, (1.5, 0.1))
 RECORDS = [
     STATEMENT,
     QUESTION,
     RESULT,
     CANDIDATE,
+    BEST,
+    replace(CANDIDATE, best=BEST),
     Study((STATEMENT,), (QUESTION, Question("What is my cat called?", "I don't know.", None, "unknown"))),
     Signals("alice", "m" * 64, "b" * 64, "s" * 64, "t" * 64, {"top_k": 8}, 40, 90, 120, ("m" * 64,)),
     Verdict(digest(CANDIDATE), True, (RESULT, RESULT), {"recall": {"threshold": 0.9}}, (digest(CANDIDATE),)),
@@ -56,6 +60,15 @@ def test_canonical_json_of_a_record_names_every_field() -> None:
     assert canonical(STATEMENT) == (
         '{"end":18,"index":0,"instruction":false,"start":0,"text":"Rex is my dog. Ω"}'.encode()
     )
+
+
+def test_what_came_later_is_named_only_where_it_is_given() -> None:
+    assert digest(CANDIDATE) == "f2b1e9c3991544975d2cb27bf6dce86012f4de32dc1d108ec5ba5b9bfc6e8e02", (
+        "as before there was `best`"
+    )
+    validated = canonical(replace(CANDIDATE, best=BEST))
+    assert b'"best":{"loss":0.25,"step":4,"stopped_early":true}' in validated and b"best" not in canonical(CANDIDATE)
+    assert BEST.line(40) == "best after step 4 of 40, held-out loss 0.2500, stopped early"
 
 
 def test_records_inside_plain_values_become_objects() -> None:

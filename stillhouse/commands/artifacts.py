@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
-from dataclasses import asdict
 from typing import Any
 
 from ..cli.shell import command, open_store, show
+from ..config import as_dict
 
 
 def add(commands: Any) -> None:
@@ -21,5 +21,5 @@ def add(commands: Any) -> None:
 def show_one(args: argparse.Namespace) -> None:
     """`stillhouse artifacts show`."""
     kind, digest, record = open_store(args).find(args.id)
-    result = {"kind": kind.__name__.lower(), "digest": digest, "record": asdict(record)}
+    result = {"kind": kind.__name__.lower(), "digest": digest, "record": as_dict(record)}
     show(result, args.json, lambda: print(json.dumps(result, indent=2, ensure_ascii=False)))

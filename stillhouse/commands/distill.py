@@ -33,6 +33,8 @@ def run(args: argparse.Namespace) -> None:
             share = f"{d.parameters / d.teacher_parameters:.0%} of the teacher, " if d.teacher_parameters else ""
             name = f"{d.name}: {d.domain}" if d.domain else d.name
             print(f"{name}: {share}{d.steps} steps{tokens}")
+            if d.best:
+                print(f"  {d.best.line(d.steps)}; chosen on held-out data, which flatters the figures below")
             print(f"  KL to the teacher   {d.before.kl:.3f} -> {d.after.kl:.3f} nats, held out")
             print(f"  same first choice   {d.before.agreement:.1%} -> {d.after.agreement:.1%}")
             print(f"  calibration error   {d.before.ece:.1%} -> {d.after.ece:.1%}")

@@ -9,6 +9,7 @@ It does not know gates.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -75,4 +76,5 @@ def _candidate(pipeline: Pipeline, signals: Signals, trained: adapter.Trained, c
         steps=trained.steps,
         losses=tuple(round(x, 5) for x in trained.losses),
         parents=(digest(signals),),
+        best=trained.best and replace(trained.best, loss=round(trained.best.loss, 5)),
     )

@@ -97,12 +97,13 @@ def base_title(ref: str) -> str:
 
 def _facts(pipeline: Pipeline, signals: Signals, candidate: Candidate, ctx: gating.Context) -> dict[str, str]:
     """The head of a report."""
-    model = pipeline.model
+    model, best = pipeline.model, candidate.best
     return {
         "user": candidate.user, "base": f"{base_title(model.ref)} ({model.fingerprint[:12]})",
         "memory": f"{signals.memory_tokens} tokens, {len(ctx.study.statements)} statements",
         "signals": f"{signals.examples} examples, {signals.positions} positions ({digest(signals)[:12]})",
-        "training": f"{candidate.steps} steps, rank {candidate.config['rank']}",
+        "training": f"{candidate.steps} steps, rank {candidate.config['rank']}"
+        + (f"; {best.line(candidate.steps)}" if best else ""),
     }  # fmt: skip
 
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from typing import Any
 
+from ..records import BestStep
 from ..report import page
 
 METRICS = {
@@ -31,13 +32,13 @@ def student_page(content: Mapping[str, Any]) -> str:
         f"KL to the teacher on held-out text <b>{before['kl']:.3f} → {after['kl']:.3f}</b> nats, the same first choice "
         f"at <b>{after['agreement']:.1%}</b> of positions (before: {before['agreement']:.1%}), {size}."
     )
-    pictures = page.loss_figure(content["losses"]) + (
+    pictures = page.loss_figure(content["losses"], content.get("validation", ())) + (
         "<figure><figcaption><b>Reliability</b>how often right (up) against how sure (right); grey: before; the dashed "
         f"line is perfect</figcaption>{page.reliability(before['bins'], after['bins'])}</figure>"
     )
     sections = [
         _facts(content),
-        page.section("Training and calibration", "", f'<div class="pair">{pictures}</div>'),
+        page.section("Training and calibration", _chosen(content), f'<div class="pair">{pictures}</div>'),
         page.section("On held-out text", "", _metrics(before, after, content["lengths"], content.get("off_policy"))),
         _samples(content["samples"]),
         page.settings(content["settings"], {"signals": str(content["signals"]["folder"])}),
@@ -45,6 +46,16 @@ def student_page(content: Mapping[str, Any]) -> str:
     domain = content.get("domain")
     title = f"{content['name']}: {domain}" if domain else str(content["name"])
     return page.page(title, f"Stillhouse · a student of {content['settings']['teacher']}", lead, sections)
+
+
+def _chosen(content: Mapping[str, Any]) -> str:
+    """Which step the weights are of, where validation chose it."""
+    if "best" not in content:
+        return ""
+    line = BestStep(**content["best"]).line(content["steps"])
+    return (
+        f"The student is the {line}. It was chosen on held-out data, which flatters the figures of the same data below."
+    )
 
 
 def _facts(content: Mapping[str, Any]) -> str:
@@ -116,9 +127,11 @@ def domains_page(content: Mapping[str, Any]) -> str:
     )
     rows = list(_domain_rows(domains, max(max(pair) for pair in kl)))
     heads = ["Domain", "Loss", "KL to the teacher", ">nats", ">Same choice", ">ECE", ">Length", ">Steps"]
+    chosen = "; each is of its best step on held-out data, which flatters the figures of the same data"
+    chosen = chosen if any("best" in d for d in domains) else ""
     key = (
         '<p class="said key"><span class="dot was"></span>before<span class="dot"></span>after; length is that of '
-        "the specialist's answers against the teacher's</p>"
+        f"the specialist's answers against the teacher's{chosen}</p>"
     )
     held_out = f"{sum(d['after']['positions'] for d in domains)} positions"
     sections = [
@@ -141,7 +154,7 @@ def _domain_rows(domains: Sequence[Mapping[str, Any]], most: float) -> Iterator[
             "Same choice": f"{before['agreement']:.0%} → {after['agreement']:.0%}",
             "ECE": f"{before['ece']:.1%} → {after['ece']:.1%}",
             "Length": _drift(d["lengths"], "after"),
-            "Steps": str(d["steps"]),
+            "Steps": f"{d['best']['step']} of {d['steps']}" if "best" in d else str(d["steps"]),
         }
         yield [
             f'<td class="name"><a href="{escape(d["folder"])}/report.html">{escape(name)}</a></td>',

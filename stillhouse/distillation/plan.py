@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from .. import models
 from ..capture.prompts import Captured
 from ..config import as_dict
 from ..errors import StoreError
-from ..records import digest, from_mapping
+from ..records import BestStep, digest, from_mapping
 from ..work import Work
 from .evaluate import Lengths, Metrics
 from .signals import RecipeSignals
@@ -47,6 +47,8 @@ class Distilled:
     """Training examples that could not be aligned with another tokenizer."""
     lengths: Lengths
     domain: str = ""
+    best: BestStep | None = field(default=None, metadata={"later": True})
+    """The step that it is of, where validation chose it on the held-out signals that `after` is measured on."""
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -58,7 +60,8 @@ def read(file: Path) -> list[Distilled]:
     report = json.loads(file.read_bytes())
     if "domains" in report:
         return [one for domain in report["domains"] for one in read(file.parent / domain["folder"] / file.name)]
-    values = {field.name: report[field.name] for field in fields(Distilled)} | {"folder": file.parent}
+    names = [f.name for f in fields(Distilled) if f.name in report or not f.metadata.get("later")]
+    values = {name: report[name] for name in names} | {"folder": file.parent}
     try:
         return [from_mapping(Distilled, values)]
     except StoreError as error:

@@ -59,17 +59,18 @@ def _content(
     """What the report of one lesson holds."""
     lesson, captured = comparison.lesson, comparison.lesson.signals
     sides = {"teacher": comparison.teacher, "before": comparison.before.answers, "after": comparison.after.answers}
-    losses = student.trained.by_slot[slot]
+    losses, validation = student.trained.by_slot[slot], student.trained.validation[slot]
     distilled = Distilled(
         plan.name, plan.folder / lesson.name, len(losses), comparison.before.metrics, comparison.after.metrics,
         sum(p.numel() for p in student.model.network.parameters()), signals.teacher.parameters,
         isinstance(student.feed, SameTokens), getattr(student.feed, "skipped", 0), lengths(*sides.values()),
-        lesson.name,
+        lesson.name, student.trained.best[slot],
     )  # fmt: skip
     settings = {"student": as_dict(plan.student), "capture": captured.config, "teacher": signals.teacher.ref}
     if lesson.name:
         settings["domain"] = as_dict(lesson.data)
-    return distilled.as_dict() | {
+    validated = {"validation": [[step, round(loss, 5)] for step, loss in validation]} if validation else {}
+    return distilled.as_dict() | validated | {
         "settings": settings,
         "signals": {
             "folder": str(captured.folder), "examples": captured.examples, "positions": captured.positions,
@@ -90,7 +91,7 @@ def _summary(signals: RecipeSignals, plan: StudentPlan, contents: Sequence[dict[
     return {
         "name": plan.name,
         "domains": [
-            {name: content[name] for name in names}
+            {name: content[name] for name in names if name in content}
             | {"folder": content["domain"], "signals": content["signals"]["folder"]}
             for content in contents
         ],

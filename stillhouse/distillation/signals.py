@@ -4,7 +4,7 @@ In: a recipe and the home folder. Out: `RecipeSignals`: the teacher, open, and o
 signals on its training and its held-out examples. Signals lie in `signals/<digest>/` under home, in a folder named by
 the teacher, the settings and the examples, so a second recipe with the same three finds them made.
 
-It does not know students.
+It does not know how students are made.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from ..progress import progress
 from ..records import digest
 from ..trainer.ranks import Ranks, ranks
 from ..work import Work
+from .checks import check_students
 from .data import Data, parts
 from .recipe import Recipe
 from .teacher import OpenTeacher, open_teacher
@@ -62,8 +63,9 @@ class RecipeSignals:
 def collect_signals(recipe: Recipe, home: Path, show: bool, measured: bool = True) -> RecipeSignals:
     """Read the data, open the teacher, and capture what is missing.
 
-    `measured`: students will be measured, so every data set has to hold examples out. `InputError`: it does not, or
-    data that cannot be read or captured; `ModelError`: a teacher that cannot be opened; `StoreError`: damaged signals.
+    `measured`: students will be made and measured, so every data set has to hold examples out, and students that
+    cannot be made are refused before anything is captured. `InputError`: that, or data that cannot be read or captured;
+    `ModelError`: a model that cannot be opened; `StoreError`: damaged signals.
     """
     here = ranks()
     show = show and here.first
@@ -73,6 +75,8 @@ def collect_signals(recipe: Recipe, home: Path, show: bool, measured: bool = Tru
             where = f"domains.{name}" if name else "data"
             raise InputError(f"{where}.held_out: 0 leaves nothing to measure a student on; give a share or files")
     teacher = here.in_turn(lambda: open_teacher(recipe.teacher, home))
+    if measured:
+        here.in_turn(lambda: check_students(recipe, teacher, here))
 
     def signals(title: str, data: Data, examples: Sequence[prompts.Example]) -> prompts.Captured:
         styled, config = [data.style(e) for e in examples], recipe.capture_of(data)

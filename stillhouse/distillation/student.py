@@ -26,7 +26,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreT
 from .. import models
 from ..errors import InputError, first_line
 from ..feeds.on_policy import OnPolicy
-from ..models import Device, Model
+from ..models import Device, Model, TextModel
 from ..storage.files import sync_folder
 from ..train import full
 
@@ -97,6 +97,21 @@ def build(student: Student, teacher: Model, texts: Sequence[str], folder: Path, 
     return models.load(str(folder), device)
 
 
+def outline(student: Student, ref: str, teacher: TextModel, seed: int) -> PreTrainedModel:
+    """The student's network without weights, which takes from `ref` or from `teacher` what `student` does not name.
+
+    `InputError`: layers that are not there, a configuration that makes no model; `ModelError`: a model, or a tokenizer,
+    that cannot be loaded.
+    """
+    if student.tokenizer:
+        models.load_tokenizer(student.tokenizer)
+    if student.scratch:
+        with torch.device("meta"):
+            return _random(student, teacher, teacher.vocabulary, seed)
+    network = models.outline(ref)
+    return _cut(network, student.layers) if student.layers else network
+
+
 def write_folder(folder: Path, network: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> None:
     """A Hugging Face folder, there whole or not at all."""
     partial = folder.parent / f".partial-{uuid.uuid4().hex}"
@@ -154,7 +169,7 @@ def _cut(network: PreTrainedModel, layers: Sequence[int]) -> PreTrainedModel:
     return cut  # type: ignore[no-any-return]
 
 
-def _random(student: Student, base: Model, vocabulary: int, seed: int) -> PreTrainedModel:
+def _random(student: Student, base: TextModel, vocabulary: int, seed: int) -> PreTrainedModel:
     """Random weights of the shape that `scratch` describes."""
     tokens = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None, "vocab_size": vocabulary}
     shape = {**tokens, "max_position_embeddings": base.context, **student.scratch}

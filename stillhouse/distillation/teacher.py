@@ -102,15 +102,19 @@ class OpenTeacher:
             return 0
         return sum(p.numel() for m in self.teacher.mixture.models for p in m.network.parameters())
 
+    def base_ref(self, student: str) -> str:
+        """The reference of the model that a student starts from: its own, or else the teacher's."""
+        if not student and not isinstance(self.teacher, Local):
+            raise InputError(
+                "students: the teacher is an endpoint, so no weights are here to start from; give each student a model"
+            )
+        return student or self.teacher.text_model.ref
+
     def base(self, student: str) -> Model:
         """The model that a student starts from where it names no other."""
         if isinstance(self.teacher, Local):
             return self.teacher.text_model
-        if not student:
-            raise InputError(
-                "students: the teacher is an endpoint, so no weights are here to start from; give each student a model"
-            )
-        return models.load(student, self.table.device)
+        return models.load(self.base_ref(student), self.table.device)
 
     def capture(
         self,

@@ -110,8 +110,6 @@ def _on_policy(signals: RecipeSignals, stored: Feed, model: Model, student: Stud
     """Batches in which the student writes, where it is to."""
     if student.on_policy is None:
         return None
-    if signals.ranks.world > 1:
-        raise InputError("on_policy: the student writes in one process only; leave it out, or do without torchrun")
     captured = [lesson.signals for lesson in signals.lessons]
     return OnPolicyFeed(stored, captured, model, signals.teacher.teacher, student.on_policy)
 

@@ -4,6 +4,6 @@ from __future__ import annotations
 
 from .bank import AdapterBank
 from .batch import BatchAdapters, Run
-from .sites import LoraConfig, Site
+from .sites import LoraConfig, Site, check_sites
 
-__all__ = ["AdapterBank", "BatchAdapters", "LoraConfig", "Run", "Site"]
+__all__ = ["AdapterBank", "BatchAdapters", "LoraConfig", "Run", "Site", "check_sites"]

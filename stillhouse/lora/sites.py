@@ -16,13 +16,14 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from ..config import later
+from ..config import SettingError, later
 from ..errors import InputError, ModelError
 
 EXPERT_PARAMETERS = ("gate_up_proj", "down_proj")
 _ROUTER = re.compile(r"(^|\.)(gate|router|shared_expert_gate)(\.|$)")
 _ONE_EXPERT = re.compile(r"\.experts\.\d+\.")  # gets the tokens routed to it alone: their rows are not known there
 _LAYER = re.compile(r"\.\d+\.")
+ExpertWeights = list[tuple[str, tuple[int, int, int]]]  # names of stacked parameters, each with (experts, in, out)
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,12 @@ class LoraConfig:
     """Whether experts whose weights are stacked in one parameter are adapted too; never with `targets` attention."""
     dropout: float = later(0.0)
     """Share of an adapter's inputs that are left out at random in training, 0 to under 1. Not for stacked experts."""
+
+    def __post_init__(self) -> None:
+        if self.rank < 1:
+            raise SettingError("lora", "rank", f"{self.rank} is not a positive number")
+        if not 0 <= self.dropout < 1:
+            raise SettingError("lora", "dropout", f"{self.dropout} is not allowed; it is a share, 0 to under 1")
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,21 +92,23 @@ class Site:
 
 
 def find_sites(network: PreTrainedModel, slots: int, config: LoraConfig) -> list[Site]:
-    """All sites of `network`, parameters zero. `ModelError` when there are none; `InputError` for a rank or a dropout
-    that cannot be."""
-    if config.rank < 1:
-        raise InputError(f"rank: {config.rank} is not a positive number")
-    if not 0 <= config.dropout < 1:
-        raise InputError(f"dropout: {config.dropout} is not allowed; it is a share, 0 to under 1")
-    sites = list(_sites(network, slots, config))
-    if not sites:
+    """All sites of `network`, parameters zero. Raises what `check_sites` does."""
+    check_sites(network, config)
+    return list(_sites(network, slots, config))
+
+
+def check_sites(network: PreTrainedModel, config: LoraConfig, table: str = "lora") -> None:
+    """`ModelError` when `network` has no sites; `InputError` for dropout on stacked experts. Weights are not read, so
+    they may be on the device "meta". `table`: where the settings stand, for the error."""
+    targets = list(_targets(network, config))
+    if not targets:
         name = type(network).__name__
         raise ModelError(f"{name} has no {config.targets!r} linear layer or stacked experts in its decoder layers")
-    if config.dropout and any(site.experts for site in sites):
+    if config.dropout and any(experts for _, _, experts in targets):
         raise InputError(
-            f"dropout: {config.dropout} is not for stacked experts; set it to 0, or leave them out with experts = false"
+            f"{table}.dropout: {config.dropout} is not for stacked experts; set it to 0, or leave them out with "
+            f"{table}.experts = false"
         )
-    return sites
 
 
 def has_experts(network: PreTrainedModel) -> bool:
@@ -108,6 +117,18 @@ def has_experts(network: PreTrainedModel) -> bool:
 
 
 def _sites(network: PreTrainedModel, slots: int, config: LoraConfig) -> Iterator[Site]:
+    for name, module, stacked in _targets(network, config):
+        if isinstance(module, nn.Linear):
+            a, b = (module.in_features, module.out_features)
+            yield _site(module, f"{name}.weight", name, 0, slots, (config.rank, a), (b, config.rank))
+        for i, (weight, (experts, into, out)) in enumerate(stacked):
+            path = name + ".base_layer" * (len(stacked) - 1 - i)
+            shapes = (experts, config.rank, into), (experts, config.rank, out)
+            yield _site(module, f"{name}.{weight}", path, experts, slots, *shapes)
+
+
+def _targets(network: PreTrainedModel, config: LoraConfig) -> Iterator[tuple[str, nn.Module, ExpertWeights]]:
+    """Adapted modules with their names, in module order; of linear layers no stacked experts."""
     decoder = cast(Any, network).get_decoder()  # untyped in some versions of transformers
     prefix = next(name for name, module in network.named_modules() if module is decoder)
     for name, module in network.named_modules():
@@ -115,13 +136,9 @@ def _sites(network: PreTrainedModel, slots: int, config: LoraConfig) -> Iterator
         if not inside or _ROUTER.search(name) or _ONE_EXPERT.search(name) or not _wanted(name, config):
             continue
         if isinstance(module, nn.Linear):
-            a, b = (module.in_features, module.out_features)
-            yield _site(module, f"{name}.weight", name, 0, slots, (config.rank, a), (b, config.rank))
-        elif config.experts and (weights := _expert_weights(module)):
-            for i, (weight, (experts, into, out)) in enumerate(weights):
-                path = name + ".base_layer" * (len(weights) - 1 - i)
-                shapes = (experts, config.rank, into), (experts, config.rank, out)
-                yield _site(module, f"{name}.{weight}", path, experts, slots, *shapes)
+            yield name, module, []
+        elif config.experts and (stacked := _expert_weights(module)):
+            yield name, module, stacked
 
 
 def _wanted(name: str, config: LoraConfig) -> bool:
@@ -129,7 +146,7 @@ def _wanted(name: str, config: LoraConfig) -> bool:
     return config.targets == "all" or attention == (config.targets == "attention")
 
 
-def _expert_weights(module: nn.Module) -> list[tuple[str, tuple[int, int, int]]]:
+def _expert_weights(module: nn.Module) -> ExpertWeights:
     """Stacked expert parameters in the module's own order, each with (experts, in, out)."""
     stacked = [(n, p) for n, p in module.named_parameters(recurse=False) if n in EXPERT_PARAMETERS and p.dim() == 3]
     transposed = bool(getattr(module, "is_transposed", False))

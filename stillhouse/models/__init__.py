@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .fingerprints import fingerprint
-from .loading import DEFAULT, choose_device, load, load_tokenizer, locate, silence
+from .loading import DEFAULT, choose_device, load, load_tokenizer, locate, outline, silence
 from .model import Device, Model
 from .text_model import TextModel
 from .tokens import render, stop_ids, token_bytes
@@ -18,6 +18,7 @@ __all__ = [
     "load",
     "load_tokenizer",
     "locate",
+    "outline",
     "render",
     "silence",
     "stop_ids",

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from huggingface_hub import snapshot_download
 from safetensors import SafetensorError, safe_open
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.utils import logging as transformers_logging
 
 from ..compute.memory import memory_bytes
@@ -76,6 +76,19 @@ def _load(ref: str, device: Device, cache: Path | None) -> Model:
         raise ModelError(f"{ref}: has no fast tokenizer (tokenizer.json); convert it with transformers first")
     network.to(device=where).eval().requires_grad_(False)
     return Model(ref, path, tokenizer, fingerprint(path, cache), stop_ids(network, tokenizer), network, where)
+
+
+def outline(ref: str) -> PreTrainedModel:
+    """The network of `ref` without its weights, on the device "meta". `ModelError` as `load` says it."""
+    path = locate(ref)
+    check(path)
+    try:
+        with silence(), torch.device("meta"):
+            config = AutoConfig.from_pretrained(path, trust_remote_code=False)
+            network: PreTrainedModel = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    except Exception as error:  # as in loading
+        raise ModelError(f"{ref}: cannot be loaded as a causal language model: {first_line(error)}") from error
+    return network
 
 
 def locate(ref: str) -> Path:

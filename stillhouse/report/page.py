@@ -91,14 +91,17 @@ def cell(text: str, name: str = "", of: str = "") -> str:
     return f"<td{f' class={name}' if name else ''}{label}><span>{escape(text)}</span></td>"
 
 
-def loss_figure(losses: Sequence[float]) -> str:
-    """The loss of every step."""
-    curve, logarithmic = svg.curve(losses, "training loss")
+def loss_figure(losses: Sequence[float], validation: Sequence[tuple[int, float]] = ()) -> str:
+    """The loss of every step, and on held-out examples after so many."""
+    label = "training loss, and loss on held-out examples" if validation else "training loss"
+    curve, logarithmic = svg.curve(losses, label, [(step / len(losses), loss) for step, loss in validation])
     if not curve:
         return ""
     height = "logarithmic" if logarithmic else "linear"
+    dashed = "; dashed: on held-out examples" if validation else ""
     return (
-        f"<figure><figcaption><b>Loss</b>nats per target over {len(losses)} steps, {height} height</figcaption>{curve}"
+        f"<figure><figcaption><b>Loss</b>nats per target over {len(losses)} steps, {height} height{dashed}</figcaption>"
+        f"{curve}"
         f'<div class="axis"><span>{losses[0]:.3f} at the start</span><span>{losses[-1]:.3f} at the end</span></div>'
         "</figure>"
     )

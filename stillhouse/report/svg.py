@@ -87,16 +87,22 @@ def roc(points: Sequence[tuple[float, float]], label: str) -> str:
     )
 
 
-def curve(values: Sequence[float], label: str) -> tuple[str, bool]:
-    """A line through the finite values, thinned to means, and whether its height is logarithmic."""
+def curve(values: Sequence[float], label: str, dashed: Sequence[tuple[float, float]] = ()) -> tuple[str, bool]:
+    """A line through the finite values, thinned to means, and whether its height is logarithmic. `dashed`: a second
+    line on the same scale through (share of the width, finite value)."""
     points = _thin([v for v in values if math.isfinite(v)])
     if len(points) < 2:
         return "", False
-    logarithmic = min(points) > 0 and max(points) / min(points) > 20
-    heights = [math.log(p) for p in points] if logarithmic else points
+    shown = [*points, *(value for _, value in dashed)]
+    logarithmic = min(shown) > 0 and max(shown) / min(shown) > 20
+    heights = [math.log(p) for p in shown] if logarithmic else shown
     low, span = min(heights), (max(heights) - min(heights)) or 1.0
-    xy = [f"{100 * i / (len(heights) - 1):.2f},{38 - 36 * (h - low) / span:.2f}" for i, h in enumerate(heights)]
+    y = [f"{38 - 36 * (h - low) / span:.2f}" for h in heights]
+    xy = [f"{100 * i / (len(points) - 1):.2f},{y[i]}" for i in range(len(points))]
     line = f'<polyline points="{" ".join(xy)}"/>'
+    if dashed:
+        second = [f"{100 * x:.2f},{at}" for (x, _), at in zip(dashed, y[len(points) :], strict=True)]
+        line += f'<polyline style="stroke: var(--soft); stroke-dasharray: 4 3" points="{" ".join(second)}"/>'
     area = f'<polygon points="0,40 {" ".join(xy)} 100,40"/>'
     svg = f'<svg class="curve" role="img" aria-label="{escape(label)}" viewBox="0 0 100 40" preserveAspectRatio="none">'
     return f"{svg}{area}{line}</svg>", logarithmic

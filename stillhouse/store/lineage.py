@@ -40,7 +40,7 @@ def summary(record: object) -> str:
             return f"{size} from a memory of {s.memory_tokens} tokens, user {s.user!r}"
         case Candidate() as c:
             loss = f", last loss {c.losses[-1]:.4g}" if c.losses else ""
-            return f"{c.kind}, {c.steps} steps{loss}"
+            return f"{c.kind}, {c.steps} steps{loss}" + (f", {c.best.line(c.steps)}" if c.best else "")
         case Verdict() as v:
             failed = [r.gate for r in v.results if not r.passed]
             return f"{'passed' if v.passed else 'rejected'}: {len(v.results)} gates" + (

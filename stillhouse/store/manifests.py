@@ -50,7 +50,7 @@ def kind_of(record: object) -> str:
 
 def encode(record: object) -> bytes:
     """A record's manifest: canonical JSON with the version of the format and the kind."""
-    return records.canonical({"format": FORMAT, "kind": kind_of(record), "record": dataclasses.asdict(record)})  # type: ignore[call-overload]
+    return records.canonical({"format": FORMAT, "kind": kind_of(record), "record": record})
 
 
 def decode(path: Path, kind: type[R]) -> tuple[str, R]:

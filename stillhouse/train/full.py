@@ -29,9 +29,9 @@ from ..feeds.states import Matching, TracedFeed
 from ..lora import AdapterBank, LoraConfig
 from ..losses import Objective
 from ..models import Model
-from ..records import digest
+from ..records import BestStep, digest
 from ..trainer.feed_task import FeedTask, SlotFeed, prepare
-from ..trainer.loop import Measured, Schedule, TrainingPlan, fit, validation_of
+from ..trainer.loop import Measured, Schedule, TrainingPlan, best_of, check_patience, fit, validation_of
 from ..trainer.ranks import Ranks, ranks
 
 CHECKPOINT = "checkpoint.safetensors"
@@ -82,6 +82,7 @@ class Config:
         check_numbers(self, "train", ("clip", "epochs", "batch_tokens", "accumulate", "checkpoint_every"))
         if self.warmup >= 1:
             raise InputError(f"train.warmup: {self.warmup} is not allowed; it is a share of the steps, 0 to under 1")
+        check_patience(self.patience, self.validate_every)
 
     @property
     def peak(self) -> float:
@@ -98,6 +99,8 @@ class Trained:
     bank: AdapterBank | None = None
     validation: tuple[Measured, ...] = ()
     """Of every adapter: steps, and the loss on held-out examples after so many. It is of the first lowest."""
+    best: tuple[BestStep | None, ...] = ()
+    """Of every adapter the step that it is of, None without validation."""
 
     @property
     def losses(self) -> tuple[float, ...]:
@@ -164,7 +167,8 @@ def train(
     finally:
         unpack()
     model.network.eval().requires_grad_(False)
-    return Trained(progress.step, tuple(map(tuple, progress.losses)), bank, validation_of(progress))
+    by_slot, best = tuple(map(tuple, progress.losses)), best_of(progress, plan)
+    return Trained(progress.step, by_slot, bank, validation_of(progress), best)
 
 
 def _steps(feed: Feed, config: Config, slots: Sequence[int]) -> list[list[list[list[int]]]]:

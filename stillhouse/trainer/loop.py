@@ -21,7 +21,9 @@ from typing import NamedTuple, Protocol
 
 from torch import Tensor
 
+from ..config import SettingError
 from ..errors import ModelError
+from ..records import BestStep
 from ..seeds import seed_of
 from . import checkpoint
 from .checkpoint import Best
@@ -176,6 +178,29 @@ def _validate(
 def validation_of(progress: Progress) -> tuple[Measured, ...]:
     """Of every slot what was measured, as a record has it."""
     return tuple(tuple((int(step), float(loss)) for step, loss in own) for own in progress.validation)
+
+
+def best_of(progress: Progress, plan: TrainingPlan) -> tuple[BestStep | None, ...]:
+    """Of every slot the step whose weights it has, None where it was not validated."""
+    return tuple(
+        _best(measured, slot in progress.left, plan.patience) for slot, measured in enumerate(validation_of(progress))
+    )
+
+
+def _best(measured: Measured, left: bool, patience: int) -> BestStep | None:
+    """The first lowest of what was measured. A slot can also have left because it had mastered everything."""
+    if not measured:
+        return None
+    number = min(range(len(measured)), key=lambda n: measured[n][1])
+    return BestStep(*measured[number], stopped_early=left and 0 < patience < len(measured) - number)
+
+
+def check_patience(patience: int, validate_every: int) -> None:
+    """`SettingError` for patience that nothing is validated for."""
+    if patience and not validate_every:
+        raise SettingError(
+            "train", "patience", f"{patience} waits for validations, and there are none; set validate_every too"
+        )
 
 
 def by_slot(numbers: Sequence[int], owners: Sequence[int], slots: int) -> list[list[int]]:

@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -247,6 +248,38 @@ def test_settings_from_a_file_then_from_assignments(tmp_path: Path) -> None:
     assert found.gate.gates == ("recall",)
     assert found.gate.settings == {"recall": {"threshold": 1}}
     assert read_settings(None) == Settings()
+
+
+def test_patience_without_validation_is_refused_with_its_path() -> None:
+    with pytest.raises(
+        InputError, match=r"^config\.train\.patience: 3 waits for validations, .*; set validate_every too"
+    ):
+        read_settings(None, ["train.patience=3"])
+
+
+def test_dropout_on_stacked_experts_is_told_before_anything_is_captured(
+    random_model: Callable[..., Model], tmp_path: Path
+) -> None:
+    dropping = replace(SMALL, train=replace(SMALL.train, dropout=0.1))
+    with pytest.raises(
+        InputError, match=r"^train\.dropout: 0\.1 is not for stacked experts; .* train\.experts = false$"
+    ):
+        consolidate(
+            "alice", "My dog is called Zorvik.", model=random_model("qwen3_moe"), home=tmp_path, settings=dropping
+        )
+    assert not any((tmp_path / "manifests").rglob("*.json")) and not any((tmp_path / "blobs").rglob("*"))
+
+
+def test_the_best_step_stands_where_the_steps_do(random_model: Callable[..., Model], tmp_path: Path) -> None:
+    validated = replace(SMALL, train=replace(SMALL.train, steps=4, validate_every=1))
+    result = consolidate("alice", MEMORY, model=random_model("llama"), home=tmp_path, settings=validated)
+    store = Store(tmp_path)
+    best = store.get(Candidate, result.version.candidate).best
+    assert best is not None and not best.stopped_early
+    abouts = {kind: about for kind, _, about in store.lineage(result.version.candidate)}
+    assert best.line(4) in abouts["candidate"]
+    assert f"4 steps, rank 4; {best.line(4)}" in (result.folder / "gate_report.html").read_text(encoding="utf-8")
+    assert store.verify() == []
 
 
 def test_a_rejected_adapter_is_kept_and_not_served(random_model: Callable[..., Model], tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from stillhouse import cli, distillation
 from stillhouse.capture.prompts import Example
 from stillhouse.distillation import router
 from stillhouse.distillation.data import Data, Domain, add, parts
+from stillhouse.distillation.pages import domains_page
 from stillhouse.errors import InputError, ModelError, StoreError
 from stillhouse.models import Model
 from tests.distillation.test_run import Page
@@ -78,6 +79,14 @@ def test_every_domain_gets_a_specialist_and_the_summary_has_them_all(file: Path,
     page = (whole / "report.html").read_text(encoding="utf-8")
     assert Page(page).outside == ["task/report.html", "debug/report.html"] and "<script" not in page
     assert "The router" in page and "small: debug" in (done[1].folder / "report.html").read_text(encoding="utf-8")
+    for d in found["domains"]:
+        d["best"] = {"step": 1, "loss": 0.5, "stopped_early": False}
+    assert "best step" not in page and ">1 of 2</span>" not in page
+    validated = domains_page(found)
+    assert (
+        "each is of its best step on held-out data, which flatters" in validated
+        and validated.count(">1 of 2</span>") == 2
+    )
     settings = json.loads((done[1].folder / "report.json").read_text(encoding="utf-8"))["settings"]
     assert settings["capture"]["teacher_system"] == "Be brief." and settings["domain"]["system"] == "You debug."
 

@@ -21,7 +21,7 @@ from stillhouse.capture.prompts import Example
 from stillhouse.distillation.data import read, split
 from stillhouse.distillation.evaluate import measure
 from stillhouse.distillation.student import NewTokenizer, Student, build
-from stillhouse.errors import InputError, StoreError
+from stillhouse.errors import InputError, ModelError, StoreError
 from stillhouse.feeds.same_tokens import SameTokens
 from stillhouse.models import Model
 
@@ -70,6 +70,11 @@ def recipe(folder: Path, teacher: Model, name: str) -> Path:
     file = folder / f"{name}.toml"
     file.write_text(RECIPE.format(teacher=teacher.path, name=name, student=student, train=train), encoding="utf-8")
     return file
+
+
+def written(home: Path) -> list[Path]:
+    """What was captured or made there."""
+    return [path for kind in ("signals", "students") for path in sorted(home.glob(f"{kind}/*"))]
 
 
 class Page(HTMLParser):
@@ -188,8 +193,9 @@ def test_inner_states_are_matched_where_asked(random_model: Make, tmp_path: Path
     )
     assert done.steps and list((tmp_path / "home").rglob("traces-*.parquet"))
     made = distillation.load_recipe(recipe(tmp_path, teacher, "digits"), [*asked, "students.digits.train.hidden=0.5"])
-    with pytest.raises(InputError, match="traces: inner states are of one model"):
-        distillation.distill(made, home=tmp_path / "home")
+    with pytest.raises(InputError, match=r"digits\.train\.hidden: inner states are of one model"):
+        distillation.distill(made, home=tmp_path / "other")
+    assert written(tmp_path / "other") == []
 
 
 @pytest.mark.parametrize(
@@ -210,12 +216,81 @@ def test_inner_states_are_matched_where_asked(random_model: Make, tmp_path: Path
         ),
         ("students.half.scratch={a=1}", "scratch makes random weights"),
         ("folder='x'", "unknown key 'folder'"),
+        ("students.half.train.lora={rank=0}", r"^students\.half\.train\.lora\.rank: 0 is not a positive number"),
+        ("students.half.train.lora={dropout=1.0}", r"^students\.half\.train\.lora\.dropout: 1\.0 is not allowed"),
+        ("students.half.train.lora={dropout=-0.1}", r"^students\.half\.train\.lora\.dropout: -0\.1 is not allowed"),
+        (
+            "students.half.train.patience=2",
+            r"^students\.half\.train\.patience: 2 waits for validations, .* set validate_",
+        ),
+        ("students.half.train.hidden=0.5", r"^students\.half\.train\.hidden: no traces of the teacher"),
     ],
 )
 def test_a_wrong_recipe_is_one_clear_line(change: str, message: str, random_model: Make, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=message):
         made = distillation.load_recipe(recipe(tmp_path, random_model("llama"), "half"), [change])
         distillation.distill(made, home=tmp_path / "home")
+    assert written(tmp_path / "home") == [], "it is told before anything is captured or made"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("students.half.tokenizer='./gone'", "gone: no tokenizer there"),
+        ("students.half={model='./gone'}", "gone: no such folder"),
+    ],
+)
+def test_a_model_that_is_not_there_is_told_first(change: str, message: str, random_model: Make, tmp_path: Path) -> None:
+    made = distillation.load_recipe(recipe(tmp_path, random_model("llama"), "half"), [change])
+    with pytest.raises(ModelError, match=message):
+        distillation.distill(made, home=tmp_path / "home")
+    assert written(tmp_path / "home") == []
+
+
+def test_dropout_on_stacked_experts_is_told_before_anything_is_captured(random_model: Make, tmp_path: Path) -> None:
+    asked = ["students.half.train.lora={rank=2, dropout=0.1}"]
+    made = distillation.load_recipe(recipe(tmp_path, random_model("qwen3_moe"), "half"), asked)
+    line = r"^students\.half\.train\.lora\.dropout: 0\.1 is not for stacked experts; .*\.lora\.experts = false$"
+    with pytest.raises(InputError, match=line):
+        distillation.distill(made, home=tmp_path / "home")
+    assert written(tmp_path / "home") == []
+
+
+@pytest.mark.parametrize(("rate", "patience"), [("3.0", 1), ("3e-3", 0)], ids=["stopped", "to the end"])
+def test_the_best_step_is_reported(
+    rate: str, patience: int, random_model: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, home = recipe(tmp_path, random_model("llama"), "adapter"), str(tmp_path / "home")
+    settings = [f"learning_rate={rate}", f"patience={patience}", "batch_tokens=128", "epochs=6.0"]
+    assert (
+        cli.main(["distill", str(file), "--home", home, *(f"--set=students.adapter.train.{s}" for s in settings)]) == 0
+    )
+    out = capsys.readouterr().out
+    (report,) = (tmp_path / "home").glob("students/*/report.json")
+    content, page = json.loads(report.read_bytes()), report.with_suffix(".html").read_text(encoding="utf-8")
+    best, curve = content["best"], content["validation"]
+    assert [step for step, _ in curve] == list(range(1, content["steps"] + 1))
+    assert dict(curve)[best["step"]] == round(best["loss"], 5) == min(loss for _, loss in curve)
+    assert best["stopped_early"] == bool(patience)
+    line = f"best after step {best['step']} of {content['steps']}, held-out loss {best['loss']:.4f}"
+    line += ", stopped early" * bool(patience)
+    assert f"  {line}; chosen on held-out data, which flatters the figures below\n" in out
+    assert f"The student is the {line}. It was chosen on held-out data, which flatters the figures" in page
+    assert "dashed: on held-out examples" in page and page.count("<polyline") == 2 and not Page(page).outside
+    (again,) = distillation.distill(distillation.load_recipe(file, [f"students.adapter.train.{s}" for s in settings]),
+                                    home=home)  # fmt: skip
+    assert again.best and vars(again.best) == best
+
+
+def test_reports_of_students_without_validation_stay_as_they_are(
+    random_model: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = recipe(tmp_path, random_model("llama"), "half")
+    assert cli.main(["distill", str(file), "--home", str(tmp_path / "home")]) == 0
+    (report,) = (tmp_path / "home").glob("students/*/report.json")
+    assert not {"best", "validation"} & set(json.loads(report.read_bytes()))
+    assert "dashed: on" not in report.with_suffix(".html").read_text(encoding="utf-8")
+    assert "best after" not in capsys.readouterr().out
 
 
 def test_every_format_of_data_is_read_as_it_is(tmp_path: Path) -> None:

@@ -75,12 +75,12 @@ def test_peft_reads_the_folder_and_drops_the_same_inputs(random_model: Make, tmp
 
 @pytest.mark.parametrize("dropout", [-0.1, 1.0])
 def test_what_is_no_share_is_refused(random_model: Make, dropout: float) -> None:
-    with pytest.raises(InputError, match=r"dropout: .* is not allowed; it is a share, 0 to under 1"):
+    with pytest.raises(InputError, match=r"lora\.dropout: .* is not allowed; it is a share, 0 to under 1"):
         AdapterBank(random_model("llama").network, 1, LoraConfig(4, 8.0, dropout=dropout))
 
 
 def test_stacked_experts_have_none(random_model: Make) -> None:
     network = random_model("qwen3_moe").network
-    with pytest.raises(InputError, match=r"dropout: 0.1 is not for stacked experts; set it to 0"):
+    with pytest.raises(InputError, match=r"lora\.dropout: 0\.1 is not for stacked experts; .* lora\.experts = false"):
         AdapterBank(network, 1, LoraConfig(4, 8.0, dropout=0.1))
     AdapterBank(network, 1, LoraConfig(4, 8.0, experts=False, dropout=0.1)).detach()

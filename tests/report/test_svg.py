@@ -36,6 +36,8 @@ def test_a_curve_is_thinned_and_needs_two_points() -> None:
     picture, logarithmic = svg.curve([float(n % 7) for n in range(5000)], "loss")
     assert not logarithmic and len(re.findall(r"[\d.]+,[\d.]+", picture.split("<polyline")[1])) <= svg.POINTS
     assert svg.curve([1.0, float("inf")], "loss") == ("", False)
+    both, _ = svg.curve([2.0, 1.0, 0.0], "loss", [(0.5, 4.0), (1.0, 2.0)])
+    assert 'points="0.00,20.00 50.00,29.00 100.00,38.00"' in both and 'points="50.00,2.00 100.00,20.00"' in both
     assert svg.curve([100.0, 1.0], "loss")[1] and not svg.curve([100.0, 0.0], "loss")[1]
 
 

@@ -21,7 +21,7 @@ from stillhouse.feeds.same_tokens import SameBatch, SameTokens, trimmed
 from stillhouse.lora import LoraConfig
 from stillhouse.losses import Objective, SparseTargets
 from stillhouse.models import Model
-from stillhouse.records import digest
+from stillhouse.records import BestStep, digest
 from stillhouse.signals import Shard
 from stillhouse.text.corpus import anchors
 from stillhouse.train.full import CHECKPOINT, Config, planned, train
@@ -207,11 +207,12 @@ def test_the_student_is_the_best_one_on_held_out_examples(
     config, model = replace(VALIDATED, lora=lora, learning_rate=rate), student(random_model)
     notes: list[str] = []
     found = train(model, train_feed, config, tmp_path, lambda n, note: notes.append(note), held_out=held)
-    (measured,) = found.validation
+    (measured,), (chosen,) = found.validation, found.best
     assert [step for step, _ in measured] == list(range(1, found.steps + 1))
     assert all(f"held out {loss:.3f}" in note for note, (_, loss) in zip(notes, measured, strict=True))
     best = min(measured, key=lambda pair: pair[1])[0]
     assert best < found.steps, "it got worse again"
+    assert chosen == BestStep(best, dict(measured)[best], stopped_early=False)
     folder, again = tmp_path / "again", student(random_model)
     folder.mkdir()
     with pytest.raises(Killed):
@@ -264,6 +265,8 @@ def test_who_gets_no_better_is_done_and_every_adapter_keeps_its_own_best(
         best = losses.index(min(losses))
         assert len(both.by_slot[slot]) == len(losses) <= planned(data, config, slots)
         assert len(losses) == planned(data, config, slots) or len(losses) == best + 3, "two that are no better, and out"
+        early = len(losses) < planned(data, config, slots)
+        assert both.best[slot] == BestStep(best + 1, losses[best], early)
         rows = [i for i, owner in enumerate(slots) if owner == slot]
         alone = train(student(random_model), Part(data, rows), config, held_out=Part(data, rows))
         torch.testing.assert_close(alone.validation[0][:3], measured[:3], rtol=1e-2, atol=1e-2)
@@ -273,6 +276,10 @@ def test_who_gets_no_better_is_done_and_every_adapter_keeps_its_own_best(
 def test_validation_wants_held_out_examples(random_model: Make, shards: list[Shard]) -> None:
     with pytest.raises(InputError, match=r"train\.validate_every: there are no held-out examples"):
         train(student(random_model), feed(shards), VALIDATED)
+    with pytest.raises(
+        InputError, match=r"^train\.patience: 2 waits for validations, and there are none; set validate"
+    ):
+        Config(patience=2)
 
 
 def test_dropout_is_of_training_alone_and_exact_on_resume(

@@ -13,6 +13,7 @@ from typing import Literal
 from ...config import check_numbers, later
 from ...errors import InputError
 from ...losses import Tail
+from ...trainer.loop import check_patience
 from ...trainer.precision import Precision
 from .start import AUTO
 
@@ -102,3 +103,4 @@ class Config:
         for name in ("dropout", "held_out"):
             if getattr(self, name) >= 1:
                 raise InputError(f"train.{name}: {getattr(self, name)} is not allowed; it is a share, 0 to under 1")
+        check_patience(self.patience, self.validate_every)

@@ -20,13 +20,13 @@ from torch import Tensor
 
 from ...config import as_dict
 from ...errors import InputError
-from ...lora import AdapterBank, LoraConfig
+from ...lora import AdapterBank, LoraConfig, check_sites
 from ...models import Model
-from ...records import digest
+from ...records import BestStep, digest
 from ...seeds import seed_of
 from ...signals import DistillArtifact
 from ...trainer.learner import Learner
-from ...trainer.loop import Measured, Schedule, TrainingPlan, fit, validation_of
+from ...trainer.loop import Measured, Schedule, TrainingPlan, best_of, fit, validation_of
 from ...trainer.muon import Muon
 from ...trainer.precision import computing
 from .anchors import Reference, anchors
@@ -55,13 +55,16 @@ class Trained:
     steps: int
     losses: tuple[float, ...]
     validation: Measured = ()
+    best: BestStep | None = None
+    """The step that the tensors are of, None without validation."""
 
 
 def resolved(model: Model, config: Config) -> Config:
     """`config` with its start, steps and learning rate as they are for this model; the same again for one that is.
 
-    `InputError` for a start that cannot be used.
+    `InputError` for a start that cannot be used, and for dropout where stacked experts are adapted.
     """
+    check_sites(model.network, _shape(config), "train")
     start = _start(model, config)
     return replace(
         config,
@@ -128,14 +131,18 @@ def _train_group(
         for slot in range(len(signals)):
             begin(bank, slot, config.seed, start)
         task = _task(model, bank, signals, config)
-        progress = fit(task, _plan(model, signals, config), file, on_step)
+        plan = _plan(model, signals, config)
+        progress = fit(task, plan, file, on_step)
         adapters, written = [bank.export(slot) for slot in range(len(signals))], bank.adapter_config(model.ref)
     finally:
         bank.detach()
     # values that bfloat16 holds exactly: gates measure what servers read in half the bytes
     rounded = [{name: t.bfloat16().float() for name, t in adapter.items()} for adapter in adapters]
-    rows = zip(rounded, progress.losses, validation_of(progress), strict=True)
-    return [Trained(adapter, written, len(losses), tuple(losses), measured) for adapter, losses, measured in rows]
+    rows = zip(rounded, progress.losses, validation_of(progress), best_of(progress, plan), strict=True)
+    return [
+        Trained(adapter, written, len(losses), tuple(losses), measured, best)
+        for adapter, losses, measured, best in rows
+    ]
 
 
 def _start(model: Model, config: Config) -> Start | None:

@@ -15,7 +15,7 @@ from stillhouse.capture.memory.teacher import MemoryTeacher, example
 from stillhouse.config import as_dict
 from stillhouse.errors import InputError, ModelError
 from stillhouse.models import Model
-from stillhouse.records import digest
+from stillhouse.records import BestStep, digest
 from stillhouse.signals import DistillArtifact, Kind
 from stillhouse.signals.sparsify import Sparsity
 from stillhouse.text.prompts import without_memory
@@ -215,7 +215,7 @@ def test_the_adapter_is_the_best_one_on_held_out_examples_and_resume_is_exact(mo
     (alone,) = train(model, data[1:], VALIDATED)
     torch.testing.assert_close(torch.tensor(alone.validation), torch.tensor(whole[1].validation), atol=1e-2, rtol=1e-2)
     last = train(model, data, replace(VALIDATED, validate_every=0))
-    assert not any(t.validation for t in last)
+    assert not any(t.validation or t.best for t in last)
 
 
 def test_a_user_who_gets_no_better_is_done(random_model: Make) -> None:
@@ -224,6 +224,9 @@ def test_a_user_who_gets_no_better_is_done(random_model: Make) -> None:
     (found,) = train(model, [signals(model, 1, 10)], config)
     losses = [loss for _, loss in found.validation]
     assert found.steps == len(losses) == losses.index(min(losses)) + 3 < 60
+    assert found.best == BestStep(losses.index(min(losses)) + 1, min(losses), stopped_early=True)
+    (mastered,) = train(model, [signals(model, 1, 10)], replace(config, patience=60, mastered=99.0, anchored=99.0))
+    assert mastered.steps < 60 and mastered.best and not mastered.best.stopped_early
     with pytest.raises(InputError, match=r"train\.validate_every: too few examples to hold any out"):
         train(model, [signals(model, 1, 1)], VALIDATED)
 
@@ -238,7 +241,9 @@ def test_dropout_is_exact_on_resume(random_model: Make, tmp_path: Path) -> None:
     with pytest.raises(Killed):
         train(model, data, config, tmp_path, killed_after(4))
     assert same(train(model, data, config, tmp_path)[0], whole)
-    with pytest.raises(InputError, match=r"dropout: 0\.2 is not for stacked experts; .* experts = false"):
+    with pytest.raises(
+        InputError, match=r"^train\.dropout: 0\.2 is not for stacked experts; .* train\.experts = false"
+    ):
         train(random_model("qwen3_moe"), data, config)
     train(random_model("qwen3_moe"), data, replace(config, experts=False, steps=1))
 
@@ -250,7 +255,8 @@ def test_settings_that_came_later_change_no_digest() -> None:
 @pytest.mark.parametrize(
     "wrong",
     [{"steps": -1}, {"rank": 0}, {"rank": -4}, {"learning_rate": -1.0}, {"checkpoint_every": 0}, {"facts": -1},
-     {"facts": 0, "unknowns": 0, "anchors": 0}, {"dropout": 1.0}, {"held_out": 1.0}, {"patience": -1}, {"clip": 0.0},
+     {"facts": 0, "unknowns": 0, "anchors": 0}, {"dropout": 1.0}, {"held_out": 1.0}, {"patience": -1}, {"patience": 2},
+     {"clip": 0.0},
      {"alpha": 0.0}],
 )  # fmt: skip
 def test_settings_that_cannot_be_are_refused(wrong: dict[str, float]) -> None:
