@@ -69,7 +69,7 @@ def shipped() -> Model:
 def consolidated(shipped: Model, tmp_path_factory: pytest.TempPathFactory) -> Consolidated:
     """A memory consolidated once, with every default, by the model that ships: by whichever of the test processes wants
     it first. The others find its result in the home, as the same command again does."""
-    from stillhouse.store.locks import locked
+    from stillhouse.storage.locks import locked
     from tests.consolidated import make
 
     base = tmp_path_factory.getbasetemp()

@@ -39,7 +39,7 @@ def run(args: argparse.Namespace) -> None:
     plan = calibrate.Plan(args.good, args.bad, args.together, settings.capture, settings.train)
     private = _memories(args.memories, plan.memories) if args.memories else {}
     store = open_store(args)
-    model = models.load(args.model, cache=store.home / "fingerprints.json")
+    model = models.load(args.model, home=store.home)
     folder = gating.calibration_folder(store.home, model.fingerprint)
     if private:
         trials = _private(store, model, plan, private, folder, args.json)

@@ -79,7 +79,7 @@ def prime(
         raise InputError(
             f"train.start: {settings.train.start!r}; here a round begins with the one before, leave it out"
         )
-    base = models.load(model)
+    base = models.load(model, home=home_folder(home))
     make_folder(folder)  # what is wrong with it is told now, not when all is done
     about = {"base": base.fingerprint, "memories": digest(dict(memories)), "plan": asdict(plan)}
     work = home_folder(home) / "priming" / digest(about | {"settings": asdict(settings)})[:16]
@@ -89,7 +89,7 @@ def prime(
         settings = replace(settings, train=_train(settings, plan, before, number))
         names = list(memories)[number % plan.parts :: plan.parts]
         candidates = run.candidates(
-            {name: memories[name] for name in names}, model=model, home=work, settings=settings, show=show,
+            {name: memories[name] for name in names}, model=str(base.path), home=work, settings=settings, show=show,
             workers=workers, note=f"round {number} of {plan.rounds}",
         )  # fmt: skip
         losses.append(_last(list(candidates.values())))

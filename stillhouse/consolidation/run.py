@@ -177,7 +177,7 @@ def _opened(
         stack.enter_context(kept_memory())
         for user in sorted(texts):
             stack.enter_context(store.lock(user))
-        base = model if isinstance(model, Model) else models.load(model, cache=store.home / "fingerprints.json")
+        base = model if isinstance(model, Model) else models.load(model, home=store.home)
         stack.enter_context(fastest_threads(base))
         resolved = adapter.resolved(base, settings.train)
         gate = gating.calibrated(store.home, base.fingerprint, settings.gate)

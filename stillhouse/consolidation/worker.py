@@ -25,7 +25,7 @@ def main() -> None:
 
     def work(piece: dict[str, Any], report: Callable[[Any], None]) -> None:
         if not loaded:
-            loaded.append(models.load(piece["model"], cache=Path(piece["home"]) / "fingerprints.json"))
+            loaded.append(models.load(piece["model"], home=Path(piece["home"])))
         run.share(
             loaded[0], Path(piece["home"]), resolve(Settings, piece["settings"]), piece["memories"],
             piece["users"], piece["stage"], lambda n=1, note="": report((n, note)),

@@ -80,13 +80,16 @@ class Student:
         return not (self.layers or self.scratch or self.tokenizer or self.new_tokenizer)
 
 
-def build(student: Student, teacher: Model, texts: Sequence[str], folder: Path, device: Device, seed: int) -> Model:
+def build(
+    student: Student, teacher: Model, texts: Sequence[str], folder: Path, device: Device, seed: int,
+    home: Path | None = None,
+) -> Model:
     """The student, loaded. `folder` is written whole or not at all, and taken as it is when it is there."""
     if student.as_it_is:
-        return models.load(student.model or teacher.ref, device)
+        return models.load(student.model or teacher.ref, device, home)
     if not folder.exists():
-        base = teacher if student.model in ("", teacher.ref) else models.load(student.model, "cpu")
-        tokenizer = _tokenizer(student, base, texts)
+        base = teacher if student.model in ("", teacher.ref) else models.load(student.model, "cpu", home)
+        tokenizer = _tokenizer(student, base, texts, home)
         network = (
             _random(student, base, len(tokenizer), seed) if student.scratch else _cut(base.network, student.layers)
         )
@@ -97,18 +100,20 @@ def build(student: Student, teacher: Model, texts: Sequence[str], folder: Path, 
     return models.load(str(folder), device)
 
 
-def outline(student: Student, ref: str, teacher: TextModel, seed: int) -> PreTrainedModel:
+def outline(
+    student: Student, ref: str, teacher: TextModel, seed: int, home: Path | None = None
+) -> PreTrainedModel:
     """The student's network without weights, which takes from `ref` or from `teacher` what `student` does not name.
 
     `InputError`: layers that are not there, a configuration that makes no model; `ModelError`: a model, or a tokenizer,
     that cannot be loaded.
     """
     if student.tokenizer:
-        models.load_tokenizer(student.tokenizer)
+        models.load_tokenizer(student.tokenizer, home)
     if student.scratch:
         with torch.device("meta"):
             return _random(student, teacher, teacher.vocabulary, seed)
-    network = models.outline(ref)
+    network = models.outline(ref, home)
     return _cut(network, student.layers) if student.layers else network
 
 
@@ -128,10 +133,12 @@ def write_folder(folder: Path, network: PreTrainedModel, tokenizer: PreTrainedTo
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _tokenizer(student: Student, base: Model, texts: Sequence[str]) -> PreTrainedTokenizerFast:
+def _tokenizer(
+    student: Student, base: Model, texts: Sequence[str], home: Path | None
+) -> PreTrainedTokenizerFast:
     if student.new_tokenizer:
         return _trained(student.new_tokenizer, base.tokenizer, texts)
-    return models.load_tokenizer(student.tokenizer) if student.tokenizer else base.tokenizer
+    return models.load_tokenizer(student.tokenizer, home) if student.tokenizer else base.tokenizer
 
 
 def _trained(new: NewTokenizer, old: PreTrainedTokenizerFast, texts: Sequence[str]) -> PreTrainedTokenizerFast:

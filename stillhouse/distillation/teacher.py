@@ -6,7 +6,7 @@ In: a recipe's `[teacher]` table. Out: the teacher, ready to be captured from an
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from .. import models
@@ -84,6 +84,8 @@ class OpenTeacher:
     table: TeacherTable
     teacher: Teacher
     source: TeacherSource | None
+    home: Path
+    """Where fetched models are looked for first."""
 
     @property
     def ref(self) -> str:
@@ -114,7 +116,7 @@ class OpenTeacher:
         """The model that a student starts from where it names no other."""
         if isinstance(self.teacher, Local):
             return self.teacher.text_model
-        return models.load(self.base_ref(student), self.table.device)
+        return models.load(self.base_ref(student), self.table.device, self.home)
 
     def capture(
         self,
@@ -142,10 +144,9 @@ def open_teacher(table: TeacherTable, home: Path) -> OpenTeacher:
     """Load the models, or find the endpoint. `InputError` and `ModelError` say what is wrong with which."""
     home.mkdir(parents=True, exist_ok=True)
     if not table.url:
-        cache = home / "fingerprints.json"
-        source = TeacherSource(**(table.source.__dict__ | {"cache": str(cache.resolve())}))
-        return OpenTeacher(table, source.open(), source)
-    return OpenTeacher(table, _endpoint(table), None)
+        source = replace(table.source, home=str(home.resolve()))
+        return OpenTeacher(table, source.open(), source, home)
+    return OpenTeacher(table, _endpoint(table), None, home)
 
 
 def _endpoint(table: TeacherTable) -> Teacher:

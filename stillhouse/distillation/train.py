@@ -75,7 +75,7 @@ def start_of(signals: RecipeSignals, plan: StudentPlan) -> Model:
     def load() -> Model:
         base = signals.teacher.base(student.model)
         texts = _texts(signals) if student.new_tokenizer else []
-        return build(student, base, texts, plan.folder / "start", recipe.teacher.device, recipe.seed)
+        return build(student, base, texts, plan.folder / "start", recipe.teacher.device, recipe.seed, signals.home)
 
     return signals.ranks.in_turn(load)
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from .fingerprints import fingerprint
-from .loading import DEFAULT, choose_device, load, load_tokenizer, locate, outline, silence
+from .loading import DEFAULT, choose_device, load, load_tokenizer, locate, outline
 from .model import Device, Model
+from .quiet import silence
 from .text_model import TextModel
 from .tokens import render, stop_ids, token_bytes
 

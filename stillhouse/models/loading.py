@@ -1,15 +1,13 @@
 """A model reference becomes a model. The only file that knows transformers' loaders.
 
-In: `tiny` (the model that ships), a local Hugging Face directory, or a hub id. Out: `Model`. Weights must be
-safetensors: pickle is refused.
+In: `tiny` (the model that ships), the name of a fetched model, a local Hugging Face directory, a GGUF file, or a hub id.
+Out: `Model`. Weights must be safetensors: pickle is refused. A GGUF file is converted once (`gguf.py`).
 
 It does not know adapters, memories or users, nor which of the models is the small one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,48 +15,40 @@ import torch
 from huggingface_hub import snapshot_download
 from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
-from transformers.utils import logging as transformers_logging
 
 from ..compute.memory import memory_bytes
 from ..errors import ModelError, first_line
 from .fingerprints import fingerprint
+from .gguf import SUFFIX, converted, is_gguf
 from .model import Device, Model
+from .places import find, present
+from .published import PUBLISHED
+from .quiet import silence
 from .tokens import stop_ids
 
 DEFAULT = "tiny"
+FINGERPRINTS = "fingerprints.json"  # in a home: digests of files by path, size and time
+ALLOWED = "a model is 'tiny', the name of a fetched one, a Hugging Face folder, a GGUF file or a hub id 'owner/name'"
 _ASSETS = Path(__file__).parents[1] / "assets"
 _WANTED = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
 
-def load(ref: str = DEFAULT, device: Device = "auto", cache: Path | None = None) -> Model:
+def load(ref: str = DEFAULT, device: Device = "auto", home: Path | None = None) -> Model:
     """Load `ref` for inference and adapter training: evaluation mode, no gradients on the weights.
 
+    `home` is where fetched models are looked for first (`places.py`), and where digests of files are remembered.
     dtype: bfloat16 on accelerators that have it; on a CPU float32 while that takes under a quarter of the memory.
     The process is left as it was; whoever computes chooses threads (`compute/threads.py`).
     Raises `ModelError` with what is wrong and what is allowed.
     """
-    with silence():
-        return _load(ref, device, cache)
-
-
-@contextmanager
-def silence() -> Iterator[None]:
-    """Inside, transformers writes errors only and draws no progress bars. Afterwards it does as before."""
-    verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        transformers_logging.set_verbosity(verbosity)
-        if bars:
-            transformers_logging.enable_progress_bar()
-
-
-def _load(ref: str, device: Device, cache: Path | None) -> Model:
-    path = locate(ref)
+    path = locate(ref, home)
     check(path)
+    with silence():
+        return _load(ref, path, device, home / FINGERPRINTS if home else None)
+
+
+def _load(ref: str, path: Path, device: Device, cache: Path | None) -> Model:
     where = choose_device(device)
     try:
         config = AutoConfig.from_pretrained(path, trust_remote_code=False)
@@ -74,13 +64,29 @@ def _load(ref: str, device: Device, cache: Path | None) -> Model:
         raise ModelError(f"{ref}: {len(missing)} tensors are missing from the weights, {missing[0]!r} first")
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise ModelError(f"{ref}: has no fast tokenizer (tokenizer.json); convert it with transformers first")
+    stops = stop_ids(network, tokenizer)
+    _check_text_side(ref, network, tokenizer, stops)
     network.to(device=where).eval().requires_grad_(False)
-    return Model(ref, path, tokenizer, fingerprint(path, cache), stop_ids(network, tokenizer), network, where)
+    return Model(ref, path, tokenizer, fingerprint(path, cache), stops, network, where)
 
 
-def outline(ref: str) -> PreTrainedModel:
+def _check_text_side(
+    ref: str, network: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, stops: frozenset[int]
+) -> None:
+    """Refuse a tokenizer that does not belong to the weights."""
+    rows, largest = network.get_input_embeddings().weight.shape[0], max(tokenizer.get_vocab().values(), default=-1)
+    if largest >= rows:
+        raise ModelError(
+            f"{ref}: its tokenizer has ids up to {largest}, but the weights have {rows} embedding rows; a token was "
+            "added without resizing the model, or the tokenizer is another model's"
+        )
+    if not stops:
+        raise ModelError(f"{ref}: neither tokenizer nor generation_config.json names a token that ends an answer (eos)")
+
+
+def outline(ref: str, home: Path | None = None) -> PreTrainedModel:
     """The network of `ref` without its weights, on the device "meta". `ModelError` as `load` says it."""
-    path = locate(ref)
+    path = locate(ref, home)
     check(path)
     try:
         with silence(), torch.device("meta"):
@@ -91,25 +97,34 @@ def outline(ref: str) -> PreTrainedModel:
     return network
 
 
-def locate(ref: str) -> Path:
-    """The folder of a reference, fetched from the hub when it is a hub id."""
+def locate(ref: str, home: Path | None = None) -> Path:
+    """The folder of a reference: a GGUF file is converted, a hub id fetched from the hub, where that is yet to do."""
     if ref == DEFAULT:
         return _ASSETS / "tiny"
     path = Path(ref).expanduser()
-    if path.exists():
+    if is_gguf(path):
+        return converted(path, home)
+    if path.is_file():
+        raise ModelError(f"{ref}: a file, but not a {SUFFIX} one; {ALLOWED}")
+    if path.is_dir():
         return path.resolve()
+    if folder := find(ref, home):
+        return folder
+    if ref in PUBLISHED:
+        raise ModelError(f"{ref}: not fetched yet; run: stillhouse models fetch {ref}")
     if ref.count("/") != 1 or ref.startswith((".", "/", "~")):
-        allowed = "'tiny', a local Hugging Face folder or a hub id 'owner/name'"
-        raise ModelError(f"{ref}: no such folder; a model is {allowed}")
+        names = ", ".join(dict.fromkeys(folder.name for folder in present(home)))
+        raise ModelError(f"{ref}: no such model; {ALLOWED}. Fetched are: {names or 'none'}")
     try:
         return Path(snapshot_download(ref, allow_patterns=list(_WANTED)))
     except Exception as error:  # the hub's client raises a dozen unrelated kinds: network, auth, missing, offline
         raise ModelError(f"{ref}: not a folder here, and the hub did not give it: {first_line(error)}") from error
 
 
-def load_tokenizer(ref: str) -> PreTrainedTokenizerFast:
+def load_tokenizer(ref: str, home: Path | None = None) -> PreTrainedTokenizerFast:
     """The tokenizer of a folder or a hub id, whose weights are not fetched. `ModelError`: none there, or a slow one."""
-    path = locate(ref) if ref == DEFAULT or Path(ref).expanduser().exists() else ref
+    here = ref == DEFAULT or Path(ref).expanduser().exists() or find(ref, home)
+    path = locate(ref, home) if here else ref
     try:
         with silence():
             tokenizer = AutoTokenizer.from_pretrained(path, use_fast=True, trust_remote_code=False)

@@ -55,14 +55,13 @@ def ask(
         raise InputError(
             "both a user and a memory were given: ask either the user's weights or a memory in the context"
         )
-    cache = store.home / "fingerprints.json"
     if user is None:
-        base = models.load(model or models.DEFAULT, cache=cache)
+        base = models.load(model or models.DEFAULT, home=store.home)
         messages = without_memory(question) if memory is None else with_memory(memory, question)
         return _reply(base, messages, "base" if memory is None else "memory", None, None, max_new_tokens)
     version = store.champion(user)
     reference = model or (_base_reference(version.base_ref) if version else models.DEFAULT)
-    base = models.load(reference, cache=cache)
+    base = models.load(reference, home=store.home)
     if version is None:
         return _reply(base, without_memory(question), "base", None, user, max_new_tokens)
     check_base(version, base)

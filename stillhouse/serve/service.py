@@ -145,7 +145,7 @@ class Service:
     def open(cls, home: Path, model: str = models.DEFAULT, config: Config = Config()) -> Service:
         """The service of a home and a model reference. `ModelError`, `StoreError`."""
         store = Store(home)
-        return cls(store, models.load(model, cache=store.home / "fingerprints.json"), config)
+        return cls(store, models.load(model, home=store.home), config)
 
     def start(self) -> Service:
         """Start the threads; requests are answered from now on."""

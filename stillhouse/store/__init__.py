@@ -18,7 +18,7 @@ from ..storage.files import make_folder, write_atomic
 from . import champion, forget, lineage, rebuild, verify
 from .champion import By
 from .layout import open_layout
-from .locks import locked, now
+from ..storage.locks import locked, now
 from .manifests import BLOBS, kind_of
 from .names import check_user
 from .versions import ADAPTER_FILE

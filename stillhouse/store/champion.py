@@ -14,7 +14,7 @@ from typing import Any, Literal
 from ..errors import StoreError
 from ..records import canonical
 from ..storage.files import write_atomic
-from .locks import now
+from ..storage.locks import now
 
 CHAMPION_FILE = "champion.json"
 FORMAT = 1

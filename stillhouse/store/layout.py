@@ -16,7 +16,7 @@ from ..records import canonical
 from ..storage.blobs import Blobs
 from ..storage.files import make_folder, write_atomic, writing
 from .index import StoreIndex
-from .locks import DEADLINE, locked
+from ..storage.locks import DEADLINE, locked
 from .manifests import Manifests
 from .names import escape_user
 from .versions import Versions

@@ -20,7 +20,7 @@ from ..errors import Busy, StoreError
 from ..records import Candidate, Signals, Verdict, Version, canonical
 from ..storage.files import PARTIAL, disk_full, sync_folder, writing
 from .champion import Alias
-from .locks import DEADLINE, delays
+from ..storage.locks import DEADLINE, delays
 from .migrations import STEPS
 
 Row = tuple[str, tuple[Any, ...]]  # table, values

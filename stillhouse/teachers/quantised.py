@@ -23,13 +23,13 @@ Bits = Literal[0, 4, 8]
 CONFIGS = {8: "Int8WeightOnlyConfig", 4: "Int4WeightOnlyConfig"}
 
 
-def load(ref: str, bits: Bits, device: Device = "auto", cache: Path | None = None) -> Model:
+def load(ref: str, bits: Bits, device: Device = "auto", home: Path | None = None) -> Model:
     """`models.load`, quantised where `bits` is not 0.
 
     `InputError`: torchao is not installed; `ModelError`: it cannot do this here (4 bits take an accelerator).
     """
     if not bits:
-        return models.load(ref, device, cache)
+        return models.load(ref, device, home)
     try:
         library: Any = importlib.import_module("torchao.quantization")
     except ImportError as error:
@@ -37,7 +37,7 @@ def load(ref: str, bits: Bits, device: Device = "auto", cache: Path | None = Non
             f"teacher.bits: {bits} takes torchao: pip install 'stillhouse[quantise]'; or bits = 0"
         ) from error
     where = models.choose_device(device)
-    model = models.load(ref, "cpu", cache)
+    model = models.load(ref, "cpu", home)
     network: Any = model.network
     if where.type != "cpu":
         network.to(torch.bfloat16)

@@ -38,12 +38,12 @@ class TeacherSource:
     weights: tuple[float, ...] = ()
     device: Device = "auto"
     bits: Bits = 0
-    cache: str = ""
+    home: str = ""
 
     def open(self) -> Local:
         """Load it."""
-        cache = Path(self.cache) if self.cache else None
-        return Local.of(*(quantised.load(m, self.bits, self.device, cache) for m in self.models), weights=self.weights)
+        home = Path(self.home) if self.home else None
+        return Local.of(*(quantised.load(m, self.bits, self.device, home) for m in self.models), weights=self.weights)
 
 
 def spread(

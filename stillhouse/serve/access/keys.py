@@ -23,7 +23,7 @@ from typing import Literal, get_args
 from ...errors import InputError, NotFound, StoreError
 from ...records import canonical, from_mapping
 from ...storage.files import make_folder, write_atomic
-from ...store.locks import locked
+from ...storage.locks import locked
 from ...store.names import check_user
 
 Scope = Literal["user", "tenant", "admin"]

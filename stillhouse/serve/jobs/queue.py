@@ -24,7 +24,7 @@ from ...config import as_dict
 from ...errors import InputError, NotFound, StoreError
 from ...records import canonical, from_mapping
 from ...storage.files import discard, make_folder, sync_folder, write_atomic, writing
-from ...store.locks import locked
+from ...storage.locks import locked
 from ...store.names import check_user
 from ..log.event_types import Fact, JobChanged
 from ..log.events import EventLog

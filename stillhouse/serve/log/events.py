@@ -18,7 +18,7 @@ from typing import Any
 from ...errors import InputError, StoreError
 from ...records import from_mapping
 from ...storage.files import make_folder, sync_folder, writing
-from ...store.locks import locked
+from ...storage.locks import locked
 from .event_types import TYPES, Fact
 from .journal_records import now
 from .jsonl import decode, encode, intact_length

@@ -23,7 +23,7 @@ from pathlib import Path
 from ...errors import Busy, InputError, StoreError
 from ...records import canonical
 from ...storage.files import discard, make_folder, sync_folder, write_atomic
-from ...store.locks import locked
+from ...storage.locks import locked
 from .journal_records import LASTING, Exchange, Feedback, Forgotten, Record, new_id, now, record_of
 from .jsonl import decode, encode
 from .segments import SEALED, Segment, lines, recover, rewrite, segments

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ..errors import Busy
-from ..storage.files import writing
+from .files import writing
 
 DEADLINE = 60.0  # seconds to wait for a short internal lock
 
