@@ -34,10 +34,10 @@ def run_fetch(args: argparse.Namespace) -> None:
 def run_list(args: argparse.Namespace) -> None:
     """`stillhouse models list`."""
     from ..models.places import find, present, searched
-    from ..models.published import PUBLISHED
+    from ..models.published import all_published
 
-    rows = []
-    for model in PUBLISHED.values():
+    known, rows = all_published(), []
+    for model in known.values():
         folder = find(model.name, args.home)
         rows.append(
             {
@@ -45,7 +45,7 @@ def run_list(args: argparse.Namespace) -> None:
                 "folder": str(folder) if folder else None,
             }
         )  # fmt: skip
-    others = [str(folder) for folder in present(args.home) if folder.name not in PUBLISHED]
+    others = [str(folder) for folder in present(args.home) if folder.name not in known]
     result = {"models": rows, "converted": others, "places": [str(place) for place in searched(args.home)]}
     show(result, args.json, lambda: _print_list(result))
 

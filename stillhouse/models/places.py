@@ -1,8 +1,8 @@
 """Where models of this machine lie: those fetched by name, and those converted from GGUF files.
 
-In: a home folder. Out: `<home>/models/NAME` and `<home>/models/gguf-DIGEST`; a name is also looked for in the folder that
-the environment variable `STILLHOUSE_MODELS` names, and in the home that commands take when nobody says. A folder that
-has its `source.json` is whole: that file comes last. Format: `docs/formats/models.md`.
+In: a home folder. Out: `<home>/models/NAME` and `<home>/models/gguf-DIGEST`; a name is also looked for in the folder
+that the environment variable `STILLHOUSE_MODELS` names, and in the home that commands take when nobody says. A folder
+that has its `source.json` is whole: that file comes last. Format: `docs/formats/models.md`.
 
 It does not know how a folder is filled.
 """

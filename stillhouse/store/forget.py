@@ -19,8 +19,8 @@ from typing import Any
 
 from ..records import Candidate, Signals, Verdict, Version
 from ..storage.files import discard, sync_folder, write_atomic, writing
-from .layout import Layout
 from ..storage.locks import locked
+from .layout import Layout
 from .manifests import KINDS, named_blobs
 from .names import escape_user
 from .rebuild import true_rows

@@ -20,8 +20,8 @@ from .. import records
 from ..errors import Busy, StoreError
 from ..records import Version, canonical
 from ..storage.files import discard, make_folder, writing
-from . import champion
 from ..storage.locks import DEADLINE, locked
+from . import champion
 from .manifests import KINDS, Manifests, decode
 from .registry import Registry, Row, alias_row, rows_of
 from .versions import VERSION_FILE, Versions

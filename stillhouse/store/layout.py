@@ -15,8 +15,8 @@ from ..errors import StoreError
 from ..records import canonical
 from ..storage.blobs import Blobs
 from ..storage.files import make_folder, write_atomic, writing
-from .index import StoreIndex
 from ..storage.locks import DEADLINE, locked
+from .index import StoreIndex
 from .manifests import Manifests
 from .names import escape_user
 from .versions import Versions

@@ -19,8 +19,8 @@ import duckdb
 from ..errors import Busy, StoreError
 from ..records import Candidate, Signals, Verdict, Version, canonical
 from ..storage.files import PARTIAL, disk_full, sync_folder, writing
-from .champion import Alias
 from ..storage.locks import DEADLINE, delays
+from .champion import Alias
 from .migrations import STEPS
 
 Row = tuple[str, tuple[Any, ...]]  # table, values

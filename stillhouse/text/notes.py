@@ -147,9 +147,7 @@ def _fact(raw: Mapping[str, Any], text: str, superseded: bool, where: str) -> Fa
     return fact
 
 
-def _check_fields(
-    raw: object, required: Mapping[str, type], optional: Mapping[str, type], where: str
-) -> None:
+def _check_fields(raw: object, required: Mapping[str, type], optional: Mapping[str, type], where: str) -> None:
     if not isinstance(raw, Mapping):
         raise InputError(f"{where}: expected an object, found {raw!r:.40}")
     allowed = {**required, **optional}
