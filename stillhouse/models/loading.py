@@ -74,7 +74,8 @@ def _check_text_side(
     ref: str, network: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, stops: frozenset[int]
 ) -> None:
     """Refuse a tokenizer that does not belong to the weights."""
-    rows, largest = len(network.get_input_embeddings().weight), max(tokenizer.get_vocab().values(), default=-1)
+    table: Any = network.get_input_embeddings()
+    rows, largest = len(table.weight), max(tokenizer.get_vocab().values(), default=-1)
     if largest >= rows:
         raise ModelError(
             f"{ref}: its tokenizer has ids up to {largest}, but the weights have {rows} embedding rows; a token was "
