@@ -91,6 +91,15 @@ def _revive(hint: Any, value: Any, where: str) -> Any:
 
 
 @dataclass(frozen=True)
+class Context:
+    """Where a statement stands. Every part may be empty."""
+
+    headings: tuple[str, ...] = ()  # outermost first: headings, parents in a nested list, the label of a table's row
+    speaker: str = ""
+    date: str = ""  # as it is written, or ISO 8601 where that is certain
+
+
+@dataclass(frozen=True)
 class Statement:
     """One statement of a memory: a byte span `[start, end)` of its UTF-8 text."""
 
@@ -99,6 +108,44 @@ class Statement:
     end: int
     text: str
     instruction: bool = False  # reads like an order to the model: kept as data, never the target of a question
+    context: Context = field(default=Context(), metadata={"later": True})
+
+    def told(self) -> str:
+        """The statement with what a reader needs to understand it alone: "Kitchen > Boiler: red valve by the sink"."""
+        speaker, date = self.context.speaker, self.context.date
+        who = f"{speaker} ({date})" if speaker and date else speaker or date
+        return ": ".join(part for part in (" > ".join(self.context.headings), who, self.text) if part)
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A byte span `[start, end)` of a memory that is in no statement, and why: "a heading", "a question", "code"."""
+
+    start: int
+    end: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class Update:
+    """Two statements that cannot both hold, by their indices: the later one holds."""
+
+    earlier: int
+    later: int
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A memory read whole: every byte that is no space is in a statement or left out with a reason."""
+
+    statements: tuple[Statement, ...]
+    left_out: tuple[LeftOut, ...] = ()
+    updates: tuple[Update, ...] = ()
+
+    def holding(self) -> tuple[Statement, ...]:
+        """The statements that state something and that no later one replaces: orders to a model are not among them."""
+        replaced = {update.earlier for update in self.updates}
+        return tuple(s for s in self.statements if not s.instruction and s.index not in replaced)
 
 
 @dataclass(frozen=True)
@@ -119,6 +166,13 @@ class Study:
 
     statements: tuple[Statement, ...]
     questions: tuple[Question, ...]
+    left_out: tuple[LeftOut, ...] = field(default=(), metadata={"later": True})  # what has words in it
+    updates: tuple[Update, ...] = field(default=(), metadata={"later": True})
+
+    @property
+    def targets(self) -> tuple[Statement, ...]:
+        """The statements that questions are asked about."""
+        return Reading(self.statements, self.left_out, self.updates).holding()
 
     def covered(self, statement: int, wordings: int = 3) -> bool:
         """Whether a student can train on `wordings` differently worded forward questions and a reverse one."""

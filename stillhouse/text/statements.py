@@ -1,23 +1,34 @@
 """A memory's text becomes statements: sentences, bullets, turns of a conversation, each with its place in the text.
 
-In: UTF-8 text. Out: `Statement`s with their byte spans, in order. A sentence that reads like an order to a model is
-marked as one. Headings, questions and bare labels are no statements. The language decides what ends a sentence and what
-is an order. This module does not know models, nor what a statement means.
+In: UTF-8 text. Out: a `Reading`: `Statement`s with their byte spans, in order, and what is left out with the reason. A
+sentence that reads like an order to a model is marked as one. Headings, questions and bare labels are no statements.
+The language decides what ends a sentence and what is an order. This module does not know models, nor what a statement
+means.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 
-from ..records import Statement
+from ..records import LeftOut, Reading, Statement
 from .language import ABBREVIATION, LONGEST_ABBREVIATION, ORDER, SENTENCE_BORDER, SPEAKER_LABEL
 
 _BULLET = re.compile(r"\s*(?:[-*+•]|\d+[.)])\s+")
 _LEAST_WORDS = 3
 
 
+def read(text: str) -> Reading:
+    """Every statement of `text` in order, with byte offsets into its UTF-8 form, and what is in none."""
+    taken = statements(text)
+    data = text.encode()
+    starts, ends = [0, *(s.end for s in taken)], [*(s.start for s in taken), len(data)]
+    left_out = [part for gap in zip(starts, ends, strict=True) for part in _left_out(data, *gap)]
+    return Reading(tuple(taken), tuple(left_out))
+
+
 def statements(text: str) -> list[Statement]:
-    """Every statement of `text` in order, with byte offsets into its UTF-8 form."""
+    """The statements of `read`."""
     result: list[Statement] = []
     counted = first = 0  # characters counted so far, and the bytes they take
     for start, line in _blocks(text):
@@ -29,6 +40,24 @@ def statements(text: str) -> list[Statement]:
                 end = first + len(sentence.encode())
                 result.append(Statement(len(result), first, end, " ".join(sentence.split()), instruction))
     return result
+
+
+def _left_out(data: bytes, start: int, end: int) -> Iterator[LeftOut]:
+    """The lines between two statements, each with the reason why it is in none."""
+    for line in data[start:end].splitlines(keepends=True):
+        bare = line.strip()
+        if bare:
+            first = start + line.index(bare)
+            yield LeftOut(first, first + len(bare), _reason(bare.decode()))
+        start += len(line)
+
+
+def _reason(line: str) -> str:
+    if not re.search(r"\w", line) or _BULLET.fullmatch(line + " "):
+        return "markup"
+    if line.startswith("#"):
+        return "a heading"
+    return "a question" if line.rstrip("\"')").endswith("?") else "too short to state anything"
 
 
 def _blocks(text: str) -> list[tuple[int, str]]:

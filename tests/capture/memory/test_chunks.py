@@ -11,15 +11,7 @@ from hypothesis import strategies as st
 from stillhouse.capture.memory.chunks import chunks
 from stillhouse.records import Statement
 from stillhouse.text.statements import statements
-
-PIECES = st.sampled_from(
-    [
-        "My dog is Rex. ", "He is old. ", "\n", "\n\n", "- ", "1. ", "# Title here\n", "User: ", "Is it so? ",
-        "Dr. A. B. ", "... ", "“Yes,” she said loudly. ", "naïve Zoë \U0001f600 says hi", "and it goes on so", "\t",
-        "\r", "\u2028", "|a|b|\n", "```", "  ", '!)" A',
-    ]
-)  # fmt: skip
-TEXTS = st.text() | st.lists(PIECES, max_size=25).map("".join)
+from tests.text.memories import TEXTS
 
 
 @given(TEXTS)
