@@ -25,3 +25,8 @@ WRITING_REQUEST = (
 QUESTION_LABEL = r"Q(?:uestion)?\s*\d*\s*:"  # a regular expression: what a teacher writes before its question
 ANSWER_LABEL = r"A(?:nswer)?\s*:"  # and before its answer
 COMPLETION_REQUEST = "Complete: {beginning} ..."
+
+# What a writer is asked for about one statement (`text/writing.py`).
+VALUES_REQUEST = "Note: {statement}\nList what one could ask for, the shortest words that answer."
+QUESTIONS_REQUEST = "Note: {statement}\nWrite questions that are answered by: {value}"
+NEAR_REQUEST = "Note: {statement}\nWrite questions that this note does not answer."
