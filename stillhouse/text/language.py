@@ -48,9 +48,9 @@ from .english.words import (
 
 __all__ = [
     "ABBREVIATION", "ANSWER_LABEL", "COMMON_NOUNS", "COMPLETION_REQUEST", "DROPPED_WORDS", "EVERYDAY_PROMPTS",
-    "FUNCTION_WORDS", "LONGEST_ABBREVIATION", "LONG_WORD", "MEMORY_SYSTEM", "NEAR_REQUEST", "NO_PASSAGES", "ORDER", "PASSAGES_SYSTEM",
-    "POSSESSIVE", "PROMPTS_VERSION", "QUESTIONS_REQUEST", "QUESTION_LABEL", "REPETITIONS", "SENTENCE_BORDER", "SPEAKER_LABEL",
-    "STAND_IN_NAMES", "STAND_IN_THINGS", "UNKNOWN_ANSWER", "VALUES_REQUEST", "WRITING_REQUEST", "as_request", "compounds",
-    "content_words", "declines", "decoys", "forms", "invented_word", "is_unknown", "leans_back", "names_source",
-    "naming_words", "noun_pairs",
+    "FUNCTION_WORDS", "LONGEST_ABBREVIATION", "LONG_WORD", "MEMORY_SYSTEM", "NEAR_REQUEST", "NO_PASSAGES", "ORDER",
+    "PASSAGES_SYSTEM", "POSSESSIVE", "PROMPTS_VERSION", "QUESTIONS_REQUEST", "QUESTION_LABEL", "REPETITIONS",
+    "SENTENCE_BORDER", "SPEAKER_LABEL", "STAND_IN_NAMES", "STAND_IN_THINGS", "UNKNOWN_ANSWER", "VALUES_REQUEST",
+    "WRITING_REQUEST", "as_request", "compounds", "content_words", "declines", "decoys", "forms", "invented_word",
+    "is_unknown", "leans_back", "names_source", "naming_words", "noun_pairs",
 ]  # fmt: skip

@@ -1,9 +1,9 @@
 """What a writer is asked for about one statement of a memory, and how its reply is read.
 
 In: a statement as a reader is shown it (`Statement.told()`), perhaps one of its values. Out: messages for a writer, and
-the values or questions in its reply. Three things are asked for, each by a request of its own: the values that one could
-ask for, questions that a given value answers, and questions that the statement does not answer. A base is taught these
-requests once (`stillhouse prime`), and a larger model is shown examples of them.
+the values or questions in its reply. Three things are asked for, each by a request of its own: the values that one
+could ask for, questions that a given value answers, and questions that the statement does not answer. A base is taught
+these requests once (`stillhouse prime`), and a larger model is shown examples of them.
 
 The words belong to the language (`english/wording.py`). It does not know models, nor whether a question is a good one.
 """

@@ -1,9 +1,9 @@
 """Notes with questions become lessons in the trade: to read notes, to write questions, to say that one does not know.
 
-In: notes (`text/notes.py`). Out: `Lesson`s, each a conversation and the reply to it. Five tasks: `read` (a part of the
-note and a question: the value), `refuse` (the same with a question that the note does not answer), `closed` (a question
-without the note: it is not known), `values` (what one could ask for in a line), `questions` (questions about a line that
-a value answers, and in the other direction), `near` (questions that a line does not answer).
+In: notes (`text/notes.py`). Out: `Lesson`s, each a conversation and the reply to it. The tasks are `read` (a part of
+the note and a question: the value), `refuse` (the same with a question that the note does not answer), `closed` (a
+question without the note: it is not known), `values` (what one could ask for in a line), `questions` (questions about a
+line that a value answers, and in the other direction), and `near` (questions that a line does not answer).
 
 It does not know models or tokens.
 """

@@ -30,9 +30,7 @@ def _artifact(model: TextModel, lesson: Lesson) -> DistillArtifact:
     ids = (*prompt, *reply)
     ends = list(accumulate((len(model.token_bytes[i]) for i in ids), initial=0))
     first = len(prompt)
-    targets = tuple(
-        PositionTarget(first + n, ends[first + n], (token,), (0.0,), 0.0) for n, token in enumerate(reply)
-    )
+    targets = tuple(PositionTarget(first + n, ends[first + n], (token,), (0.0,), 0.0) for n, token in enumerate(reply))
     kind: Kind = "unknown" if lesson.task in UNKNOWN else "fact"
     return DistillArtifact(kind, None, b"".join(model.token_bytes[i] for i in ids), ids, targets)
 

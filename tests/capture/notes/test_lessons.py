@@ -1,4 +1,4 @@
-"""Lessons of notes: every fact is read, asked about, and unknown without its note; the same notes give the same lessons."""
+"""Lessons of notes: every fact is read, asked about, and unknown without its note."""
 
 from __future__ import annotations
 
@@ -13,7 +13,13 @@ from stillhouse.text.language import is_unknown
 from stillhouse.text.notes import Fact, Line, Note
 
 KEY = Fact("Amara", ("Who has the spare key?", "spare key who", "Whom do I ring for the key?", "Remind me of the key."))
-TIME = Fact("7:30", ("When does it open?", "opening time", "How early may I come?", "From when?"), (), "What opens at 7:30?", "The pool")  # fmt: skip
+TIME = Fact(
+    "7:30",
+    ("When does it open?", "opening time", "How early may I come?", "From when?"),
+    (),
+    "What opens at 7:30?",
+    "The pool",
+)
 OLD = Fact("7:00", ())
 LINES = (
     Line("Amara has the spare key.", "House", (KEY,), ("Who has the garage key?", "Where is Amara?"), False),
