@@ -20,7 +20,7 @@ ORDER = (
     ("errors",),
     ("config", "kinds", "records", "progress", "seeds"),
     ("inputs", "processes", "storage"),
-    ("text", "compute", "work"),
+    ("text", "compute", "work", "prestart"),
     ("models",),
     ("lora", "losses"),
     ("signals",),

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..cli.shell import command, show
-from ..consolidation.prestart import started_ahead
+from ..prestart import started_ahead
 from ..errors import InputError, Rejected
 
 

@@ -23,7 +23,7 @@ from ..errors import InputError
 from ..models import Model
 from ..processes import Process
 from ..progress import Step
-from .prestart import PROCESS, environment
+from ..prestart import PROCESS, environment
 from .settings import Settings
 
 Own = Callable[[Sequence[str], str, Step], None]  # does a stage for some users

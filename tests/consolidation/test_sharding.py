@@ -15,8 +15,9 @@ import pytest
 import torch
 
 from stillhouse.compute import memory
-from stillhouse.consolidation import prestart, sharding
-from stillhouse.consolidation.prestart import PROCESS, environment, started_ahead
+from stillhouse import prestart
+from stillhouse.consolidation import sharding
+from stillhouse.prestart import PROCESS, environment, started_ahead
 from stillhouse.consolidation.settings import Settings
 from stillhouse.consolidation.sharding import Shares, processes
 from stillhouse.errors import InputError, ModelError
@@ -123,7 +124,7 @@ def test_what_another_process_finds_wrong_ends_this_ones_share(tmp_path: Path) -
     memories = {user: MEMORIES[user] for user in ("alice", "bob")}
     with (
         Shares(tmp_path, nowhere, Settings(), memories, 2, own) as shares,
-        pytest.raises(ModelError, match="no such folder"),
+        pytest.raises(ModelError, match="no such model"),
     ):
         shares.run("capture", lambda n=1, note="": None)
 

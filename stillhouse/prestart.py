@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ..processes import ahead, python_module
+from .processes import ahead, python_module
 
 PROCESS = python_module("stillhouse.consolidation.worker")
 MOST = 7  # processes beside this one: a guess
