@@ -149,7 +149,7 @@ MODELS: dict[str, tuple[Callable[[Path], object], str]] = {
     "no config": (without("config.json"), "no config.json; a model folder is in Hugging Face format"),
     "cut off": (truncated, "model.safetensors: damaged or cut off"),
     "pickle": (lambda m: (m / "model.safetensors").rename(m / "pytorch_model.bin"), "only pickle weights"),
-    "nothing": (shutil.rmtree, "no such folder; a model is 'tiny', a local Hugging Face folder or a hub id"),
+    "nothing": (shutil.rmtree, "no such model; a model is 'tiny', the name of a fetched one"),
 }
 
 

@@ -107,7 +107,7 @@ def test_names_that_lead_nowhere(commands: Commands, home: Path, verb: str, name
 def test_a_base_that_is_gone(commands: Commands, home: Path) -> None:
     done = commands.run("gate", "alice", "--home", home, "--model", "/nowhere/at/all")
     assert done.code == 2
-    assert "no such folder" in done.line
+    assert "no such model" in done.line
 
 
 def test_a_report_is_written_again_from_the_store(commands: Commands, home: Path, tmp_path: Path) -> None:

@@ -23,7 +23,14 @@ def test_the_functions_stay_functions_whatever_was_imported() -> None:
 
 def test_a_command_line_is_read_before_torch_is_imported() -> None:
     """Help and progress come at once, and processes can be started before this one is busy with torch."""
-    code = "import sys\nfrom stillhouse.cli import main\ntry: main(['--version'])\nexcept SystemExit: print('torch' in sys.modules)"
+    code = """
+import sys
+from stillhouse.cli import main
+try:
+    main(["--version"])
+finally:
+    print("torch" in sys.modules)
+"""
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "False"
 

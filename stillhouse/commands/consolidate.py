@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from ..cli.shell import command, show
-from ..prestart import started_ahead
 from ..errors import InputError, Rejected
+from ..prestart import started_ahead
 
 
 def add(commands: Any) -> None:

@@ -21,9 +21,9 @@ from ..compute.threads import CORES, kept_to
 from ..config import as_dict
 from ..errors import InputError
 from ..models import Model
+from ..prestart import PROCESS, environment
 from ..processes import Process
 from ..progress import Step
-from ..prestart import PROCESS, environment
 from .settings import Settings
 
 Own = Callable[[Sequence[str], str, Step], None]  # does a stage for some users

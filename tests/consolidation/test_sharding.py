@@ -14,14 +14,14 @@ from typing import Any, cast
 import pytest
 import torch
 
-from stillhouse.compute import memory
 from stillhouse import prestart
+from stillhouse.compute import memory
 from stillhouse.consolidation import sharding
-from stillhouse.prestart import PROCESS, environment, started_ahead
 from stillhouse.consolidation.settings import Settings
 from stillhouse.consolidation.sharding import Shares, processes
 from stillhouse.errors import InputError, ModelError
 from stillhouse.models import Model
+from stillhouse.prestart import PROCESS, environment, started_ahead
 from stillhouse.processes import Process, python_module
 from stillhouse.progress import Step
 from stillhouse.store import Store

@@ -237,7 +237,7 @@ def test_a_wrong_recipe_is_one_clear_line(change: str, message: str, random_mode
     ("change", "message"),
     [
         ("students.half.tokenizer='./gone'", "gone: no tokenizer there"),
-        ("students.half={model='./gone'}", "gone: no such folder"),
+        ("students.half={model='./gone'}", "gone: no such model"),
     ],
 )
 def test_a_model_that_is_not_there_is_told_first(change: str, message: str, random_model: Make, tmp_path: Path) -> None:
