@@ -9,14 +9,7 @@ from __future__ import annotations
 from .english.everyday import EVERYDAY_PROMPTS, decoys
 from .english.imperatives import as_request
 from .english.refusals import declines, is_unknown
-from .english.sentences import (
-    ABBREVIATION,
-    LONGEST_ABBREVIATION,
-    ORDER,
-    SENTENCE_BORDER,
-    SPEAKER_LABEL,
-    leans_back,
-)
+from .english.sentences import ABBREVIATION, LONGEST_ABBREVIATION, ORDER, SENTENCE_BORDER, SPEAKER_LABEL, leans_back
 from .english.sources import names_source
 from .english.vocabulary import COMMON_NOUNS, STAND_IN_NAMES, STAND_IN_THINGS, invented_word
 from .english.wording import (
@@ -27,8 +20,8 @@ from .english.wording import (
     NO_PASSAGES,
     PASSAGES_SYSTEM,
     PROMPTS_VERSION,
-    QUESTION_LABEL,
     QUESTIONS_REQUEST,
+    QUESTION_LABEL,
     UNKNOWN_ANSWER,
     VALUES_REQUEST,
     WRITING_REQUEST,
@@ -44,6 +37,7 @@ from .english.words import (
     forms,
     naming_words,
     noun_pairs,
+    owner_and_owned,
 )
 
 __all__ = [
@@ -52,5 +46,5 @@ __all__ = [
     "PASSAGES_SYSTEM", "POSSESSIVE", "PROMPTS_VERSION", "QUESTIONS_REQUEST", "QUESTION_LABEL", "REPETITIONS",
     "SENTENCE_BORDER", "SPEAKER_LABEL", "STAND_IN_NAMES", "STAND_IN_THINGS", "UNKNOWN_ANSWER", "VALUES_REQUEST",
     "WRITING_REQUEST", "as_request", "compounds", "content_words", "declines", "decoys", "forms", "invented_word",
-    "is_unknown", "leans_back", "names_source", "naming_words", "noun_pairs",
+    "is_unknown", "leans_back", "names_source", "naming_words", "noun_pairs", "owner_and_owned",
 ]  # fmt: skip

@@ -21,6 +21,7 @@ from ...text.language import as_request, decoys, is_unknown
 from ...text.prompts import UNKNOWN_ANSWER, writing_request
 from .batching import Dialogue
 from .chunks import MemoryChunk
+from .grounding import is_cut_of
 from .questions import candidates, cloze, hardest, lost_words, mask, near_misses, repair, unmask
 from .settings import Config
 from .teacher import AnswerRequest, MemoryTeacher, TeacherAnswer, WriteRequest
@@ -148,13 +149,13 @@ def _verify(
     """
     known = {normalise(q.text) for pairs in verified.values() for q, _ in pairs}
     fresh = [q for q in written if normalise(q.text) not in known]
-    (failed,) = yield from _keep_agreed([(teacher, fresh)], verified, config)
+    (failed,) = yield from _keep_agreed([(teacher, fresh)], targets, verified, config)
     by_statement: dict[int, list[Question]] = {}
     for question in failed:
         if question.statement is not None:
             by_statement.setdefault(question.statement, []).append(question)
     alone = [(teacher.with_memory(targets[statement].text), mine) for statement, mine in by_statement.items()]
-    failed_alone = yield from _keep_agreed(alone, verified, config)
+    failed_alone = yield from _keep_agreed(alone, targets, verified, config)
     for statement, still in zip(by_statement, failed_alone, strict=True):
         if not any(q.direction == "reverse" for q, _ in verified[statement]):
             backwards = [q for q in still if q.direction == "reverse"][:1]
@@ -167,17 +168,27 @@ def _as_written(teacher: MemoryTeacher, question: Question) -> tuple[Question, T
 
 
 def _keep_agreed(
-    questions: Sequence[tuple[MemoryTeacher, Sequence[Question]]], verified: dict[int, Pairs], config: Config
+    questions: Sequence[tuple[MemoryTeacher, Sequence[Question]]],
+    targets: Mapping[int, Statement],
+    verified: dict[int, Pairs],
+    config: Config,
 ) -> Dialogue[list[list[Question]]]:
-    """Put the questions that a teacher answers as written into `verified`; return each teacher's other questions."""
+    """Put the questions that a teacher answers as written into `verified`; return each teacher's other questions.
+
+    A teacher that cuts the value ("Dr" for "Dr. Holm") means it: the question keeps the whole one, as a hard label.
+    """
     failed: list[list[Question]] = []
     answered = yield from _answer_all(questions, config)
-    for (_, mine), answers in zip(questions, answered, strict=True):
+    for (teacher, mine), answers in zip(questions, answered, strict=True):
         failed.append([])
         for question, answer in zip(mine, answers, strict=True):
-            agrees = same_answer(answer.text, question.answer) or says(answer.text, question.answer)
-            if agrees and question.statement is not None:
-                verified[question.statement].append((replace(question, teacher=answer.text), answer))
+            if question.statement is None:
+                continue
+            kept = verified[question.statement]
+            if same_answer(answer.text, question.answer) or says(answer.text, question.answer):
+                kept.append((replace(question, teacher=answer.text), answer))
+            elif is_cut_of(answer.text, question.answer, targets[question.statement].text):
+                kept.append(_as_written(teacher, question))
             else:
                 failed[-1].append(question)
     return failed

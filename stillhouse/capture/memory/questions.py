@@ -36,6 +36,8 @@ from ...text.language import (
     naming_words,
     noun_pairs,
 )
+from ...text.values import widen
+from .grounding import grounded
 
 _LINE = re.compile(
     rf"^\s*(?:[-*•]|\(?\d+[.):])?\s*(?:{QUESTION_LABEL}\s*)?(?P<q>[^|\n]+?)\s*\|\s*(?:{ANSWER_LABEL}\s*)?"
@@ -55,21 +57,19 @@ def parse(reply: str) -> list[tuple[str, str]]:
 def candidates(reply: str, statement: Statement) -> list[Question]:
     """The usable questions of a reply.
 
-    The answer that most lines share is the statement's own. A line with that answer is a forward question; a line that
-    asks with that answer inside is a reverse one. The shared answer has to stand in the statement, and no question may
-    contain its own answer.
+    Every answer has to be a whole value of the statement, or one that shows which value it was cut from. The answer
+    that most lines share is the statement's own. A line with that answer is a forward question; a line that asks with
+    that answer inside is a reverse one. No question may contain its own answer.
     """
-    pairs = [(q, a) for q, a in parse(reply) if len(q) >= SHORTEST and normalise(a) and not says(q, a)]
-    grounded = [normalise(a) for _, a in pairs if _grounded(a, statement.text)]
-    if not grounded:
+    lines = [(q, grounded(a, statement.text)) for q, a in parse(reply) if len(q) >= SHORTEST and normalise(a)]
+    pairs = [(q, a) for q, a in lines if a is not None and not says(q, a)]
+    if not pairs:
         return []
-    main, _ = Counter(grounded).most_common(1)[0]
+    main, _ = Counter(normalise(a) for _, a in pairs).most_common(1)[0]
     usable: dict[str, Question] = {}
     for question, answer in pairs:
-        if _stutters(question, statement.text):
-            continue
         forward = normalise(answer) == main
-        if not forward and not (says(question, main) and _touches(answer, statement.text)):
+        if _stutters(question, statement.text) or not (forward or says(question, main)):
             continue
         key = normalise(question)
         usable.setdefault(key, Question(question, answer, statement.index, "forward" if forward else "reverse"))
@@ -152,15 +152,15 @@ def unmask(reply: str, stand_ins: Mapping[str, str]) -> str:
 
 
 def cloze(statement: Statement) -> list[Question]:
-    """The statement with its end left out, for when the teacher wrote nothing usable about it."""
-    words = statement.text.rstrip(".!").split()
-    cuts = sorted({max(1, len(words) - 1), max(1, len(words) * 2 // 3)}, reverse=True)
+    """The statement with its end left out, a whole value, for when the teacher wrote nothing usable about it."""
+    text = " ".join(statement.text.rstrip(".!").split())
+    spaces = [match.start() for match in re.finditer(" ", text)]
+    wanted = [spaces[-1], spaces[max(1, (len(spaces) + 1) * 2 // 3) - 1]] if spaces else []
+    cuts = dict.fromkeys(widen(text, space + 1, len(text))[0] for space in wanted)
     return [
-        Question(
-            COMPLETION_REQUEST.format(beginning=" ".join(words[:cut])), " ".join(words[cut:]), statement.index, "cloze"
-        )
+        Question(COMPLETION_REQUEST.format(beginning=text[:cut].rstrip()), text[cut:], statement.index, "cloze")
         for cut in cuts
-        if cut < len(words)
+        if cut
     ]
 
 
@@ -202,18 +202,3 @@ def _stutters(question: str, statement: str) -> bool:
     counts = Counter(w.lower().removesuffix(POSSESSIVE) for w in content_words(question))
     own = Counter(w.lower().removesuffix(POSSESSIVE) for w in content_words(statement))
     return any(count > max(1, own[word]) for word, count in counts.items())
-
-
-def _grounded(answer: str, statement: str) -> bool:
-    """Whether every content word of the answer stands in the statement: "for breakfast", "David's dog", "you"."""
-    return {w for w in _words(answer) if w not in FUNCTION_WORDS} <= set(_words(statement))
-
-
-def _touches(answer: str, statement: str) -> bool:
-    """Whether the answer of a reverse question shares a content word with the statement, or has none ("you")."""
-    words = {w for w in _words(answer) if w not in FUNCTION_WORDS}
-    return not words or bool(words & set(_words(statement)))
-
-
-def _words(text: str) -> list[str]:
-    return [w for w in normalise(text.replace(f"{POSSESSIVE} ", " ")).split() if len(w) > 1 or w.isdigit()]

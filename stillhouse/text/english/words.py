@@ -36,6 +36,8 @@ _COMPOUND = re.compile(r"\b(?!(?:[Tt]he|[Mm]y|a|is|of)\b)[A-Za-z]{3,} (?:name|nu
 _NOUN_PAIR = re.compile(
     r"(?:\b(?:[Mm]y|[Oo]ur|[Tt]he|[Aa]n?|[Hh]is|[Hh]er|[Tt]heir)|'s) ([a-z]{3,} [a-z]{2,}[a-rt-z])\b(?<!ed)"
 )
+_OWNED = re.compile(r"^(.{1,60}?)(?:['’]s|(?<=s)['’]) (.{1,60})$")
+_OWNER = re.compile(r"^(?:the )?(.{1,60}?) of (?:the |my |your |his |her |our |their )?(.{1,60})$", re.IGNORECASE)
 _ENDINGS = ("'s", "s", "es", "d", "ed", "ing", "ly")
 _SHORTEST_STEM = 3  # letters
 
@@ -49,6 +51,13 @@ def naming_words(text: str) -> list[str]:
     """The content words that say what a sentence is about: no numbers, and no verb behind a pronoun."""
     verbs = set(_AFTER_PRONOUN.findall(text))
     return [w.removesuffix(POSSESSIVE) for w in content_words(text) if w not in verbs and not w[0].isdigit()]
+
+
+def owner_and_owned(text: str) -> list[str]:
+    """The owner and the thing of "Emma's desk number" or "the desk number of Emma"; empty where `text` is neither."""
+    owned, owner = _OWNED.match(text), _OWNER.match(text)
+    parts = [owner[2], owner[1]] if owner else [owned[1], owned[2]] if owned else []
+    return [part for part in parts if part.lower() not in FUNCTION_WORDS]
 
 
 def forms(word: str) -> set[str]:
