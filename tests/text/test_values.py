@@ -313,7 +313,8 @@ def test_nothing_raises_and_what_is_widened_is_whole_or_all(text: str, start: in
 @pytest.mark.parametrize(
     "piece",
     [
-        "a", "A", "1", "1 ", "Ada ", "Dr. ", "a.", "a,", "x@", "(", '"', "年", "3年", "1,", "A-", "A1 ", "http://", "'a",
+        "a", "A", "1", "1 ", "Ada ", "Dr. ", "a.", "a,", "x@", "(", '"', "年", "3年", "1,", "A-", "A1 ", "http://",
+        "'a",
         "\n", "12 St. ", "a,b;", "«", "1 1 ", "A. ", "@", "/", "Hauptstr. ", "rue a ",
     ],
 )  # fmt: skip
