@@ -204,10 +204,10 @@ def _core(text: str, start: int, end: int) -> tuple[int, int]:
 
 def _near(text: str, start: int, end: int) -> list[Atom]:
     """The atoms that share a character with the span, or end where it begins."""
-    found = _kept(text) if len(text) <= LONGEST_KEPT else tuple(_scan(text))
-    first = bisect_right(found, start, key=lambda atom: atom.end)
-    last = bisect_right(found, end - 1, key=lambda atom: atom.start)
-    return list(found[first:last])
+    reaching = _kept(text) if len(text) <= LONGEST_KEPT else tuple(_scan(text))
+    first = bisect_right(reaching, start, key=lambda atom: atom.end)
+    last = bisect_right(reaching, end - 1, key=lambda atom: atom.start)
+    return list(reaching[first:last])
 
 
 def _cuts(text: str, atom: Atom, start: int, end: int) -> bool:
