@@ -41,18 +41,18 @@ def seeded() -> None:
 
 @pytest.fixture(scope="session")
 def random_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Model]:
-    """`random_model("llama", template=…)`: a small random-weight model of a real class, saved and loaded once."""
+    """`random_model("llama", template=…, bos=…)`: a small random-weight model of a real class, loaded once."""
     from stillhouse import models
     from tests import architectures, tokenizers
 
-    made: dict[tuple[str, str | None], Model] = {}
+    made: dict[tuple[str, str | None, bool], Model] = {}
 
-    def make(name: str, template: str | None = tokenizers.WITH_SYSTEM) -> Model:
-        if (name, template) not in made:
+    def make(name: str, template: str | None = tokenizers.WITH_SYSTEM, bos: bool = False) -> Model:
+        if (name, template, bos) not in made:
             network = architectures.ALL[name](tokenizers.VOCABULARY)
-            folder = tokenizers.save(tmp_path_factory.mktemp(name), network, template)
-            made[name, template] = models.load(str(folder), device="cpu")
-        return made[name, template]
+            folder = tokenizers.save(tmp_path_factory.mktemp(name), network, template, bos)
+            made[name, template, bos] = models.load(str(folder), device="cpu")
+        return made[name, template, bos]
 
     return make
 

@@ -36,9 +36,11 @@ def load_study(store: Store, signals: Signals) -> Study:
 
 
 def _inputs(pipeline: Pipeline, user: str, text: str) -> dict[str, Any]:
+    opening = pipeline.model.opening  # came later: where there is none, older signals keep their names
     return {
         "stage": "capture", "user": user, "memory": digest(text.encode()), "base": pipeline.model.fingerprint,
         "config": as_dict(pipeline.settings.capture), "prompts": PROMPTS_VERSION,
+        **({"opening": list(opening)} if opening else {}),
     }  # fmt: skip
 
 

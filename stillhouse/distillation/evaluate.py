@@ -23,6 +23,7 @@ from ..generate import Sampling, batches, generate, head
 from ..lora import AdapterBank
 from ..losses import Objective, sparse_divergence, through_head
 from ..models import Model
+from ..teachers.examples import rendered
 
 BINS = 10
 BATCH_TOKENS, CHUNK = 4096, 256
@@ -103,7 +104,7 @@ def answer(
 
 def prompt_ids(model: Model, request: Example) -> list[int]:
     """What a student reads of a request."""
-    return model.chat_ids(request.messages) if request.messages else model.text_ids(request.text)
+    return rendered(model, request, "")
 
 
 def lengths(teacher: Sequence[Answer], before: Sequence[Answer], after: Sequence[Answer]) -> Lengths:

@@ -208,6 +208,4 @@ def _prompt(
     messages = request.get("messages")
     if messages:
         return student.chat_ids(messages)  # type: ignore[arg-type]
-    first = student.tokenizer.bos_token_id
-    opening = [first] if isinstance(first, int) and list(student.tokenizer("a")["input_ids"])[:1] == [first] else []
-    return [*opening, *student.text_ids(str(request.get("text", "")))]
+    return student.opened_ids(str(request.get("text", "")))

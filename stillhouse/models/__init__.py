@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from .chat import default_system, render, takes_system
 from .fingerprints import fingerprint
 from .loading import DEFAULT, choose_device, load, load_tokenizer, locate, outline
 from .model import Device, Model
 from .quiet import silence
 from .text_model import TextModel
-from .tokens import render, stop_ids, token_bytes
+from .tokens import stop_ids, token_bytes
 
 __all__ = [
     "DEFAULT",
@@ -15,6 +16,7 @@ __all__ = [
     "Model",
     "TextModel",
     "choose_device",
+    "default_system",
     "fingerprint",
     "load",
     "load_tokenizer",
@@ -23,5 +25,6 @@ __all__ = [
     "render",
     "silence",
     "stop_ids",
+    "takes_system",
     "token_bytes",
 ]

@@ -16,8 +16,10 @@ from typing import Any, TypeVar
 
 from transformers import PreTrainedTokenizerFast
 
+from ..errors import InputError
 from ..text.prompts import Message
-from .tokens import render, token_bytes
+from .chat import render
+from .tokens import opening_ids, token_bytes
 
 T = TypeVar("T")
 
@@ -61,16 +63,37 @@ class TextModel(ABC):
         return known
 
     def chat_text(self, messages: Sequence[Message]) -> str:
-        """Messages rendered by the model's own chat template, ready for the assistant's reply."""
+        """Messages by the model's own chat template, or as a transcript, ready for the assistant's reply."""
         return render(self.tokenizer, messages)
 
     def chat_ids(self, messages: Sequence[Message]) -> list[int]:
-        """Token ids of `chat_text`. A template that writes special tokens has written them all: none are added."""
-        return self.text_ids(self.chat_text(messages))
+        """Token ids of `chat_text`. A template has written all special tokens that it wants: none are added to its
+        text. A transcript is a text like any other."""
+        text = self.chat_text(messages)
+        return self.text_ids(text) if self.tokenizer.chat_template else self.opened_ids(text)
 
     def text_ids(self, text: str) -> list[int]:
-        """Token ids of a text, of any length, without special tokens around it."""
-        return list(self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+        """Token ids of a text that goes on, of any length, without special tokens around it. `InputError`: half of a
+        surrogate pair is in it, which no tokenizer reads."""
+        try:
+            return list(self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+        except (UnicodeEncodeError, TypeError) as error:
+            place = next((i for i, c in enumerate(text) if "\ud800" <= c <= "\udfff"), None)
+            if place is None:
+                raise
+            near = text[max(0, place - 20) : place + 1]
+            raise InputError(f"not Unicode text: half of a surrogate pair after {near!r}") from error
+
+    @cached_property
+    def opening(self) -> tuple[int, ...]:
+        """Ids that the model's tokenizer puts before every text, as a BOS; none where it puts none."""
+        return opening_ids(self.tokenizer)
+
+    def opened_ids(self, text: str) -> list[int]:
+        """Token ids of a text that begins here, after `opening`, which is not put before a text that has it: a raw
+        prompt, running text."""
+        ids = self.text_ids(text)
+        return ids if tuple(ids[: len(self.opening)]) == self.opening else [*self.opening, *ids]
 
     def text(self, ids: Iterable[int]) -> str:
         """Text of ids without special tokens, surrounding space removed."""

@@ -1,56 +1,8 @@
-"""Chat templates and tokens: messages rendered as text, the bytes of every id, the ids that end an answer."""
+"""Tokens: the bytes of every id, the ids that end an answer, and those that stand before every text."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
-
-from jinja2 import TemplateError
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
-
-from ..errors import ModelError, first_line
-from ..text.prompts import Message
-
-
-def render(tokenizer: PreTrainedTokenizerFast, messages: Sequence[Message]) -> str:
-    """The chat template's text, without a thinking block where a template knows that switch.
-
-    A template that refuses or drops a system message gets its text at the head of the first user message; a tokenizer
-    without a template gets `Role: text` lines. Special tokens written out in a message are broken up: a memory cannot
-    end its own turn. Raises `ModelError` when the template cannot be rendered.
-    """
-    messages = [{**m, "content": _inert(tokenizer, m["content"])} for m in messages]
-    if not tokenizer.chat_template:
-        lines = [f"{m['role'].capitalize()}: {m['content']}" for m in messages]
-        return "\n".join([*lines, "Assistant:"])
-    if messages[0]["role"] != "system":
-        return _templated(tokenizer, messages)
-    system, user, *rest = messages
-    try:
-        text = _templated(tokenizer, messages)
-    except ModelError:
-        text = ""
-    if system["content"].strip() in text:
-        return text
-    merged = {"role": "user", "content": f"{system['content']}\n\n{user['content']}"}
-    return _templated(tokenizer, [merged, *rest])
-
-
-def _templated(tokenizer: PreTrainedTokenizerFast, messages: Sequence[Message]) -> str:
-    options: dict[str, Any] = {"tokenize": False, "add_generation_prompt": True, "enable_thinking": False}
-    try:
-        return str(tokenizer.apply_chat_template(list(messages), **options))
-    except (TemplateError, TypeError, ValueError) as error:
-        where = tokenizer.name_or_path or "the tokenizer"
-        raise ModelError(f"{where}: its chat template cannot be rendered: {first_line(error)}") from error
-
-
-def _inert(tokenizer: PreTrainedTokenizerFast, text: str) -> str:
-    """`text` with a space after the first character of every special token in it, so that it stays text."""
-    for token in tokenizer.added_tokens_decoder.values():
-        if token.special and token.content in text:
-            text = text.replace(token.content, f"{token.content[:1]} {token.content[1:]}")
-    return text
 
 
 def stop_ids(network: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> frozenset[int]:
@@ -59,6 +11,14 @@ def stop_ids(network: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> fr
     for value in (tokenizer.eos_token_id, getattr(network.generation_config, "eos_token_id", None)):
         ids.update([value] if isinstance(value, int) else value or [])
     return frozenset(ids)
+
+
+def opening_ids(tokenizer: PreTrainedTokenizerFast) -> tuple[int, ...]:
+    """Ids that the tokenizer itself puts before every text, as a BOS; none where it puts none."""
+    plain = tokenizer("a", add_special_tokens=False)["input_ids"]
+    whole = tokenizer("a")["input_ids"]
+    starts = (n for n in range(len(whole)) if list(whole[n : n + len(plain)]) == list(plain))
+    return tuple(whole[: next(starts, 0)])
 
 
 def token_bytes(tokenizer: PreTrainedTokenizerFast, vocabulary: int) -> list[bytes]:

@@ -211,7 +211,7 @@ class Service:
         if messages:
             return tuple(self.model.chat_ids(messages))
         return (
-            tuple(self.model.text_ids(generation.prompt)) if isinstance(generation.prompt, str) else generation.prompt
+            tuple(self.model.opened_ids(generation.prompt)) if isinstance(generation.prompt, str) else generation.prompt
         )
 
     def _sampling(self, generation: GenerationRequest, prompt: int) -> Sampling:

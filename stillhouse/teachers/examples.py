@@ -85,7 +85,7 @@ def tokenized(model: TextModel, example: Example, number: int, system: str) -> T
     if not has_prompt and example.answer is None:
         raise InputError(f"example {number + 1}: neither prompt nor text")
     if not has_prompt:
-        prompt, answer = (bos(model), answer) if bos(model) else (answer[:1], answer[1:])
+        prompt, answer = (list(model.opening), answer) if model.opening else (answer[:1], answer[1:])
         if not answer:
             raise InputError(f"example {number + 1}: its text is a single token; there is nothing to learn from it")
         return TokenizedExample(tuple(prompt), tuple(prompt), tuple(answer), _request(example))
@@ -97,7 +97,7 @@ def tokenized(model: TextModel, example: Example, number: int, system: str) -> T
 def rendered(model: TextModel, example: Example, system: str) -> list[int]:
     """The prompt's ids, after `system` where there is one."""
     if not example.messages:
-        return [*bos(model), *model.text_ids(f"{system}\n\n{example.text}" if system else example.text)]
+        return model.opened_ids(f"{system}\n\n{example.text}" if system else example.text)
     return model.chat_ids(with_system(example.messages, system))
 
 
@@ -109,13 +109,6 @@ def with_system(messages: Sequence[Message], system: str) -> list[Message]:
     if first["role"] == "system":
         return [{"role": "system", "content": f"{system}\n\n{first['content']}"}, *rest]
     return [{"role": "system", "content": system}, *messages]
-
-
-def bos(model: TextModel) -> list[int]:
-    """The token that this tokenizer puts before every text; empty where it puts none."""
-    first = model.tokenizer.bos_token_id
-    put = list(model.tokenizer("a")["input_ids"])[:1]
-    return [first] if isinstance(first, int) and put == [first] else []
 
 
 def end(model: TextModel) -> list[int]:

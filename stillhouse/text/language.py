@@ -22,6 +22,7 @@ from .english.wording import (
     PROMPTS_VERSION,
     QUESTION_LABEL,
     QUESTIONS_REQUEST,
+    SPEAKERS,
     UNKNOWN_ANSWER,
     VALUES_REQUEST,
     WRITING_REQUEST,
@@ -44,7 +45,7 @@ __all__ = [
     "ABBREVIATION", "ANSWER_LABEL", "COMMON_NOUNS", "COMPLETION_REQUEST", "DROPPED_WORDS", "EVERYDAY_PROMPTS",
     "FUNCTION_WORDS", "LONGEST_ABBREVIATION", "LONG_WORD", "MEMORY_SYSTEM", "NEAR_REQUEST", "NO_PASSAGES", "ORDER",
     "PASSAGES_SYSTEM", "POSSESSIVE", "PROMPTS_VERSION", "QUESTIONS_REQUEST", "QUESTION_LABEL", "REPETITIONS",
-    "SENTENCE_BORDER", "SPEAKER_LABEL", "STAND_IN_NAMES", "STAND_IN_THINGS", "UNKNOWN_ANSWER", "VALUES_REQUEST",
-    "WRITING_REQUEST", "as_request", "compounds", "content_words", "declines", "decoys", "forms", "invented_word",
-    "is_unknown", "leans_back", "names_source", "naming_words", "noun_pairs", "owner_and_owned",
+    "SENTENCE_BORDER", "SPEAKERS", "SPEAKER_LABEL", "STAND_IN_NAMES", "STAND_IN_THINGS", "UNKNOWN_ANSWER",
+    "VALUES_REQUEST", "WRITING_REQUEST", "as_request", "compounds", "content_words", "declines", "decoys", "forms",
+    "invented_word", "is_unknown", "leans_back", "names_source", "naming_words", "noun_pairs", "owner_and_owned",
 ]  # fmt: skip

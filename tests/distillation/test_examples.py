@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from stillhouse import distillation
+from stillhouse.distillation.evaluate import prompt_ids
+from stillhouse.models import Model
+from stillhouse.teachers.examples import Example, tokenized
 from tests import architectures, tokenizers
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -53,3 +58,14 @@ def test_six_domains_become_six_specialists_and_a_router(folder: Path, tmp_path:
     assert len(found["router"]["confusion"]) == 6 and len(found["router"]["confusion"][0]) == 7
     (asked,) = {p.name for p in folder.glob("domains/debug*.jsonl")}
     assert asked == "debug.jsonl"
+
+
+@pytest.mark.parametrize("asked", [Example(text="The dog"), Example(messages=({"role": "user", "content": "Who?"},))])
+def test_a_student_is_measured_on_prompts_as_it_is_trained_on_them(
+    random_model: Callable[..., Model], asked: Example
+) -> None:
+    """With the BOS that its tokenizer puts, once."""
+    model = random_model("llama", tokenizers.LLAMA, bos=True)
+    trained = tokenized(model, replace(asked, answer="Rex"), 0, "").student_prompt
+    assert tuple(prompt_ids(model, asked)) == trained
+    assert trained.count(model.tokenizer.bos_token_id) == 1

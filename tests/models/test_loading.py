@@ -23,7 +23,7 @@ from transformers import PreTrainedTokenizerFast
 from stillhouse import models
 from stillhouse.errors import ModelError
 from stillhouse.text import corpus
-from stillhouse.text.prompts import Message, with_memory, without_memory
+from stillhouse.text.prompts import with_memory, without_memory
 from tests import tokenizers
 
 Make = Callable[..., models.Model]
@@ -179,27 +179,6 @@ def test_weights_are_frozen_and_the_stop_is_known(random_model: Make) -> None:
     assert model.stop_ids == {model.tokenizer.eos_token_id}
     assert model.vocabulary == tokenizers.VOCABULARY
     assert model.context == 2048
-
-
-MESSAGES = with_memory("My dog is Rex.", "Who is Rex?")
-
-
-def rendered(template: str | None, messages: list[Message] = MESSAGES) -> str:
-    return models.render(tokenizers.byte_level(template), messages)
-
-
-def test_a_system_message_reaches_every_template() -> None:
-    system, user = (m["content"] for m in MESSAGES)
-    assert rendered(tokenizers.WITH_SYSTEM) == f"<|system|>{system}<|end|><|user|>{user}<|end|><|assistant|>"
-    merged = f"<|user|>{system}\n\n{user}<|end|><|assistant|>"
-    assert rendered(tokenizers.REFUSES_SYSTEM) == rendered(tokenizers.DROPS_SYSTEM) == merged
-    assert rendered(None) == f"System: {system}\nUser: {user}\nAssistant:"
-
-
-def test_a_template_that_cannot_be_rendered_is_one_line() -> None:
-    for messages in (MESSAGES, without_memory("Who?")):
-        with pytest.raises(ModelError, match=r"its chat template cannot be rendered: [^\n]+$"):
-            rendered(tokenizers.BROKEN, messages)
 
 
 @pytest.mark.parametrize("template", [tokenizers.WITH_SYSTEM, tokenizers.REFUSES_SYSTEM, None])

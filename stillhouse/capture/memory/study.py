@@ -154,6 +154,7 @@ def _text_anchors(model: Model, sparsity: Sparsity, config: Config) -> list[Dist
     whole = [model.text_ids(t) for t in corpus.anchors(config.anchor_texts, config.seed)]
     starts = [rng.randrange(max(1, len(ids) - config.anchor_tokens)) for ids in whole]
     sequences = [ids[start : start + config.anchor_tokens] for ids, start in zip(whole, starts, strict=True)]
+    sequences = [[*model.opening, *ids] for ids in sequences]
     sequences = [s for s in sequences if len(s) > 8]
     draws = torch.Generator().manual_seed(config.seed)
 

@@ -22,6 +22,7 @@ WRITING_REQUEST = (
     "Write {n} differently worded questions that the statement answers, then 1 in the reverse direction, "
     "where the answer becomes part of the question. One per line, as: question | answer\nStatement: {statement}"
 )
+SPEAKERS = {"user": "User", "assistant": "Assistant"}  # by role, in a transcript
 QUESTION_LABEL = r"Q(?:uestion)?\s*\d*\s*:"  # a regular expression: what a teacher writes before its question
 ANSWER_LABEL = r"A(?:nswer)?\s*:"  # and before its answer
 COMPLETION_REQUEST = "Complete: {beginning} ..."

@@ -38,6 +38,8 @@ class Anchors:
     weight: float
     every: int
     seed: int
+    opening: tuple[int, ...] = ()
+    """Ids that stand before every text of this model; every window has them too."""
 
     def due(self, step: int) -> bool:
         """Whether this step looks at them."""
@@ -49,14 +51,15 @@ class Anchors:
         windows = []
         for number, ids in enumerate(rng.sample(self.passages, min(self.rows, len(self.passages)))):
             start = rng.randrange(max(1, len(ids) - self.tokens)) if number % 2 else 0
-            windows.append(ids[start : start + self.tokens])
+            windows.append([*self.opening, *ids[start : start + self.tokens]])
         return windows
 
 
 def anchors(model: Model, rows: int, tokens: int, weight: float, every: int, seed: int) -> Anchors:
     """Tokenise the anchor passages (not those that gates measure on)."""
     passages = [model.text_ids(t) for t in corpus.anchors(PASSAGES, seed)] if rows else []
-    return Anchors(tuple(ids for ids in passages if len(ids) > 8), rows, tokens, weight, every, seed)
+    passages = [ids for ids in passages if len(ids) > 8]
+    return Anchors(tuple(passages), rows, tokens, weight, every, seed, model.opening)
 
 
 class Reference:

@@ -125,11 +125,12 @@ def windows(model: Model, tokens: int, seed: int) -> Tensor:
     passages = sorted((model.text_ids(t) for t in corpus.anchors(2 * tokens // WINDOW + 4, seed)), key=len)
     if not passages:
         return torch.zeros(0, 0, dtype=torch.long)
-    width = max(2, min(WINDOW, len(passages[len(passages) // 4]), model.context))
+    width = max(2, min(WINDOW, len(passages[len(passages) // 4]), model.context - len(model.opening)))
     wide = [ids for ids in passages if len(ids) >= width]
     chosen = rng.sample(wide, min(len(wide), max(1, tokens // width)))
     starts = [rng.randrange(len(ids) - width + 1) if n % 2 else 0 for n, ids in enumerate(chosen)]
-    return torch.tensor([ids[start : start + width] for ids, start in zip(chosen, starts, strict=True)])
+    windows_WT = [[*model.opening, *ids[start : start + width]] for ids, start in zip(chosen, starts, strict=True)]
+    return torch.tensor(windows_WT)
 
 
 def _fisher_gradients(model: Model, hidden_NH: Tensor, draws: torch.Generator) -> Tensor:

@@ -25,6 +25,8 @@ from stillhouse.text.answers import normalise, same_answer, says
 from stillhouse.text.language import is_unknown
 from stillhouse.text.prompts import MEMORY_SYSTEM, UNKNOWN_ANSWER, with_memory, without_memory
 from stillhouse.text.statements import statements
+from stillhouse.train.adapter import anchors, curvature
+from tests import tokenizers
 
 MEMORY = """# Notes
 - My dog is called Zorvik.
@@ -281,3 +283,13 @@ def test_anchors_are_those_of_the_settings_however_often_they_are_asked_for(ship
     assert (len(first), len(others)) == (2, 5)
     assert first == again == study.anchors(shipped, few)
     assert all(len(t.ids) <= 4 and not t.draw_ids for a in others for t in a.targets)
+
+
+def test_running_text_begins_with_the_bos_of_a_tokenizer_that_puts_one(random_model: Callable[..., Model]) -> None:
+    model = random_model("llama", tokenizers.LLAMA, bos=True)
+    windows = [list(a.x_ids) for a in study.anchors(model, Config(anchor_prompts=0, anchor_texts=6))]
+    assert windows
+    windows += curvature.windows(model, 600, seed=0).tolist()
+    windows += anchors.anchors(model, rows=4, tokens=24, weight=1.0, every=1, seed=0).windows(step=0)
+    bos = model.tokenizer.bos_token_id
+    assert {(ids[0], ids.count(bos)) for ids in windows} == {(bos, 1)}
