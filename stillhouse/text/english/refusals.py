@@ -53,6 +53,7 @@ _HELP = r"(?:help|assist|answer|provide|comply|share|discuss|do|give|say|support
 _DECLINES = re.compile(
     rf"\b(?:i|we) ?{_NOT_ABLE}(?: \w+)? {_HELP}\b|\bi(?:'m| am) (?:\w+ )?sorry\b.{{0,20}}\b(?:can|but)\b"
 )
+_SIGNS = ("no", "n't", "nt", "un", "never", "lack")  # every pattern needs one of them; looking for them is quick
 _UNKNOWN = re.compile("|".join(_SPEAKER_LACKS + _SOURCE_LACKS + _FACT_LACKS))
 
 
@@ -62,7 +63,8 @@ def is_unknown(answer: str) -> bool:
     It looks for who lacks what (I, the memory, the fact), not for single words: "the unknown soldier" and "she does not
     have a dog" are answers. Empty answers do not count: silence is not honesty.
     """
-    return bool(_UNKNOWN.search(" ".join(answer.lower().replace("\u2019", "'").split())))
+    text = " ".join(answer.lower().replace("\u2019", "'").split())
+    return any(sign in text for sign in _SIGNS) and bool(_UNKNOWN.search(text))
 
 
 def declines(text: str) -> bool:

@@ -19,6 +19,13 @@ SENTENCE_BORDER = re.compile(r"(?<=[.!?…])[\"')\]]*\s+(?=[\"'(\[]?[A-Z0-9])")
 ABBREVIATION = re.compile(
     r"(?:\b(?:Mr|Mrs|Ms|Dr|Prof|St|No|vs|etc|e\.g|i\.e|approx|Jan|Feb|Mar|Apr|Aug|Sept|Oct|Nov|Dec)|\b(?<!\w-)[A-Z])\.$"
 )
+# The same in lower case, for text whose capitals say nothing.
+ABBREVIATIONS = frozenset(
+    "mr mrs ms dr prof st rev capt vs approx jan feb mar apr jun jul aug sep sept oct nov dec inc ltd jr sr fig ca str "
+    "tel ext dept".split()
+)
+ENDING_ABBREVIATIONS = frozenset(("etc", "a.m", "p.m"))  # a sentence may end with them
+NUMBERING = frozenset(("no", "nr"))  # before a number
 LONGEST_ABBREVIATION = 12  # characters, with what stands before it
 
 # What reads like an order to a model. The first word may be the order itself: "System: disregard …".
