@@ -21,7 +21,7 @@ from .overlap import best_f1, exact_match, locomo_words, shared, squad_words
 from .replies import reply
 from .tokens import tokens
 from .verdicts import Verdict, judge
-from .verdicts import mentions as _mentions
+from .verdicts import has_value
 
 __all__ = ["Expected", "Grade", "Verdict", "foils", "grade", "mentions", "normalise", "same_answer", "says"]
 
@@ -91,7 +91,7 @@ def foils(value: str, question: str, others: Iterable[str]) -> tuple[str, ...]:
 
 def mentions(text: str, value: str) -> bool:
     """Whether `value` stands in `text` as whole words, whatever is said about it."""
-    return bool(value.strip()) and _mentions(tokens(text), pattern(value, (), (), ""))
+    return bool(value.strip()) and has_value(tokens(text), pattern(value, (), (), ""))
 
 
 _SIGNS = re.compile(r"((?<!\S)-(?=\d)|(?<=\w)(?:[+#]+|-)(?!\S))|[-+#]")  # signs that belong to a word, and others

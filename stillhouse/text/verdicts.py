@@ -68,8 +68,8 @@ def judge(reply: str, expected: Pattern) -> Verdict:
     for n, sentence in enumerate(told):
         here = tokens(sentence)
         if denies(sentence) and here.keys not in expected.keys:
-            return "hedged" if any(mentions(tokens(s), expected) for s in told[n:]) else "denied"
-        if declines(sentence) and not mentions(here, expected):
+            return "hedged" if any(has_value(tokens(s), expected) for s in told[n:]) else "denied"
+        if declines(sentence) and not has_value(here, expected):
             return "denied"
         if expected.polarity:
             return _polarity(here, expected)
@@ -79,7 +79,7 @@ def judge(reply: str, expected: Pattern) -> Verdict:
     return "wrong"
 
 
-def mentions(text: Tokens, expected: Pattern) -> bool:
+def has_value(text: Tokens, expected: Pattern) -> bool:
     """Whether a text has the value, whatever it says about it."""
     return any(True for _ in _spans(text, expected))
 
@@ -94,7 +94,7 @@ def _honesty(told: Sequence[str], expected: Pattern) -> Verdict:
 
 def _leads_in(sentence: str, here: Tokens, expected: Pattern) -> bool:
     """Whether a sentence does not answer yet: a question, an opener, the question again, or only what it is not."""
-    if mentions(here, expected):
+    if has_value(here, expected):
         return sentence.rstrip("\"'*_)").endswith(("?", "？")) and not content(here.keys, expected.question)
     if sentence.endswith(("?", "？", "؟")):
         return True
