@@ -20,8 +20,7 @@ from .language import DROPPED_WORDS, is_unknown
 from .overlap import best_f1, exact_match, locomo_words, shared, squad_words
 from .replies import reply
 from .tokens import tokens
-from .verdicts import Verdict, judge
-from .verdicts import has_value
+from .verdicts import Verdict, has_value, judge
 
 __all__ = ["Expected", "Grade", "Verdict", "foils", "grade", "mentions", "normalise", "same_answer", "says"]
 
