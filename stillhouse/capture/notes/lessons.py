@@ -46,7 +46,7 @@ def lessons(notes: Sequence[Note], config: Config) -> list[Lesson]:
 def _of_line(note: Note, number: int, rng: random.Random, config: Config) -> Iterator[Lesson]:
     line = note.lines[number]
     yield from _written(line, rng)
-    for fact in (fact for fact in line.facts if fact.questions and not line.superseded):
+    for fact in (fact for fact in line.facts if fact.questions):
         for question in _some(rng, fact.questions, config.readings):
             yield _lesson("read", with_memory(_part(note, number, rng, config), question), fact.value)
         for question in _some(rng, fact.questions, config.closed):
