@@ -1,4 +1,4 @@
-"""The notes that ship: they can be read, their parts share no kind, and neither their questions nor their lines repeat."""
+"""The notes that ship can be read; their parts share no kind; neither their questions nor their lines repeat."""
 
 from __future__ import annotations
 
