@@ -21,6 +21,7 @@ ORDER = (
     ("config", "kinds", "records", "progress", "seeds"),
     ("inputs", "processes", "storage"),
     ("text", "compute", "work", "prestart"),
+    ("weights",),
     ("models",),
     ("lora", "losses"),
     ("signals",),

@@ -10,7 +10,6 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from ..errors import InputError, NotFound
@@ -36,12 +35,9 @@ class Judged:
 
     @property
     def base_ref(self) -> str:
-        """What to load the base by. The shipped model goes by its name: another installation keeps it elsewhere."""
-        from .. import models
-
-        reference = self.version.base_ref if self.version else self.candidate.adapter_config["base_model_name_or_path"]
-        moved = reference.endswith("/assets/tiny") and not Path(reference).exists()
-        return models.DEFAULT if moved else str(reference)
+        """What it was made with. `models.found_again` says where that is here."""
+        recorded = self.version.base_ref if self.version else self.candidate.adapter_config["base_model_name_or_path"]
+        return str(recorded)
 
 
 def find(store: Any, name: str) -> Judged:

@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> None:
     shown = _shown(args)
     store = open_store(args)
     judged = find(store, args.candidate)
-    model = models.load(args.model or judged.base_ref, home=store.home)
+    model = models.load(args.model or models.found_again(judged.base_ref, store.home), home=store.home)
     config = gating.calibrated(store.home, model.fingerprint, settings)
     with in_context(store, model, judged, suite) as ctx:
         ctx.corpus, ctx.label_thresholds, ctx.trace = shown

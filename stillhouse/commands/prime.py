@@ -39,7 +39,7 @@ def run(args: argparse.Namespace) -> None:
     from .. import consolidation
     from ..consolidation import prime
 
-    folder = args.out or prime.beside(args.model)
+    folder = args.out or prime.beside(args.model, args.home)
     settings = consolidation.read_settings(args.config, args.set)
     plan = prime.Plan(rounds=args.rounds, steps=args.steps)
     if args.count < 1:

@@ -101,11 +101,12 @@ def prime(
     return losses
 
 
-def beside(ref: str) -> Path:
-    """Where the base `ref` finds its start by itself. `InputError` for one that is no folder here."""
-    if ref == models.DEFAULT or not Path(ref).expanduser().is_dir():
+def beside(ref: str, home: Path | str | None = None) -> Path:
+    """Where the base `ref` finds its start by itself. `InputError` for one that is no folder of the user here."""
+    folder = models.here(ref, home_folder(home)) if ref != models.DEFAULT else None
+    if folder is None:
         raise InputError(f"{ref}: say with --out where the start goes; only a local folder gets it beside its weights")
-    return models.locate(ref) / FOLDER
+    return folder / FOLDER
 
 
 def _train(settings: Settings, plan: Plan, before: str, number: int) -> adapter.Config:

@@ -15,7 +15,6 @@ from typing import Any
 
 from .. import models
 from ..export import peft
-from ..models import Model
 from ..records import Candidate, Signals, digest
 from ..signals import shards
 from ..train import adapter
@@ -30,11 +29,6 @@ def train(pipeline: Pipeline, signals: Mapping[str, Signals]) -> dict[str, Candi
     works = {u: pipeline.work(Candidate, [u], about | {"signals": digest(s)}) for u, s in signals.items()}
     complete(works, lambda missing: _train(pipeline, signals, missing, config))
     return {user: work.result() for user, work in works.items()}
-
-
-def base_name(model: Model) -> str:
-    """How an adapter names its base: the hub id, or the folder's absolute path."""
-    return model.ref if not (model.ref == models.DEFAULT or Path(model.ref).exists()) else str(model.path)
 
 
 def _train(
@@ -71,7 +65,7 @@ def _candidate(pipeline: Pipeline, signals: Signals, trained: adapter.Trained, c
         user=signals.user,
         base=pipeline.model.fingerprint,
         adapter=pipeline.store.blobs.put(peft.to_bytes(trained.tensors)),
-        adapter_config=trained.adapter_config | {"base_model_name_or_path": base_name(pipeline.model)},
+        adapter_config=trained.adapter_config | {"base_model_name_or_path": models.recorded(pipeline.model)},
         config=config,
         steps=trained.steps,
         losses=tuple(round(x, 5) for x in trained.losses),

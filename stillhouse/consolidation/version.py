@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .. import gating
+from .. import gating, models
 from ..config import as_dict
 from ..errors import StoreError
 from ..gating import AnswerComparison, report
@@ -23,7 +23,6 @@ from ..text.prompts import with_memory, without_memory
 from .capture import load_study
 from .pipeline import Pipeline
 from .result import Consolidation, Try, model_card, samples
-from .train import base_name
 
 REPORT = "gate_report.json"
 
@@ -63,7 +62,7 @@ def save(
         "README.md": model_card(candidate, verdict).encode(),
     }
     parents = (digest(candidate), digest(verdict), digest(signals), signals.memory)
-    return store.save_version(candidate, verdict, files, base_name(pipeline.model), parents)
+    return store.save_version(candidate, verdict, files, models.recorded(pipeline.model), parents)
 
 
 def result(pipeline: Pipeline, version: Version, signals: Signals, seconds: Mapping[str, float]) -> Consolidation:

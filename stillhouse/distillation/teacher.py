@@ -146,10 +146,10 @@ def open_teacher(table: TeacherTable, home: Path) -> OpenTeacher:
     if not table.url:
         source = replace(table.source, home=str(home.resolve()))
         return OpenTeacher(table, source.open(), source, home)
-    return OpenTeacher(table, _endpoint(table), None, home)
+    return OpenTeacher(table, _endpoint(table, home), None, home)
 
 
-def _endpoint(table: TeacherTable) -> Teacher:
+def _endpoint(table: TeacherTable, home: Path) -> Teacher:
     try:
         from ..teachers.client import EndpointClient
         from ..teachers.endpoint import open_endpoint, secret
@@ -157,4 +157,4 @@ def _endpoint(table: TeacherTable) -> Teacher:
         raise InputError("teacher.url: an endpoint takes httpx: pip install 'stillhouse[endpoint]'") from error
     wire = EndpointClient(table.url, secret(table.key), table.timeout, table.retries, table.concurrency)
     model = "" if table.model == models.DEFAULT else table.model
-    return open_endpoint(wire, model, table.tokenizer, table.dialect, table.context, table.revision)
+    return open_endpoint(wire, model, table.tokenizer, table.dialect, table.context, table.revision, home)

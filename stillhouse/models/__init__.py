@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from ..weights.fingerprints import fingerprint
 from .chat import default_system, render, takes_system
-from .fingerprints import fingerprint
-from .loading import DEFAULT, choose_device, load, load_tokenizer, locate, outline
+from .loading import choose_device, load, load_tokenizer, outline
 from .model import Device, Model
 from .quiet import silence
+from .references import DEFAULT, found_again, here, locate, recorded
 from .text_model import TextModel
 from .tokens import stop_ids, token_bytes
 
@@ -18,10 +19,13 @@ __all__ = [
     "choose_device",
     "default_system",
     "fingerprint",
+    "found_again",
+    "here",
     "load",
     "load_tokenizer",
     "locate",
     "outline",
+    "recorded",
     "render",
     "silence",
     "stop_ids",

@@ -1,43 +1,35 @@
 """A model reference becomes a model. The only file that knows transformers' loaders.
 
-In: `tiny` (the model that ships), the name of a fetched model, a local Hugging Face directory, a GGUF file, or a hub
-id. Out: `Model`. Weights must be safetensors: pickle is refused. A GGUF file is converted once (`gguf.py`).
+In: a reference (`references.py`). Out: `Model`. Weights must be safetensors: pickle is refused.
 
-It does not know adapters, memories or users, nor which of the models is the small one.
+It does not know adapters, memories or users.
 """
 
 from __future__ import annotations
 
+from math import prod
 from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import snapshot_download
 from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 
 from ..compute.memory import memory_bytes
 from ..errors import ModelError, first_line
-from .fingerprints import fingerprint
-from .gguf import SUFFIX, converted, is_gguf
+from ..weights.fingerprints import fingerprint
 from .model import Device, Model
-from .places import find, present
-from .published import all_published
 from .quiet import silence
+from .references import DEFAULT, digests, here, locate
 from .tokens import stop_ids
 
-DEFAULT = "tiny"
-FINGERPRINTS = "fingerprints.json"  # in a home: digests of files by path, size and time
-ALLOWED = "a model is 'tiny', the name of a fetched one, a Hugging Face folder, a GGUF file or a hub id 'owner/name'"
-_ASSETS = Path(__file__).parents[1] / "assets"
-_WANTED = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
 
 def load(ref: str = DEFAULT, device: Device = "auto", home: Path | None = None) -> Model:
     """Load `ref` for inference and adapter training: evaluation mode, no gradients on the weights.
 
-    `home` is where fetched models are looked for first (`places.py`), and where digests of files are remembered.
+    `home` is where fetched models are looked for first (`weights/places.py`), and where files' digests are remembered.
     dtype: bfloat16 on accelerators that have it; on a CPU float32 while that takes under a quarter of the memory.
     The process is left as it was; whoever computes chooses threads (`compute/threads.py`).
     Raises `ModelError` with what is wrong and what is allowed.
@@ -45,7 +37,7 @@ def load(ref: str = DEFAULT, device: Device = "auto", home: Path | None = None) 
     path = locate(ref, home)
     check(path)
     with silence():
-        return _load(ref, path, device, home / FINGERPRINTS if home else None)
+        return _load(ref, path, device, digests(home))
 
 
 def _load(ref: str, path: Path, device: Device, cache: Path | None) -> Model:
@@ -98,34 +90,9 @@ def outline(ref: str, home: Path | None = None) -> PreTrainedModel:
     return network
 
 
-def locate(ref: str, home: Path | None = None) -> Path:
-    """The folder of a reference: a GGUF file is converted, a hub id fetched from the hub, where that is yet to do."""
-    if ref == DEFAULT:
-        return _ASSETS / "tiny"
-    path = Path(ref).expanduser()
-    if is_gguf(path):
-        return converted(path, home)
-    if path.is_file():
-        raise ModelError(f"{ref}: a file, but not a {SUFFIX} one; {ALLOWED}")
-    if path.is_dir():
-        return path.resolve()
-    if folder := find(ref, home):
-        return folder
-    if ref in all_published():
-        raise ModelError(f"{ref}: not fetched yet; run: stillhouse models fetch {ref}")
-    if ref.count("/") != 1 or ref.startswith((".", "/", "~")):
-        names = ", ".join(dict.fromkeys(folder.name for folder in present(home)))
-        raise ModelError(f"{ref}: no such model; {ALLOWED}. Fetched are: {names or 'none'}")
-    try:
-        return Path(snapshot_download(ref, allow_patterns=list(_WANTED)))
-    except Exception as error:  # the hub's client raises a dozen unrelated kinds: network, auth, missing, offline
-        raise ModelError(f"{ref}: not a folder here, and the hub did not give it: {first_line(error)}") from error
-
-
 def load_tokenizer(ref: str, home: Path | None = None) -> PreTrainedTokenizerFast:
-    """The tokenizer of a folder or a hub id, whose weights are not fetched. `ModelError`: none there, or a slow one."""
-    here = ref == DEFAULT or Path(ref).expanduser().exists() or find(ref, home)
-    path = locate(ref, home) if here else ref
+    """The tokenizer of a reference; of a hub id, no weights are fetched. `ModelError`: none there, or a slow one."""
+    path = here(ref, home) or (ref if "/" in ref else locate(ref, home))
     try:
         with silence():
             tokenizer = AutoTokenizer.from_pretrained(path, use_fast=True, trust_remote_code=False)
@@ -140,6 +107,8 @@ def check(path: Path) -> None:
     """Refuse a folder that cannot be used, before anything is loaded from it."""
     if not (path / "config.json").is_file():
         raise ModelError(f"{path}: no config.json; a model folder is in Hugging Face format")
+    if (path / "modules.json").is_file():
+        raise ModelError(f"{path}: an embedder of sentences (modules.json), which writes no answers")
     weights = sorted(path.glob("*.safetensors"))
     if not weights:
         pickles = [p.name for pattern in _PICKLES for p in path.glob(pattern)]
@@ -168,5 +137,13 @@ def choose_device(device: Device) -> torch.device:
 def _dtype(path: Path, device: torch.device) -> torch.dtype:
     if device.type != "cpu":
         return torch.bfloat16
-    half_bytes = sum(p.stat().st_size for p in path.glob("*.safetensors"))
-    return torch.float32 if 2 * half_bytes < memory_bytes() / 4 else torch.bfloat16
+    return torch.float32 if 4 * _weights(path) < memory_bytes() / 4 else torch.bfloat16
+
+
+def _weights(path: Path) -> int:
+    """How many numbers the weights of a folder are."""
+    count = 0
+    for file in path.glob("*.safetensors"):
+        with safe_open(file, framework="pt") as handle:
+            count += sum(prod(handle.get_slice(name).get_shape()) for name in handle.keys())  # noqa: SIM118
+    return count

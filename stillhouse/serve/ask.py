@@ -60,7 +60,7 @@ def ask(
         messages = without_memory(question) if memory is None else with_memory(memory, question)
         return _reply(base, messages, "base" if memory is None else "memory", None, None, max_new_tokens)
     version = store.champion(user)
-    reference = model or (_base_reference(version.base_ref) if version else models.DEFAULT)
+    reference = model or (models.found_again(version.base_ref, store.home) if version else models.DEFAULT)
     base = models.load(reference, home=store.home)
     if version is None:
         return _reply(base, without_memory(question), "base", None, user, max_new_tokens)
@@ -99,13 +99,6 @@ def _reply(
     (ids,) = generate(base, [prompt], Sampling(max_new_tokens), bank=bank, slots=slots)
     number = version.number if version else None
     return Reply(base.text(ids), path, number, user, base.fingerprint, len(prompt))
-
-
-def _base_reference(reference: str) -> str:
-    """A version's base as it can be loaded here. The shipped model is recorded by its folder, and another installation
-    has it in another one."""
-    moved = reference.endswith("/assets/tiny") and not Path(reference).exists()
-    return models.DEFAULT if moved else reference
 
 
 def ask_home(

@@ -277,8 +277,9 @@ def _entropy(token: TokenLogprobs) -> float:
 
 
 def open_endpoint(
-    client: EndpointClient, model: str, tokenizer: str, dialect: Dialect = "auto", context: int = 0, revision: str = ""
-) -> Endpoint:
+    client: EndpointClient, model: str, tokenizer: str, dialect: Dialect = "auto", context: int = 0, revision: str = "",
+    home: Path | None = None,
+) -> Endpoint:  # fmt: skip
     """The teacher at an address. `InputError` where the endpoint does not serve `model`, or names several and none was
     chosen; `ModelError` where it is away or `tokenizer` is none."""
     cards = list(_cards(client))
@@ -289,7 +290,7 @@ def open_endpoint(
         raise InputError(f"{client.url}: serves {', '.join(names) or 'nothing'}; say which with teacher.model")
     card = cards[names.index(model) if model else 0]
     dialect = OWNERS.get(str(card.get("owned_by", "")).lower(), "openai") if dialect == "auto" else dialect
-    text_model = _text_model(tokenizer, model or names[0], context or _context(card))
+    text_model = _text_model(tokenizer, model or names[0], context or _context(card), home)
     return Endpoint(client, model or names[0], text_model, dialect, revision)
 
 
@@ -316,12 +317,12 @@ def _context(card: Mapping[str, Any]) -> int:
     return next((n for n in lengths if isinstance(n, int) and n > 0), 0)
 
 
-def _text_model(tokenizer: str, model: str, context: int) -> EndpointText:
+def _text_model(tokenizer: str, model: str, context: int, home: Path | None) -> EndpointText:
     if not tokenizer:
         raise InputError(
             "teacher.tokenizer: missing; name the tokenizer the endpoint serves with: a local folder or a hub id"
         )
-    loaded = models.load_tokenizer(tokenizer)
+    loaded = models.load_tokenizer(tokenizer, home)
     longest = int(loaded.model_max_length) if loaded.model_max_length < 1 << 30 else CONTEXT
     last = loaded.eos_token_id
     return EndpointText(

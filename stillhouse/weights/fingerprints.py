@@ -30,6 +30,14 @@ def fingerprint(path: Path, cache: Path | None = None) -> str:
     return whole.hexdigest()
 
 
+def file_digest(file: Path, cache: Path | None = None) -> str:
+    """SHA-256 (hex) of one file, remembered in `cache` too."""
+    known = _read_cache(cache)
+    digest = _file_digest(file, known)
+    _write_cache(cache, known)
+    return digest
+
+
 def _file_digest(file: Path, known: dict[str, str]) -> str:
     about = file.stat()
     key = f"{file.resolve()}\0{about.st_size}\0{about.st_mtime_ns}"
