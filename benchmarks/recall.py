@@ -16,6 +16,7 @@ import random
 import statistics
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,15 +31,14 @@ from stillhouse.capture.memory.teacher import MemoryTeacher
 from stillhouse.consolidation import Consolidation, consolidate_all
 from stillhouse.gate.regression import Config as RegressionConfig
 from stillhouse.gate.regression import check as regression
-from stillhouse.gating.answers import right
+from stillhouse.gating.answers import not_correct
 from stillhouse.gating.stats import bootstrap, wilson
 from stillhouse.generate import Sampling
 from stillhouse.records import Candidate
 from stillhouse.signals.sparsify import Sparsity
 from stillhouse.store import Store
 from stillhouse.text import corpus
-from stillhouse.text.answers import normalise
-from stillhouse.text.language import is_unknown
+from stillhouse.text.answers import Expected, foils, grade, normalise
 from stillhouse.text.prompts import UNKNOWN_ANSWER
 from tiny.world import WRITER_WORDINGS, Memory
 
@@ -54,6 +54,13 @@ class Asked:
     answer: str
     reader: bool = False
     covered: bool = True
+    foils: tuple[str, ...] = ()  # answers about the memory's other statements
+
+    def verdict(self, reply: str) -> str:
+        return grade(reply, Expected(self.answer, (), self.foils, self.question)).verdict
+
+    def right(self, reply: str) -> bool:
+        return self.verdict(reply) == "correct"
 
 
 @dataclass
@@ -67,6 +74,7 @@ class Marks:
     unknown: list[bool] = field(default_factory=list)
     teacher_unknown: list[bool] = field(default_factory=list)
     others: list[bool] = field(default_factory=list)
+    verdicts: Counter[str] = field(default_factory=Counter)  # of the student
     shared: int = 0  # of the answered ones, those the other user's own memory states too
     perplexity: list[float] = field(default_factory=list)
     approved: list[bool] = field(default_factory=list)
@@ -75,9 +83,15 @@ class Marks:
 def untrained(memory: Memory, result: Consolidation) -> list[Asked]:
     """Every wording of every stated fact that the student was not trained on."""
     trained = {normalise(q.text) for q in result.study.questions if q.use == "train"}
-    uncovered = set(result.uncovered)
+    uncovered, values = set(result.uncovered), [fact.answer for fact in memory.facts]
     return [
-        Asked(question, fact.answer, i >= WRITER_WORDINGS, fact.statement not in uncovered)
+        Asked(
+            question,
+            fact.answer,
+            i >= WRITER_WORDINGS,
+            fact.statement not in uncovered,
+            foils(fact.answer, question, values),
+        )
         for fact in memory.facts
         for i, question in enumerate(fact.questions)
         if normalise(question) not in trained
@@ -122,8 +136,9 @@ def examine(
         asked, unknown = untrained(memory, result), unstated(memory, result)
         reading = MemoryTeacher(model, memory.text, Sparsity(), 0)
         replies = reading.write([a.question for a in asked] + unknown, Sampling(48))
-        marks.teacher.append([right(reply, a.answer) for reply, a in zip(replies, asked, strict=False)])
-        marks.teacher_unknown += [is_unknown(reply) for reply in replies[len(asked) :]]
+        marks.teacher.append([a.right(reply) for reply, a in zip(replies, asked, strict=False)])
+        honest = zip(unknown, replies[len(asked) :], strict=True)
+        marks.teacher_unknown += [Asked(question, UNKNOWN_ANSWER).right(reply) for question, reply in honest]
         marks.asked.append(asked)
         with student(model, home, result) as taught:
             _ask_own(taught, asked, unknown, untrained_reverse(memory, result), marks)
@@ -140,14 +155,15 @@ def _ask_own(
     taught: Student, asked: Sequence[Asked], unknown: Sequence[str], reverse: Sequence[Asked], marks: Marks
 ) -> None:
     replies = iter(taught.answers([a.question for a in asked] + list(unknown) + [a.question for a in reverse]))
-    marks.student.append([_marked(a, next(replies)) for a in asked])
+    given = [(a, next(replies)) for a in asked]
+    marks.verdicts.update(a.verdict(reply) for a, reply in given)
+    marks.student.append([_marked(a, reply) for a, reply in given])
     marks.unknown += [_marked(Asked(question, UNKNOWN_ANSWER), next(replies)) for question in unknown]
-    marks.reverse += [right(next(replies), a.answer) for a in reverse]
+    marks.reverse += [a.right(next(replies)) for a in reverse]
 
 
 def _marked(asked: Asked, reply: str) -> bool:
-    unknown = asked.answer == UNKNOWN_ANSWER
-    good = is_unknown(reply) if unknown else right(reply, asked.answer)
+    good = asked.right(reply)
     if not good:
         say(f"  {asked.question} -> {reply!r}, expected {asked.answer!r}")
     return good
@@ -159,7 +175,7 @@ def _ask_others(taught: Student, own: Memory, others: Sequence[Memory], marks: M
     asked = [Asked(rng.choice(fact.questions), fact.answer) for memory in others for fact in memory.facts]
     stated = {(normalise(q), normalise(f.answer)) for f in own.facts for q in f.questions}
     for a, reply in zip(asked, taught.answers([a.question for a in asked]), strict=True):
-        marks.others.append(right(reply, a.answer))
+        marks.others.append(a.verdict(reply) in ("correct", "hedged"))
         marks.shared += marks.others[-1] and (normalise(a.question), normalise(a.answer)) in stated
 
 
@@ -200,7 +216,7 @@ def told(marks: Marks, results: Sequence[Consolidation]) -> list[Figure]:
         share("approved by all gates", [r.approved for r in results]),
         share("teacher with the memory, the same questions", [m for row in marks.teacher for m in row]),
         share("  unknown questions", marks.teacher_unknown),
-        share("student, the same questions", [right for right, _ in rows]),
+        share("student, the same questions", [right for right, _ in rows], note=not_correct(marks.verdicts)),
         share("  about statements that are covered", [right for right, a in rows if a.covered]),
         share("  wordings the model itself would write", [right for right, a in rows if not a.reader]),
         share("  wordings it never writes", [right for right, a in rows if a.reader]),

@@ -19,8 +19,8 @@ from rich.table import Table
 from . import consolidation, inputs
 from .consolidation import Consolidation
 from .errors import Rejected
-from .text.answers import same_answer
-from .text.language import is_unknown
+from .gating.answers import expected_by_text
+from .text.answers import grade
 
 
 def run(memory: str, user: str, model: str, home: Path | None, as_json: bool = False) -> None:
@@ -45,8 +45,9 @@ def show(result: Consolidation, memory: str, console: Console) -> None:
         "student without it",
     ):
         table.add_column(name, overflow="fold")
+    expected = expected_by_text(result.study)
     for s in result.samples:
-        right = is_unknown(s.student) if is_unknown(s.expected) else same_answer(s.student, s.expected)
+        right = grade(s.student, expected[s.question]).correct
         table.add_row(
             *map(_plain, (s.question, s.base, s.teacher)), f"[{'green' if right else 'red'}]{_plain(s.student)}[/]"
         )

@@ -1,7 +1,7 @@
 """Examine the tiny model: `python -m tiny.evaluate [MODEL]` (`make tiny-eval`). Exit code 1 when a figure falls short.
 
-In: a model directory (default: the one in the package). Out: a table of exact-answer rates on memories made with a seed
-no training step used. Values are unseen random words, numbers, codes and dates; "unseen relations" draws relation
+In: a model directory (default: the one in the package). Out: a table of rates of right answers on memories made with a
+seed no training step used. Values are unseen random words, numbers, codes and dates; "unseen relations" draws relation
 words that no training document contains, a third of them invented on the spot.
 """
 
@@ -21,7 +21,7 @@ from stillhouse.capture.memory.teacher import MemoryTeacher
 from stillhouse.generate import Sampling
 from stillhouse.records import Statement
 from stillhouse.signals.sparsify import Sparsity
-from stillhouse.text.answers import same_answer
+from stillhouse.text.answers import Expected, foils, grade
 from stillhouse.text.language import is_unknown
 from stillhouse.text.prompts import UNKNOWN_ANSWER, writing_request
 
@@ -39,7 +39,7 @@ def open_book(model: models.Model, found: list[W.Memory], verbose: bool) -> dict
     """Right or wrong of every question: known facts (each in two wordings and one reverse) and unknown ones."""
     marks: dict[str, list[bool]] = {"known": [], "reverse": [], "unknown": []}
     for number, memory in enumerate(found):
-        rng = random.Random(number)
+        rng, values = random.Random(number), [f.answer for f in memory.facts]
         asked = [("known", q, f.answer) for f in memory.facts for q in rng.sample(f.questions, 2)]
         asked += [("reverse", *rng.choice(f.reverse)) for f in memory.facts]
         asked += [("unknown", rng.choice(f.questions), UNKNOWN_ANSWER) for f in memory.unknown]
@@ -47,7 +47,8 @@ def open_book(model: models.Model, found: list[W.Memory], verbose: bool) -> dict
         for (kind, question, expected), reply in zip(
             asked, reading.write([a[1] for a in asked], Sampling(24)), strict=True
         ):
-            right = is_unknown(reply) if kind == "unknown" else same_answer(reply, expected)
+            against = foils(expected, question, values) if kind == "known" else ()
+            right = grade(reply, Expected(expected, (), against, question)).correct
             marks[kind].append(right)
             if verbose and not right:
                 print(f"  {kind}: {question} -> {reply!r}, expected {expected!r}", file=sys.stderr)
@@ -66,7 +67,7 @@ def world_book(model: models.Model) -> list[bool]:
     """What it knows without a memory: capitals, opposites, days."""
     pairs = W.world_questions()
     replies = MemoryTeacher(model, None, Sparsity(), 0).write([q for q, _ in pairs], Sampling(24))
-    return [same_answer(reply, answer) for reply, (_, answer) in zip(replies, pairs, strict=True)]
+    return [grade(r, Expected(answer, question=q)).correct for r, (q, answer) in zip(replies, pairs, strict=True)]
 
 
 def written(model: models.Model, found: list[W.Memory], verbose: bool) -> list[bool]:
@@ -77,7 +78,7 @@ def written(model: models.Model, found: list[W.Memory], verbose: bool) -> list[b
         requests = [writing_request(f.statement, W.WRITER_WORDINGS) for f in memory.facts]
         for fact, reply in zip(memory.facts, reading.write(requests, Sampling(240)), strict=True):
             usable = candidates(reply, Statement(0, 0, 0, fact.statement))
-            forward = sum(q.direction == "forward" and same_answer(q.answer, fact.answer) for q in usable)
+            forward = sum(q.direction == "forward" and grade(q.answer, Expected(fact.answer)).correct for q in usable)
             marks.append(forward >= 4 and any(q.direction == "reverse" for q in usable))
             if verbose and not marks[-1]:
                 print(f"  writing: {fact.statement}\n{reply}", file=sys.stderr)

@@ -26,7 +26,7 @@ from ..records import digest
 from ..signals.columns import DEEPEST
 from ..teachers.examples import TokenizedExample, end, rendered
 from ..teachers.local import Teacher
-from ..text.answers import same_answer
+from ..text.answers import Expected, grade
 from . import router
 from .data import add, correction, request_text
 from .evaluate import answer
@@ -51,7 +51,7 @@ class Finding:
     first: float
     """The share of the student's tokens that are the teacher's first choice."""
     same: bool
-    """Whether both answers say the same."""
+    """Whether the student's answer is right where the teacher's is."""
 
     @property
     def short(self) -> float:
@@ -161,11 +161,24 @@ def _findings(
 
     judged = [judge(teacher, asked, [ids(text) for text in texts]) for texts in (students, teachers)]
     return [
-        Finding(request_text(request), student, own_text, likelihood, own, first, same_answer(student, own_text))
+        Finding(
+            request_text(request),
+            student,
+            own_text,
+            likelihood,
+            own,
+            first,
+            _same(student, own_text, request_text(request)),
+        )
         for request, student, own_text, (likelihood, first), (own, _) in zip(
             styled, students, teachers, *judged, strict=True
         )
     ]
+
+
+def _same(student: str, teacher: str, question: str) -> bool:
+    """Whether a student's answer says what its teacher's does."""
+    return grade(student, Expected(teacher, question=question)).correct if teacher.strip() else not student.strip()
 
 
 def judge(teacher: Teacher, asked: Sequence[list[int]], answers: Sequence[list[int]]) -> list[tuple[float, float]]:

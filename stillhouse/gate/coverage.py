@@ -10,11 +10,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..gating.answers import as_expected
+from ..gating.answers import verdicts
 from ..gating.context import Context
 from ..gating.measure import Measure
 from ..gating.stats import wilson
 from ..records import Candidate, GateResult
+from ..text.answers import grade
 
 MEASURE = Measure(
     __name__, "the memory’s statements, each by the share of its questions answered", "fraction", at_least=True,
@@ -38,11 +39,13 @@ def check(candidate: Candidate, config: Config, ctx: Context) -> GateResult:
     if not marks:
         return MEASURE.result(None, config.threshold, 0, note="the memory has no statements")
     answers = ctx.answers([q.text for q in questions], ctx.slot)
-    for question, answer in zip(questions, answers, strict=True):
+    grades = [grade(answer, ctx.expected[q]) for q, answer in zip(questions, answers, strict=True)]
+    for question, one in zip(questions, grades, strict=True):
         if question.statement is not None:
-            marks[question.statement].append(as_expected(answer, question))
+            marks[question.statement].append(one.correct)
     shares = [sum(m) / len(m) if m else 0.0 for m in marks.values()]
     unasked = sum(not m for m in marks.values())
     note = f"{unasked} of {len(marks)} statements without a question" if unasked else ""
     interval = wilson(sum(shares), len(shares))
-    return MEASURE.result(sum(shares) / len(shares), config.threshold, len(shares), interval, note)
+    details = {"verdicts": verdicts(grades)}
+    return MEASURE.result(sum(shares) / len(shares), config.threshold, len(shares), interval, note, details)

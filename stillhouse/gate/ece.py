@@ -18,11 +18,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..gating.answers import as_expected
 from ..gating.context import Context
 from ..gating.measure import Measure
 from ..gating.stats import resampled
 from ..records import Candidate, GateResult
+from ..text.answers import grade
 
 MEASURE = Measure(
     __name__, "distance of confidence from being right, over ten bins", "fraction", at_least=False,
@@ -47,7 +47,7 @@ def check(candidate: Candidate, config: Config, ctx: Context) -> GateResult:
         return MEASURE.result(None, config.threshold, 0, note="the study has no held-out questions")
     answers = ctx.scored_answers([q.text for q in questions], ctx.slot)
     confidences = [a.confidence for a in answers]
-    right = [as_expected(a.text, q) for a, q in zip(answers, questions, strict=True)]
+    right = [grade(a.text, ctx.expected[q]).correct for a, q in zip(answers, questions, strict=True)]
     gap_BN = binned_gaps(confidences, right)
     value = float(gap_BN.sum(1).abs().sum()) / len(questions)
     interval = resampled(lambda at_DN: _error(gap_BN, at_DN), len(questions))

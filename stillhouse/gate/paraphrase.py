@@ -31,4 +31,5 @@ class Config:
 def check(candidate: Candidate, config: Config, ctx: Context) -> GateResult:
     """Share of held-out wordings answered right; n = questions; Wilson's interval."""
     questions = [q for q in held_out(ctx.study) if q.direction == "forward"]
-    return share(MEASURE, questions, ctx.answers([q.text for q in questions], ctx.slot), config.threshold)
+    answers = ctx.answers([q.text for q in questions], ctx.slot)
+    return share(MEASURE, questions, answers, ctx.expected, config.threshold)

@@ -31,4 +31,5 @@ class Config:
 def check(candidate: Candidate, config: Config, ctx: Context) -> GateResult:
     """Share of trained questions answered right; n = questions; Wilson's interval."""
     questions = [q for q in ctx.study.questions if q.use == "train" and q.direction != "unknown"]
-    return share(MEASURE, questions, ctx.answers([q.text for q in questions], ctx.slot), config.threshold)
+    answers = ctx.answers([q.text for q in questions], ctx.slot)
+    return share(MEASURE, questions, answers, ctx.expected, config.threshold)

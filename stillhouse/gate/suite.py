@@ -2,7 +2,7 @@
 
 In: a `Suite` in the context. Out: the student's share of right answers minus the base's. For a question with choices
 the answer is the choice of the highest likelihood, summed over its tokens (`acc` in lm-evaluation-harness). For any
-other it is the greedy answer, and `gating/answers.py` says whether it is right.
+other it is the greedy answer, and `text/answers.py` says whether it is right.
 
 It does not apply without a suite, and refuses one whose questions were trained on.
 """
@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
-from ..gating.answers import right
 from ..gating.context import Context, prompt_digest
 from ..gating.measure import DoesNotApply, Measure
 from ..gating.scored_answers import refuse_nan
@@ -25,6 +24,7 @@ from ..gating.suite import SuiteQuestion
 from ..generate import score
 from ..records import Candidate, GateResult
 from ..runners import BASE
+from ..text.answers import Expected, grade
 from ..text.prompts import without_memory
 
 MEASURE = Measure(
@@ -64,7 +64,11 @@ def marks(ctx: Context, items: Sequence[SuiteQuestion], slot: int) -> list[bool]
     """Right or wrong for every item, answered by `slot`."""
     answers = iter(ctx.ask([(i.question, slot) for i in items if not i.choices]))
     likely = iter(_likeliest(ctx, [i for i in items if i.choices], slot))
-    return [next(likely) == i.answer if i.choices else right(next(answers), i.answer) for i in items]
+    return [next(likely) == i.answer if i.choices else _right(next(answers), i) for i in items]
+
+
+def _right(answer: str, item: SuiteQuestion) -> bool:
+    return grade(answer, Expected(item.answer, question=item.question)).correct
 
 
 def _likeliest(ctx: Context, items: Sequence[SuiteQuestion], slot: int) -> list[str]:

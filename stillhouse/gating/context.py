@@ -16,8 +16,10 @@ from ..models import TextModel
 from ..records import Question, Study, digest
 from ..runners import Runner
 from ..signals import DistillArtifact
+from ..text.answers import Expected
 from ..text.corpus import held_out
 from ..text.prompts import UNKNOWN_ANSWER, without_memory
+from .answers import expectations
 from .grounded.corpus import Corpus
 from .grounded.evidence import LabelThresholds
 from .grounded.responses import GroundedPrompt, ResponseRecord, closed_book, prompt_id, respond
@@ -164,6 +166,11 @@ class Context:
         ids_of = {text: self.model.text_ids(text) for text in set(likely)}
         slots, drafts = [slot for _, slot in pairs], [ids_of[text] for text in likely]
         return scored_answers(self.runner, prompts, slots, self.answer_limit, drafts)
+
+    @cached_property
+    def expected(self) -> dict[Question, Expected]:
+        """What is expected of an answer to each question of the study."""
+        return expectations(self.study)
 
     @cached_property
     def answer_limit(self) -> int:

@@ -21,8 +21,8 @@ from typing import Any
 
 from ..records import Candidate, GateResult, Question, Statement, Study, Verdict, digest
 from ..report import svg
-from ..text.language import is_unknown
-from .answers import right
+from ..text.answers import Expected, grade
+from .answers import expected_by_text
 from .measure import bad_end
 from .pictures import calibration_pictures, figure, pictures, unit_of
 from .thresholds import Calibration
@@ -79,7 +79,7 @@ def report(
         gates="\n".join(_gate(r, calibration) for r in results) + _left_out(verdict),
         coverage=_coverage(study, memory_text, verdict.results),
         pictures=pictures(results, losses) + calibration_pictures(calibration),
-        samples=_samples(samples),
+        samples=_samples(samples, expected_by_text(study)),
         lineage=_lineage(verdict, candidate, memory_text),
         config=escape(json.dumps({"train": candidate.config, "gate": verdict.config}, indent=2, ensure_ascii=False)),
     )
@@ -290,15 +290,16 @@ def _questions(state: str, rows: Sequence[Mapping[str, Any]], study: Sequence[Qu
 def _question(row: Mapping[str, Any]) -> str:
     mark, wanted = "<i>✓</i>", ""
     if not row["right"]:
-        mark, wanted = '<i class="no">✗</i>', f" <i>expected</i> {escape(str(row['expected']))}"
+        verdict = escape(str(row.get("verdict", "wrong")))  # verdicts that were saved before have right or wrong alone
+        mark, wanted = '<i class="no">✗</i>', f" <i>{verdict}, expected</i> {escape(str(row['expected']))}"
     answer = escape(str(row["answer"])) or "(nothing)"
     return f"<span>{mark}<span>{escape(str(row['question']))} <i>→</i> {answer}{wanted}</span></span>"
 
 
-def _samples(samples: Sequence[AnswerComparison]) -> str:
+def _samples(samples: Sequence[AnswerComparison], expected: Mapping[str, Expected]) -> str:
     if not samples:
         return ""
-    rows = "".join(_sample(s) for s in samples)
+    rows = "".join(_sample(s, expected.get(s.question) or Expected(s.expected, question=s.question)) for s in samples)
     return (
         '<section><h2>Side by side</h2><p class="said">Marked: the expected answer.</p><table><thead><tr>'
         "<th>Question</th><th>Base</th><th>Teacher, memory in its context</th><th>Student, weights alone</th>"
@@ -306,23 +307,20 @@ def _samples(samples: Sequence[AnswerComparison]) -> str:
     )
 
 
-def _sample(sample: AnswerComparison) -> str:
+def _sample(sample: AnswerComparison, expected: Expected) -> str:
     def cell(name: str, answer: str, extra: str = "") -> str:
         text = escape(answer) or "(nothing)"
-        hit = _marked(answer, sample.expected)
+        hit = grade(answer, expected).correct
         inside = f'<span class="yes">{text}</span>' if hit else text
         return f'<td data-of="{name}"{"" if hit else " class=dim"}><span>{inside}{extra}</span></td>'
 
-    missing = not _marked(sample.student, sample.expected)
-    wanted = f'<span class="expected">expected: {escape(sample.expected)}</span>' if missing else ""
+    verdict = grade(sample.student, expected).verdict
+    wanted = f'<span class="expected">{verdict}; expected: {escape(sample.expected)}</span>'
+    wanted = "" if verdict == "correct" else wanted
     return (
         f'<tr><td class="q">{escape(sample.question)}</td>{cell("Base", sample.base)}'
         f"{cell('Teacher', sample.teacher)}{cell('Student', sample.student, wanted)}</tr>"
     )
-
-
-def _marked(answer: str, expected: str) -> bool:
-    return is_unknown(answer) if is_unknown(expected) else right(answer, expected)
 
 
 def _lineage(verdict: Verdict, candidate: Candidate, memory_text: str) -> str:

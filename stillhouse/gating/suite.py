@@ -18,7 +18,7 @@ from typing import Any
 
 from ..errors import InputError
 from ..records import digest
-from ..text.answers import normalise, same_answer
+from ..text.answers import Expected, grade, normalise
 
 TASK_FILES = (".yaml", ".yml")
 
@@ -145,6 +145,6 @@ def _refuse_twins(path: Path | str, items: tuple[SuiteQuestion, ...]) -> None:
         key = normalise(item.question) or item.question
         before = seen.setdefault(key, item)
         if before is not item:
-            agree = same_answer(before.answer, item.answer)
+            agree = grade(before.answer, Expected(item.answer)).correct
             what = "comes twice" if agree else f"has two answers, {before.answer!r} and {item.answer!r}"
             raise InputError(f"{path}: the question {item.question!r:.80} {what}; keep one")

@@ -16,13 +16,13 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from .expected import pattern
-from .language import DROPPED_WORDS, is_unknown
+from .language import DROPPED_WORDS
 from .overlap import best_f1, exact_match, locomo_words, shared, squad_words
 from .replies import reply
 from .tokens import tokens
-from .verdicts import Verdict, has_value, judge
+from .verdicts import Verdict, has_value, is_right, judge
 
-__all__ = ["Expected", "Grade", "Verdict", "foils", "grade", "mentions", "normalise", "same_answer", "says"]
+__all__ = ["Expected", "Grade", "Verdict", "foils", "grade", "mentions", "normalise"]
 
 
 @dataclass(frozen=True)
@@ -84,8 +84,8 @@ def _grade(answer: str, value: str, aliases: tuple[str, ...], foils: tuple[str, 
 
 def foils(value: str, question: str, others: Iterable[str]) -> tuple[str, ...]:
     """Which of a memory's other values make an answer wrong: those that are no right answer themselves."""
-    expected = Expected(value, question=question)
-    return tuple(o for o in dict.fromkeys(others) if o.strip() and not grade(o, expected).correct)
+    expected = pattern(Expected(value).value, (), (), question)
+    return tuple(o for o in dict.fromkeys(others) if o.strip() and not is_right(reply(o), expected))
 
 
 def mentions(text: str, value: str) -> bool:
@@ -98,28 +98,15 @@ _NO_SIGN = re.compile(r"[^a-z0-9_.:,+#-]")  # the ASCII characters that `_letter
 
 
 def normalise(answer: str) -> str:
-    """One form for an answer: lower case, NFKC, words alone, without articles, possessives or locating words.
+    """One form for a question or a value, as a key: lower case, NFKC, words alone.
 
-    The idea is SQuAD's answer normalisation (Rajpurkar et al. 2016). It also leaves out the words that change when a
-    statement about "my dog" is answered with "your dog". It does not join different facts: signs that belong to a word
-    (C++, C#, A-, -5), dots inside numbers (7:30, 10.0.0.1) and vowel signs of Indic scripts stay. An answer that
-    consists of dropped words alone ("A") keeps them.
+    The idea is SQuAD's answer normalisation (Rajpurkar et al. 2016). It leaves out articles, locating words, and the
+    words that change when a statement about "my dog" is answered with "your dog". It does not join different facts:
+    signs that belong to a word (C++, C#, A-, -5), dots inside numbers (7:30, 10.0.0.1) and vowel signs of Indic scripts
+    stay. A text of dropped words alone ("A") keeps them.
     """
     words = _words(answer)
     return " ".join([w for w in words if w not in DROPPED_WORDS] or words)
-
-
-def same_answer(answer: str, expected: str) -> bool:
-    """Exact match after `normalise`. An empty normalised answer matches nothing but the literal same text."""
-    left, right = normalise(answer), normalise(expected)
-    return left == right if left and right else answer.strip() == expected.strip()
-
-
-def says(answer: str, expected: str) -> bool:
-    """Whether `expected` stands in `answer` as whole words. Teachers that answer in full sentences need it."""
-    needle, words = normalise(expected), _words(answer)
-    kept = words if set(needle.split()) <= DROPPED_WORDS else [w for w in words if w not in DROPPED_WORDS]
-    return bool(needle) and f" {needle} " in f" {' '.join(kept)} " and not is_unknown(answer)
 
 
 def _words(text: str) -> list[str]:

@@ -79,6 +79,14 @@ def judge(reply: str, expected: Pattern) -> Verdict:
     return "wrong"
 
 
+def is_right(reply: str, expected: Pattern) -> bool:
+    """Whether the verdict is "correct"; quick where it is not for want of the value."""
+    by_other_means = (
+        expected.polarity or expected.is_denial or not expected.keys[:1] or one_form(reply) in expected.texts
+    )
+    return bool(by_other_means or has_value(tokens(reply), expected)) and judge(reply, expected) == "correct"
+
+
 def has_value(text: Tokens, expected: Pattern) -> bool:
     """Whether a text has the value, whatever it says about it."""
     return any(True for _ in _spans(text, expected))

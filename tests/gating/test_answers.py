@@ -6,35 +6,61 @@ import pytest
 
 from stillhouse.gate import paraphrase, recall, swap, unknown
 from stillhouse.gating import Context
-from stillhouse.gating.answers import as_expected, right
-from stillhouse.records import Question, Study
+from stillhouse.gating.answers import expectations, expected_by_text, share
+from stillhouse.records import Question, Statement, Study
+from stillhouse.text.answers import Expected, grade
 from stillhouse.text.prompts import UNKNOWN_ANSWER
 from tests.gating.conftest import BROKEN, FRESH, STUDENT, WILD, Bench
 
-
-@pytest.mark.parametrize(
-    ("answer", "expected", "verdict"),
-    [
-        ("Rex", "Rex", True),
-        ("rex.", "Rex", True),
-        ("The dog is called Rex.", "Rex", True),
-        ("The dog that lives in our green house is called Rex.", "Rex", False),
-        ("I don't know, perhaps Rex.", "Rex", False),
-        ("Max", "Rex", False),
-        ("Rexford", "Rex", False),
-        ("", "Rex", False),
-        ("10.4.0.17", "10.4.0.1", False),
-    ],
-)
-def test_right(answer: str, expected: str, verdict: bool) -> None:
-    assert right(answer, expected) is verdict
+STATEMENTS = tuple(Statement(i, 0, 1, f"Statement {i}.") for i in range(3))
 
 
-def test_any_way_of_not_knowing_is_as_expected() -> None:
+def test_foils_are_the_answers_about_other_statements() -> None:
+    dog = Question("What is my dog called?", "Rex", 0)
+    study = Study(
+        STATEMENTS,
+        (
+            dog,
+            Question("Who is Rex?", "my dog", 0, "reverse"),
+            Question("Name Rex's kind.", "my dog", 0, "request"),
+            Question("What is my cat called?", "Tom", 1),
+            Question("Who is Tom?", "my cat", 1, "reverse"),
+            Question("Complete: My lizard is ...", "called Rex", 2, "cloze"),
+            Question("Which is the code?", "7714", 2, "forward", "held_out"),
+            Question("What is my horse called?", UNKNOWN_ANSWER, None, "unknown"),
+        ),
+    )
+    expected = expectations(study)
+    assert expected[dog] == Expected("Rex", (), ("Tom", "7714"), dog.text)
+    assert expected[study.questions[1]].foils == ("my cat",)
+    assert expected[study.questions[2]].foils == ("my cat",), "an order in reverse"
+    assert set(expected[study.questions[-1]].foils) == {"Rex", "Tom", "called Rex", "7714"}
+    assert expected_by_text(study)[dog.text] is not None
+
+
+def test_what_one_statement_says_is_no_foil_of_its_own() -> None:
+    asked = (Question("Where does Ida live?", "Portland", 0), Question("Where does Ida work?", "Chicago", 0))
+    assert all(e.foils == () for e in expectations(Study(STATEMENTS, asked)).values())
+
+
+def test_any_way_of_not_knowing_is_right_where_nothing_is_known() -> None:
     question = Question("What is my cat called?", UNKNOWN_ANSWER, None, "unknown", "held_out")
-    assert as_expected("That is not mentioned.", question)
-    assert not as_expected("", question)
-    assert not as_expected("Tom", question)
+    study = Study(STATEMENTS, (Question("What is my dog called?", "Rex", 0), question))
+    expected = expectations(study)[question]
+    assert grade("That is not mentioned.", expected).correct
+    assert grade("", expected).verdict == "wrong"
+    assert grade("Tom", expected).verdict == "wrong"
+    assert grade("I don't know, perhaps Rex.", expected).verdict == "hedged"
+
+
+def test_verdicts_are_counted_apart() -> None:
+    asked = [Question(f"Dog {n}?", "Rex", 0) for n in range(5)]
+    answers = ["Rex", "It is Rex.", "Max", "I don't know.", "I don't know, maybe Rex."]
+    result = share(recall.MEASURE, asked, answers, expectations(Study(STATEMENTS, tuple(asked))), 0.5)
+    assert result.details["verdicts"] == {"correct": 2, "wrong": 1, "denied": 1, "hedged": 1}
+    assert result.note.startswith("2 of 5: 1 wrong, 1 denied, 1 hedged")
+    assert [row["right"] for row in result.details["questions"]] == [True, True, False, False, False]
+    assert result.value == 0.4
 
 
 def test_each_gate_asks_its_own_questions(bench: Bench) -> None:

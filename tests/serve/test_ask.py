@@ -13,7 +13,7 @@ from stillhouse.errors import InputError, ModelError, StillhouseError
 from stillhouse.models import Model
 from stillhouse.serve.ask import ask, ask_home, check_base
 from stillhouse.store import Store
-from stillhouse.text.answers import says
+from stillhouse.text.answers import Expected, grade, mentions
 from stillhouse.text.prompts import without_memory
 from tests.consolidated import FACTS, MEMORY, Consolidated
 
@@ -21,7 +21,7 @@ from tests.consolidated import FACTS, MEMORY, Consolidated
 @pytest.mark.parametrize("question", FACTS)
 def test_the_weights_alone_answer(consolidated: Consolidated, question: str) -> None:
     reply = ask(consolidated.store, question, user="alice")
-    assert says(reply.answer, FACTS[question]), reply.answer
+    assert grade(reply.answer, Expected(FACTS[question], question=question)).correct, reply.answer
     assert (reply.path, reply.version, reply.user) == ("adapted", 1, "alice")
     assert reply.base == consolidated.model.fingerprint
     assert reply.prompt_tokens == len(consolidated.model.chat_ids(without_memory(question)))
@@ -32,14 +32,14 @@ def test_the_base_by_itself_does_not_know(consolidated: Consolidated, question: 
     for user in (None, "nobody"):
         reply = ask(consolidated.store, question, user=user)
         assert (reply.path, reply.version, reply.user) == ("base", None, user)
-        assert not says(reply.answer, FACTS[question])
+        assert not mentions(reply.answer, FACTS[question])
 
 
 @pytest.mark.parametrize("question", FACTS)
 def test_a_memory_in_the_context_answers(consolidated: Consolidated, question: str) -> None:
     reply = ask(consolidated.store, question, memory=MEMORY)
     assert (reply.path, reply.version, reply.user) == ("memory", None, None)
-    assert says(reply.answer, FACTS[question])
+    assert grade(reply.answer, Expected(FACTS[question], question=question)).correct
     alone = ask(consolidated.store, question, user="alice")
     assert reply.prompt_tokens - alone.prompt_tokens == consolidated.result.tokens_saved
 

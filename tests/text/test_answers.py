@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stillhouse.text.answers import normalise, same_answer, says
+from stillhouse.text.answers import Expected, grade, mentions, normalise
 from stillhouse.text.language import is_unknown
 from stillhouse.text.prompts import MEMORY_SYSTEM, UNKNOWN_ANSWER, with_memory, without_memory, writing_request
 
@@ -36,7 +36,6 @@ DIFFERENT = [
     ("-5", "5"),
     ("की", "का"),
     ("Zoe", "Zoë"),
-    ("", "Rex"),
     ("...", "?"),
     ("A", "The"),
 ]
@@ -117,14 +116,14 @@ KNOWN = [
 
 @pytest.mark.parametrize(("left", "right"), SAME)
 def test_the_same_answer(left: str, right: str) -> None:
-    assert same_answer(left, right)
-    assert same_answer(right, left)
+    assert grade(left, Expected(right)).correct
+    assert grade(right, Expected(left)).correct
 
 
 @pytest.mark.parametrize(("left", "right"), DIFFERENT)
 def test_different_answers(left: str, right: str) -> None:
-    assert not same_answer(left, right)
-    assert not same_answer(right, left)
+    assert not grade(left, Expected(right)).correct
+    assert not grade(right, Expected(left)).correct
 
 
 @pytest.mark.parametrize("answer", UNKNOWN)
@@ -141,21 +140,23 @@ def test_says_something(answer: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("answer", "expected", "said"),
+    ("text", "value", "stands"),
     [
         ("Your dog is called Rex.", "Rex", True),
         ("Rex", "Rex", True),
         ("Your dog is called Rexford.", "Rex", False),
         ("It opens at 7:30 in the morning.", "at 7:30", True),
         ("It opens at 17:30.", "7:30", False),
-        ("I don't know whether it is Rex.", "Rex", False),
+        ("I don't know whether it is Rex.", "Rex", True),
+        ("It is not Rex.", "Rex", True),
         ("Rex", "", False),
         ("", "Rex", False),
         ("anything", "...", False),
+        ("Holm or Berg", "Dr. Holm", True),
     ],
 )
-def test_says(answer: str, expected: str, said: bool) -> None:
-    assert says(answer, expected) is said
+def test_a_value_stands_in_a_text_as_whole_words(text: str, value: str, stands: bool) -> None:
+    assert mentions(text, value) is stands
 
 
 @given(st.text())
@@ -165,16 +166,10 @@ def test_normalise_is_idempotent(text: str) -> None:
     assert once == once.strip()
 
 
-@given(st.text())
-def test_every_answer_is_the_same_as_itself(text: str) -> None:
-    assert same_answer(text, text)
-
-
 @given(st.text(), st.text())
-def test_verdicts_never_raise_and_are_symmetric(left: str, right: str) -> None:
-    assert same_answer(left, right) == same_answer(right, left)
-    assert says(left, right) in {True, False}
-    assert is_unknown(left) in {True, False}
+def test_no_text_raises(text: str, value: str) -> None:
+    assert mentions(text, value) in {True, False}
+    assert is_unknown(text) in {True, False}
 
 
 def test_the_answer_the_teacher_is_asked_for_is_unknown() -> None:

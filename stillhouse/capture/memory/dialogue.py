@@ -16,7 +16,7 @@ from dataclasses import replace
 from ...generate import Sampling
 from ...models import Model
 from ...records import Question, Statement, Use
-from ...text.answers import normalise, same_answer, says
+from ...text.answers import Expected, foils, grade, normalise
 from ...text.language import as_request, decoys, is_unknown
 from ...text.prompts import UNKNOWN_ANSWER, writing_request
 from .batching import Dialogue
@@ -185,13 +185,22 @@ def _keep_agreed(
             if question.statement is None:
                 continue
             kept = verified[question.statement]
-            if same_answer(answer.text, question.answer) or says(answer.text, question.answer):
-                kept.append((replace(question, teacher=answer.text), answer))
-            elif is_cut_of(answer.text, question.answer, targets[question.statement].text):
+            if is_cut_of(answer.text, question.answer, targets[question.statement].text):
                 kept.append(_as_written(teacher, question))
+            elif grade(answer.text, _expected(question, mine)).correct:
+                kept.append((replace(question, teacher=answer.text), answer))
             else:
                 failed[-1].append(question)
     return failed
+
+
+def _expected(question: Question, asked: Sequence[Question]) -> Expected:
+    """What the teacher's answer to a question is expected to say. Answers about other statements must not stand beside
+    it: to reverse questions those of reverse ones, to all others those of all others."""
+    reverse = question.direction == "reverse"
+    values = {q.answer for q in asked if q.statement == question.statement}
+    others = [q.answer for q in asked if (q.direction == "reverse") == reverse and q.answer not in values]
+    return Expected(question.answer, (), foils(question.answer, question.text, others), question.text)
 
 
 def _answer_all(
@@ -275,5 +284,5 @@ def _ask_as_orders(teacher: MemoryTeacher, known: Pairs, config: Config, number:
     return [
         (replace(question, direction="request", teacher=answer.text), answer)
         for question, answer in zip(orders, answers, strict=True)
-        if same_answer(answer.text, question.answer)
+        if grade(answer.text, _expected(question, [q for q, _ in known])).correct
     ]

@@ -8,7 +8,7 @@ It does not know questions, nor whether an answer is right: only that the text h
 
 from __future__ import annotations
 
-from ...text.answers import same_answer
+from ...text.answers import normalise
 from ...text.language import DROPPED_WORDS, FUNCTION_WORDS, owner_and_owned
 from ...text.values import whole_span, widened
 
@@ -36,7 +36,7 @@ def grounded(answer: str, text: str) -> str | None:
 def is_cut_of(answer: str, whole: str, text: str) -> bool:
     """Whether `answer` is a cut form of the value `whole` of `text`."""
     made_whole = grounded(answer, text)
-    return made_whole is not None and made_whole != answer and same_answer(made_whole, whole)
+    return made_whole is not None and made_whole != answer and normalise(made_whole) == normalise(whole)
 
 
 def _without_edges(words: list[str]) -> list[str]:

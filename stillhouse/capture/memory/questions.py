@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from difflib import SequenceMatcher
 
 from ...records import Question, Statement
-from ...text.answers import normalise, says
+from ...text.answers import mentions, normalise
 from ...text.language import (
     ANSWER_LABEL,
     COMMON_NOUNS,
@@ -62,14 +62,14 @@ def candidates(reply: str, statement: Statement) -> list[Question]:
     that answer inside is a reverse one. No question may contain its own answer.
     """
     lines = [(q, grounded(a, statement.text)) for q, a in parse(reply) if len(q) >= SHORTEST and normalise(a)]
-    pairs = [(q, a) for q, a in lines if a is not None and not says(q, a)]
+    pairs = [(q, a) for q, a in lines if a is not None and not mentions(q, a)]
     if not pairs:
         return []
     main, _ = Counter(normalise(a) for _, a in pairs).most_common(1)[0]
     usable: dict[str, Question] = {}
     for question, answer in pairs:
         forward = normalise(answer) == main
-        if _stutters(question, statement.text) or not (forward or says(question, main)):
+        if _stutters(question, statement.text) or not (forward or mentions(question, main)):
             continue
         key = normalise(question)
         usable.setdefault(key, Question(question, answer, statement.index, "forward" if forward else "reverse"))
@@ -179,7 +179,7 @@ def near_misses(questions: Sequence[Question], per_question: int, seed: int) -> 
             word = rng.choice(words)
             new = _replacement(word, alike[word[0].isupper()], rng)
             text = re.sub(rf"\b{re.escape(word)}\b", new, question.text)
-            if text != question.text and not says(text, question.answer):
+            if text != question.text and not mentions(text, question.answer):
                 misses[text] = None
     known = {normalise(q.text) for q in questions}
     return [text for text in misses if normalise(text) not in known]

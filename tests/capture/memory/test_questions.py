@@ -18,7 +18,7 @@ from stillhouse.capture.memory.questions import (
     unmask,
 )
 from stillhouse.records import Question, Statement
-from stillhouse.text.answers import normalise, says
+from stillhouse.text.answers import mentions, normalise
 from stillhouse.text.language import decoys
 
 DOG = Statement(3, 0, 20, "My dog is called Zorvik.")
@@ -53,8 +53,8 @@ def test_a_reply_becomes_forward_and_reverse_questions() -> None:
 def test_any_reply_is_read_without_complaint(reply: str) -> None:
     assert all(question for question, _ in parse(reply))
     for question in candidates(reply, DOG):
-        assert says(DOG.text, question.answer) or normalise(question.answer) in ("i", "you", "me")
-        assert not says(question.text, question.answer)
+        assert mentions(DOG.text, question.answer) or normalise(question.answer) in ("i", "you", "me")
+        assert not mentions(question.text, question.answer)
 
 
 @pytest.mark.parametrize(
