@@ -1,7 +1,7 @@
 """The start of the model that ships: `python -m tiny.start OUT`. Deterministic given the machine's arithmetic.
 
 In: the model, memories of the world it was trained on (words and values of training's kind only: what is examined with
-is unseen) and plain generated notes. Out: OUT/start as `stillhouse prime` writes it; `start.json` says the plan and the
+is unseen) and plain generated notes. Out: OUT/start by Reptile (`reptile.py`); `start.json` says the plan and the
 loss of every round.
 """
 
@@ -14,13 +14,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from stillhouse import consolidation
-from stillhouse.consolidation import prime
 
+from . import reptile
 from .train import SEED
 from .world import World, make_memory
 
 WORLD, PLAIN = 144, 48  # memories of each kind
-PLAN = prime.Plan(rounds=29, parts=6, steps=30)
+PLAN = reptile.Plan(rounds=29, parts=6, steps=30)
 TRAIN = replace(
     consolidation.DEFAULTS.train, unknown_weight=0.7
 )  # more than a student's: not knowing is what all share
@@ -28,7 +28,7 @@ TRAIN = replace(
 
 def memories() -> dict[str, str]:
     """By name, the two kinds in turns, so that every part has its share of both."""
-    found = prime.generated(range(WORLD + PLAIN))
+    found = reptile.generated(range(WORLD + PLAIN))
     for number, name in enumerate(found):
         if number % 8 not in (3, 4):
             rng = random.Random(f"{SEED}/start/{number}")
@@ -42,7 +42,7 @@ def main() -> None:
     args = parser.parse_args()
     began = time.monotonic()
     settings = replace(consolidation.DEFAULTS, train=TRAIN)
-    losses = prime.prime(
+    losses = reptile.prime(
         memories(), args.out / "start", home=args.out, settings=settings, plan=PLAN, show=True, workers=0
     )
     print(f"losses {losses}, {(time.monotonic() - began) / 60:.0f} minutes -> {args.out / 'start'}")

@@ -1,104 +1,119 @@
-"""Prime a base: learn, once, the start from which its students need less than half of the steps.
+"""Prime a base: teach it the trade, once, from notes that people wrote with questions.
 
-In: a model reference and memories that are nobody's secret. Out: a folder of a start (`train/adapter/start.py`).
+In: a base, notes (`text/notes.py`), settings. Out: a folder of a start (`train/adapter/start.py`): an adapter with which
+the base reads notes and answers in the note's own words, writes questions about a statement, and says that it does not
+know what it was not told. Students begin with it, and it can stand in for the base as teacher and writer.
 
-The method is Reptile (Nichol et al. 2018, arXiv 1803.02999). In every round the students of some of the memories begin
-with the start of the round before, and train as long as they will from the finished one. The mean of their adapters is
-the next start. What the students have in common adds up. What each learned of its own memory averages out, more so
-with more memories, but not to nothing: prime with memories that anybody may know.
+The lessons are those of `capture/notes/`, learned as hard labels by the trainer that students have. A few short trials
+find the learning rate: the one with the least loss on lessons that are held out. Every rate and the training itself go
+on from their checkpoints after a kill.
 
-A round is the capture and training of `consolidation/run.py`, in a home of its own that is removed at the end. So a
-killed run is run again and goes on where it was.
+It does not know which notes these are: what is in them goes, faintly, into every student.
 """
 
 from __future__ import annotations
 
-import json
 import shutil
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-import torch
-from torch import Tensor
-
 from .. import models
+from ..capture import notes as lessons_of
+from ..capture.memory.study import anchors
 from ..errors import InputError
-from ..export import peft
 from ..inputs import home_folder
+from ..lora import LoraConfig
 from ..models import Model
-from ..records import Candidate, digest
+from ..progress import Audience, progress
+from ..records import digest
+from ..signals import DistillArtifact
 from ..storage.files import make_folder
-from ..store import Store
+from ..text.notes import Note
 from ..train import adapter
-from ..train.adapter.start import AUTO, FOLDER, NONE, write
-from . import run, synthetic
-from .judge import lora_config
+from ..train.adapter.start import FOLDER, NONE, write
 from .settings import Settings
 
-FRESH = 10_000  # the first seed of generated memories: no calibration measures with these
-FIRST = 2  # the first round, from zero, takes so many times the steps
+TAUGHT = Path(__file__).parents[1] / "assets" / "study" / "taught"
+"""The notes that a base is primed on when nobody gives others."""
+STUDENT_STEPS, STUDENT_RATE = 60, 3e-3  # what a student that begins here trains for, where nobody says
+
+
+def _training() -> adapter.Config:
+    return adapter.Config(
+        start=NONE, facts=12, unknowns=4, unknown_wholes=1, anchors=1, unknown_weight=0.3, prompt_weight=0.2,
+        curvature_weight=0.0, noise=0.3, mastered=0.0, validate_every=50, held_out=0.04, patience=4,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How many rounds there are, and how their students train."""
+    """How a base is primed."""
 
-    rounds: int = 11
-    """Rounds after the first; at least 1."""
-    parts: int = 2
-    """A round trains on every `parts`-th memory, the next round on those after them; at least 1."""
-    steps: int = 40
-    """Steps of a student that begins with a start; at least 1."""
-    learning_rate: float = 0.01
-    """Peak learning rate of such a student; more than 0."""
+    lessons: lessons_of.Config = field(default_factory=lessons_of.Config)
+    """How many lessons are made of a line."""
+    train: adapter.Config = field(default_factory=_training)
+    """How they are learned. `steps` and `learning_rate` of 0 are found: from `epochs`, and by trials of `rates`."""
+    epochs: float = 2.0
+    """How often a lesson comes, on average; more than 0."""
+    rates: tuple[float, ...] = (1.5e-3, 3e-3, 6e-3)
+    """Peak learning rates that are tried, at least one."""
+    trial_steps: int = 16
+    """Steps of a trial, at least 1."""
 
     def __post_init__(self) -> None:
-        for name in ("rounds", "parts", "steps", "learning_rate"):
+        for name in ("epochs", "trial_steps"):
             if getattr(self, name) <= 0:
                 raise InputError(f"{name}: {getattr(self, name)} is not allowed; it must be more than 0")
+        if not self.rates or min(self.rates) <= 0:
+            raise InputError(f"rates: {list(self.rates)} is not allowed; at least one, each more than 0")
 
 
-def generated(numbers: Sequence[int]) -> dict[str, str]:
-    """Plain notes that nobody wrote, by name; the same number, the same text."""
-    return {f"memory-{number}": synthetic.memory(FRESH + number) for number in numbers}
+@dataclass(frozen=True)
+class Primed:
+    """What came of it."""
+
+    folder: str
+    """Where the start lies."""
+    lessons: dict[str, int]
+    """Lessons by task."""
+    trials: dict[str, float]
+    """Loss on held-out lessons by learning rate, nats; empty where the rate was given."""
+    learning_rate: float
+    """The peak that was taken."""
+    steps: int
+    """Steps of the training."""
+    validation: tuple[tuple[int, float], ...]
+    """(step, loss on held-out lessons) of the training, nats."""
 
 
 def prime(
-    memories: Mapping[str, str], folder: Path, *, model: str = models.DEFAULT, home: Path | str | None = None,
-    settings: Settings = run.DEFAULTS, plan: Plan = Plan(), show: bool = False, workers: int = 1,
-) -> list[float]:  # fmt: skip
-    """Write the start of `model` to `folder`. Returns the students' mean loss in the last three steps of every round.
+    model: Model, notes: Sequence[Note], folder: Path, *, home: Path | str | None = None, plan: Plan = Plan(),
+    show: Audience = False,
+) -> Primed:  # fmt: skip
+    """Write the start of `model` to `folder`, whole. Run again after a kill, it goes on where it was.
 
-    Raises `InputError` for a plan with more parts than memories, a memory that cannot be captured, or a start in
-    `settings`; `StoreError` for a folder that cannot be written.
+    Raises `InputError` for notes that give no lesson, `StoreError` for a folder that cannot be written.
     """
-    if len(memories) < plan.parts:
-        raise InputError(f"{len(memories)} memories in {plan.parts} parts: every part needs one at least")
-    if settings.train.start != AUTO:
-        raise InputError(
-            f"train.start: {settings.train.start!r}; here a round begins with the one before, leave it out"
-        )
-    base = models.load(model, home=home_folder(home))
+    lessons = lessons_of.lessons(notes, plan.lessons)
+    if not lessons:
+        raise InputError("the notes give no lesson: no line of them has a fact with questions")
     make_folder(folder)  # what is wrong with it is told now, not when all is done
-    about = {"base": base.fingerprint, "memories": digest(dict(memories)), "plan": asdict(plan)}
-    work = home_folder(home) / "priming" / digest(about | {"settings": asdict(settings)})[:16]
-    losses: list[float] = []
-    before = NONE
-    for number in range(plan.rounds + 1):
-        settings = replace(settings, train=_train(settings, plan, before, number))
-        names = list(memories)[number % plan.parts :: plan.parts]
-        candidates = run.candidates(
-            {name: memories[name] for name in names}, model=str(base.path), home=work, settings=settings, show=show,
-            workers=workers, note=f"round {number} of {plan.rounds}",
-        )  # fmt: skip
-        losses.append(_last(list(candidates.values())))
-        about_start = {"plan": asdict(plan), "memories": len(memories), "losses": losses}
-        into = folder if number == plan.rounds else work / f"round-{number}"
-        _write(into, base, list(candidates.values()), Store(work), plan, about_start)
-        before = str(into)
+    examples = [*lessons_of.artifacts(model, lessons), *anchors(model, Settings().capture)]
+    work = home_folder(home) / "priming" / digest([model.fingerprint, asdict(plan), [asdict(n) for n in notes]])[:16]
+    make_folder(work)
+    config, trials = _with_rate(model, examples, _with_steps(plan, len(lessons)), plan, work, show)
+    trained = _train(model, examples, config, work / "training", show, "train")
+    primed = Primed(
+        str(folder), dict(Counter(lesson.task for lesson in lessons)), trials, config.learning_rate, trained.steps,
+        trained.validation,
+    )  # fmt: skip
+    shape = LoraConfig(config.rank, config.alpha, config.targets, config.experts)
+    about = trained.adapter_config | {"base_model_name_or_path": model.ref}
+    write(folder, model, trained.tensors, about, shape, STUDENT_STEPS, STUDENT_RATE, asdict(primed))
     shutil.rmtree(work)
-    return losses
+    return primed
 
 
 def beside(ref: str, home: Path | str | None = None) -> Path:
@@ -109,27 +124,31 @@ def beside(ref: str, home: Path | str | None = None) -> Path:
     return folder / FOLDER
 
 
-def _train(settings: Settings, plan: Plan, before: str, number: int) -> adapter.Config:
-    """How the students of one round train: to the end, and with a seed of their own."""
-    steps = plan.steps if number else FIRST * plan.steps
-    rate = plan.learning_rate if number else 0.0
-    return replace(settings.train, start=before, steps=steps, learning_rate=rate, mastered=0.0, seed=number)
+def _with_steps(plan: Plan, lessons: int) -> adapter.Config:
+    """The training with as many steps as its epochs take."""
+    rows = plan.train.facts + plan.train.unknowns
+    return replace(plan.train, steps=plan.train.steps or max(1, round(plan.epochs * lessons / rows)))
 
 
-def _last(candidates: Sequence[Candidate]) -> float:
-    """Mean loss of the last three steps."""
-    return round(sum(sum(c.losses[-3:]) / len(c.losses[-3:]) for c in candidates) / len(candidates), 4)
+def _with_rate(
+    model: Model, examples: Sequence[DistillArtifact], config: adapter.Config, plan: Plan, work: Path, show: Audience
+) -> tuple[adapter.Config, dict[str, float]]:
+    """The training with the rate whose trial has the least loss on held-out lessons, and all trials' losses."""
+    if config.learning_rate:
+        return config, {}
+    losses: dict[float, float] = {}
+    for rate in plan.rates:
+        short = replace(config, steps=plan.trial_steps, learning_rate=rate, validate_every=plan.trial_steps, patience=0)
+        trained = _train(model, examples, short, work / f"rate-{rate}", show, f"try {rate}")
+        losses[rate] = trained.validation[-1][1]
+    best = min(losses, key=lambda rate: losses[rate])
+    return replace(config, learning_rate=best), {str(rate): round(loss, 4) for rate, loss in losses.items()}
 
 
-def _write(
-    folder: Path, model: Model, candidates: Sequence[Candidate], store: Store, plan: Plan, about: Mapping[str, object]
-) -> None:  # fmt: skip
-    """The mean of the candidates' adapters becomes a start; `about` stands in it."""
-    total: dict[str, Tensor] = {}
-    for candidate in candidates:
-        for name, tensor in peft.from_bytes(store.blobs.get(candidate.adapter)).items():
-            total[name] = total.get(name, torch.zeros(())) + tensor.float()
-    config = candidates[0].adapter_config | {"base_model_name_or_path": model.ref}
-    mean = {name: tensor / len(candidates) for name, tensor in total.items()}
-    shape = lora_config(candidates[0])
-    write(folder, model, mean, config, shape, plan.steps, plan.learning_rate, json.loads(json.dumps(about)))
+def _train(
+    model: Model, examples: Sequence[DistillArtifact], config: adapter.Config, folder: Path, show: Audience, what: str
+) -> adapter.Trained:
+    make_folder(folder)
+    with progress("prime", config.steps, show, user=what) as step:
+        (trained,) = adapter.train(model, [examples], config, folder, step)
+    return trained
