@@ -1,6 +1,6 @@
 """Prime a base: teach it the trade, once, from notes that people wrote with questions.
 
-In: a base, notes (`text/notes.py`), settings. Out: a folder of a start (`train/adapter/start.py`): an adapter with which
+In: a base, notes (`text/notes.py`), a plan. Out: a folder of a start (`train/adapter/start.py`): an adapter with which
 the base reads notes and answers in the note's own words, writes questions about a statement, and says that it does not
 know what it was not told. Students begin with it, and it can stand in for the base as teacher and writer.
 

@@ -37,14 +37,14 @@ def written(folder: Path, notes: list[Note]) -> Path:
         (folder / "household" / f"{note.name}.md").write_text("\n".join(line.text for line in note.lines))
         for line in note.lines:
             facts = [{"value": f.value, "questions": list(f.questions)} for f in line.facts]
-            rows.append({"kind": note.kind, "note": note.name, "text": line.text, "facts": facts, "near": list(line.near)})
+            rows.append(
+                {"kind": note.kind, "note": note.name, "text": line.text, "facts": facts, "near": list(line.near)}
+            )
     (folder / "household.jsonl").write_text("\n".join(map(json.dumps, rows)))
     return folder
 
 
-def test_a_base_learns_the_lessons_and_students_begin_there(
-    random_model: Callable[..., Model], tmp_path: Path
-) -> None:
+def test_a_base_learns_the_lessons_and_students_begin_there(random_model: Callable[..., Model], tmp_path: Path) -> None:
     model = random_model("llama")
     primed = prime(model, NOTES, tmp_path / "start", home=tmp_path, plan=plan(steps=6, validate_every=3))
     assert primed.lessons == {"values": 9, "questions": 9, "near": 9, "read": 18, "closed": 9, "refuse": 18}
@@ -98,7 +98,9 @@ def test_killed_it_goes_on_and_ends_the_same(commands: Commands, tmp_path: Path)
     assert finished.code == 0, finished.err
     assert finished.json["lessons"]["read"] == 18
     weights = "adapter_model.safetensors"
-    assert (tmp_path / "killed" / "start" / weights).read_bytes() == (tmp_path / "whole" / "start" / weights).read_bytes()
+    assert (tmp_path / "killed" / "start" / weights).read_bytes() == (
+        tmp_path / "whole" / "start" / weights
+    ).read_bytes()
 
 
 def test_what_cannot_be_primed_is_one_line(commands: Commands, tmp_path: Path) -> None:

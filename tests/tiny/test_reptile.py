@@ -61,7 +61,10 @@ def test_a_start_is_the_mean_of_the_students_of_the_round_before(
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("plan", "line"),
-    [({"parts": 5}, "4 memories in 5 parts: every part needs one at least"), ({"rounds": 0}, "rounds: 0 is not allowed")],
+    [
+        ({"parts": 5}, "4 memories in 5 parts: every part needs one at least"),
+        ({"rounds": 0}, "rounds: 0 is not allowed"),
+    ],
 )
 def test_a_plan_that_cannot_be_is_one_line(plan: dict[str, int], line: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=line):
