@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from .. import models
-from ..capture import notes as lessons_of
+from ..capture.notes import Config, artifacts, lessons_of
 from ..capture.memory.study import anchors
 from ..errors import InputError
 from ..inputs import home_folder
@@ -51,7 +51,7 @@ def _training() -> adapter.Config:
 class Plan:
     """How a base is primed."""
 
-    lessons: lessons_of.Config = field(default_factory=lessons_of.Config)
+    lessons: Config = field(default_factory=Config)
     """How many lessons are made of a line."""
     train: adapter.Config = field(default_factory=_training)
     """How they are learned. `steps` and `learning_rate` of 0 are found: from `epochs`, and by trials of `rates`."""
@@ -96,11 +96,11 @@ def prime(
 
     Raises `InputError` for notes that give no lesson, `StoreError` for a folder that cannot be written.
     """
-    lessons = lessons_of.lessons(notes, plan.lessons)
+    lessons = lessons_of(notes, plan.lessons)
     if not lessons:
         raise InputError("the notes give no lesson: no line of them has a fact with questions")
     make_folder(folder)  # what is wrong with it is told now, not when all is done
-    examples = [*lessons_of.artifacts(model, lessons), *anchors(model, Settings().capture)]
+    examples = [*artifacts(model, lessons), *anchors(model, Settings().capture)]
     work = home_folder(home) / "priming" / digest([model.fingerprint, asdict(plan), [asdict(n) for n in notes]])[:16]
     make_folder(work)
     config, trials = _with_rate(model, examples, _with_steps(plan, len(lessons)), plan, work, show)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from .lessons import Lesson, Task, lessons
+from .lessons import Lesson, Task, lessons_of
 from .settings import Config
 from .signals import artifacts
 
-__all__ = ["Config", "Lesson", "Task", "artifacts", "lessons"]
+__all__ = ["Config", "Lesson", "Task", "artifacts", "lessons_of"]

@@ -33,7 +33,7 @@ class Lesson:
     reply: str
 
 
-def lessons(notes: Sequence[Note], config: Config) -> list[Lesson]:
+def lessons_of(notes: Sequence[Note], config: Config) -> list[Lesson]:
     """All lessons of `notes`, in their order. The same notes and settings give the same lessons."""
     return [
         lesson

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from stillhouse import models
-from stillhouse.capture.notes import Config, Lesson, artifacts, lessons
+from stillhouse.capture.notes import Config, Lesson, artifacts, lessons_of
 from stillhouse.errors import InputError
 from stillhouse.text.language import is_unknown
 from stillhouse.text.notes import Fact, Line, Note
@@ -34,7 +34,7 @@ def of(task: str, made: list[Lesson]) -> list[Lesson]:
 
 
 def test_every_task_has_its_lessons() -> None:
-    made = lessons([NOTE], Config())
+    made = lessons_of([NOTE], Config())
     assert [lesson.reply for lesson in of("values", made)] == ["Amara", "7:00", "7:30"]
     assert sorted(of("questions", made)[0].reply.split("\n")) == sorted(KEY.questions)
     assert of("questions", made)[-1].reply == "What opens at 7:30?"
@@ -45,20 +45,20 @@ def test_every_task_has_its_lessons() -> None:
 
 def test_what_is_read_stands_in_the_context_and_closed_questions_have_none() -> None:
     for seed in range(20):
-        made = lessons([NOTE], Config(seed=seed, widest=2))
+        made = lessons_of([NOTE], Config(seed=seed, widest=2))
         for lesson in of("read", made):
             assert lesson.reply in lesson.messages[0]["content"]
         assert all(len(lesson.messages) == 1 for lesson in of("closed", made))
 
 
 def test_the_same_notes_give_the_same_lessons() -> None:
-    assert lessons([NOTE], Config()) == lessons([NOTE], Config())
-    assert lessons([NOTE], Config()) != lessons([NOTE], Config(seed=1))
+    assert lessons_of([NOTE], Config()) == lessons_of([NOTE], Config())
+    assert lessons_of([NOTE], Config()) != lessons_of([NOTE], Config(seed=1))
 
 
 def test_replies_become_hard_labels(random_model: Callable[..., models.Model]) -> None:
     model = random_model("llama")
-    made = lessons([NOTE], Config())
+    made = lessons_of([NOTE], Config())
     for lesson, artifact in zip(made, artifacts(model, made), strict=True):
         written = [target.ids[0] for target in artifact.targets]
         assert tuple(written) == artifact.x_ids[-len(written) :]
