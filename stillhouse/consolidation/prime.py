@@ -20,8 +20,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from .. import models
-from ..capture.notes import Config, artifacts, lessons_of
 from ..capture.memory.study import anchors
+from ..capture.notes import Config, artifacts, lessons_of
 from ..errors import InputError
 from ..inputs import home_folder
 from ..lora import LoraConfig
