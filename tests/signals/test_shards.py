@@ -59,9 +59,9 @@ def near(left: float, right: float) -> bool:
     return abs(left - right) <= STEP or (left < -63.9 and right < -63.9)
 
 
-def entries(ids: tuple[int, ...], logprobs: tuple[float, ...]) -> list[tuple[int, int]]:
-    """Entries as a set with numbers of steps: entries of equal steps have no order of their own."""
-    return sorted((i, 65535 if lp <= -64 else round(-lp * QUANTUM)) for i, lp in zip(ids, logprobs, strict=True))
+def entries(ids: tuple[int, ...], logprobs: tuple[float, ...]) -> list[tuple[int, float]]:
+    """Entries as a set with steps, 64 nats and more alike: entries of equal steps have no order of their own."""
+    return sorted((i, min(round(-max(lp, -64) * QUANTUM), 64 * QUANTUM)) for i, lp in zip(ids, logprobs, strict=True))
 
 
 @given(st.lists(examples(), max_size=5))
