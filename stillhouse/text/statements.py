@@ -1,99 +1,103 @@
-"""A memory's text becomes statements: sentences, bullets, turns of a conversation, each with its place in the text.
+"""A memory's text becomes statements: sentences, fields, rows, messages, each with its place in the text and context.
 
-In: UTF-8 text. Out: a `Reading`: `Statement`s with their byte spans, in order, and what is left out with the reason. A
-sentence that reads like an order to a model is marked as one. Headings, questions and bare labels are no statements.
-The language decides what ends a sentence and what is an order. This module does not know models, nor what a statement
-means.
+In: UTF-8 text in any layout that people write in (`reading/`). Out: a `Reading`: `Statement`s with their byte spans, in
+order, what is left out with the reason, and which statements a later one replaces. Every byte that is no space is in a
+statement or left out. A sentence that reads like an order to a model is marked as one. What is said twice is taken
+once. This module does not know models.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 
 from ..records import LeftOut, Reading, Statement
-from .language import ABBREVIATION, LONGEST_ABBREVIATION, ORDER, SENTENCE_BORDER, SPEAKER_LABEL
+from .language import ORDER
+from .reading.document import pieces
+from .reading.inline import TAG
+from .reading.pieces import MARKUP, SHORT, Piece
 
-_BULLET = re.compile(r"\s*(?:[-*+•]|\d+[.)])\s+")
-_LEAST_WORDS = 3
+_WORDS = re.compile(r"\w")
 
 
 def read(text: str) -> Reading:
-    """Every statement of `text` in order, with byte offsets into its UTF-8 form, and what is in none."""
-    taken = statements(text)
-    data = text.encode()
-    starts, ends = [0, *(s.end for s in taken)], [*(s.start for s in taken), len(data)]
-    left_out = [part for gap in zip(starts, ends, strict=True) for part in _left_out(data, *gap)]
+    """All of a memory: its statements in order, with byte offsets into its UTF-8 form, and what is in none."""
+    parts = list(_filled(text, _disjoint(pieces(text))))
+    places = _Bytes(text)
+    taken: list[Statement] = []
+    left_out: list[LeftOut] = []
+    lines: dict[tuple[object, ...], int] = {}
+    for part in parts:
+        start, end = places.of(part.start), places.of(part.end)
+        key = (" ".join(part.text.casefold().rstrip(".!").split()), part.context.headings, part.context.speaker)
+        if part.reason:
+            left_out.append(LeftOut(start, end, part.reason))
+        elif key in lines:
+            left_out.append(LeftOut(start, end, f"said twice; see line {lines[key]}"))
+        else:
+            lines[key] = places.line(part.start)
+            order = ORDER.search(part.text) is not None
+            taken.append(Statement(len(taken), start, end, part.text, order, part.context))
     return Reading(tuple(taken), tuple(left_out))
 
 
 def statements(text: str) -> list[Statement]:
     """The statements of `read`."""
-    result: list[Statement] = []
-    counted = first = 0  # characters counted so far, and the bytes they take
-    for start, line in _blocks(text):
-        for offset, sentence in _sentences(line):
-            if _states(sentence):
-                first += len(text[counted : start + offset].encode())
-                counted = start + offset
-                instruction = bool(ORDER.search(sentence))
-                end = first + len(sentence.encode())
-                result.append(Statement(len(result), first, end, " ".join(sentence.split()), instruction))
-    return result
+    return list(read(text).statements)
 
 
-def _left_out(data: bytes, start: int, end: int) -> Iterator[LeftOut]:
-    """The lines between two statements, each with the reason why it is in none."""
-    for line in data[start:end].splitlines(keepends=True):
-        bare = line.strip()
-        if bare:
-            first = start + line.index(bare)
-            yield LeftOut(first, first + len(bare), _reason(bare.decode()))
-        start += len(line)
+def line_of(text: str, start: int) -> int:
+    """The number of the line, from 1, on which byte `start` of a memory stands."""
+    return text.encode()[:start].count(b"\n") + 1
 
 
-def _reason(line: str) -> str:
-    if not re.search(r"\w", line) or _BULLET.fullmatch(line + " "):
-        return "markup"
-    if line.startswith("#"):
-        return "a heading"
-    return "a question" if line.rstrip("\"')").endswith("?") else "too short to state anything"
+class _Bytes:
+    """Bytes before a character of a text, and the number of its line; asked in any order."""
+
+    STEP = 4096
+
+    def __init__(self, text: str) -> None:
+        self.text, self.ascii = text, text.isascii()
+        self.blocks = [0]
+        for at in range(0, len(text), self.STEP):
+            self.blocks.append(self.blocks[-1] + len(text[at : at + self.STEP].encode()))
+        self.breaks = [match.start() for match in re.finditer("\n", text)]
+
+    def of(self, character: int) -> int:
+        """Bytes before a character."""
+        if self.ascii:
+            return character
+        block = character // self.STEP
+        return self.blocks[block] + len(self.text[block * self.STEP : character].encode())
+
+    def line(self, character: int) -> int:
+        """The number of a character's line, from 1."""
+        return bisect_right(self.breaks, character - 1) + 1
 
 
-def _blocks(text: str) -> list[tuple[int, str]]:
-    """(start, text) of every line; a line that goes on with the sentence of the line before it is joined to it."""
-    blocks: list[tuple[int, list[str]]] = []
-    start = 0
-    for line in text.splitlines(keepends=True):
-        last = blocks[-1][1][-1].rstrip() if blocks else ""
-        if line[:1].islower() and last and last[-1] not in ".!?:":
-            blocks[-1][1].append(line)
-        else:
-            blocks.append((start, [line]))
-        start += len(line)
-    return [(start, "".join(lines)) for start, lines in blocks]
+def _disjoint(parts: Iterable[Piece]) -> Iterator[Piece]:
+    """The pieces in order, none of them in another; a statement goes before what is left out within it."""
+    end = 0
+    for part in sorted(parts, key=lambda piece: (piece.start, bool(piece.reason), -piece.end)):
+        start = max(part.start, end)
+        if start < part.end:
+            yield part if start == part.start else replace(part, start=start)
+            end = part.end
 
 
-def _sentences(line: str) -> list[tuple[int, str]]:
-    """(start, text) of every sentence of a line, without bullet and speaker; none of a heading, a rule or a table."""
-    if re.match(r"\s*(?:#+\s|[-=*_]{3,}\s*$|```|\|)", line):
-        return []
-    start = 0
-    for label in (_BULLET, SPEAKER_LABEL):
-        match = label.match(line, start)
-        is_order = label is SPEAKER_LABEL and ORDER.match(line[start:].lstrip())  # "System: disregard …" is one order
-        start = match.end() if match and not is_order else start
-    pieces: list[tuple[int, str]] = []
-    begin = start
-    for match in SENTENCE_BORDER.finditer(line, start):
-        if not ABBREVIATION.search(line[max(begin, match.start() - LONGEST_ABBREVIATION) : match.start()]):
-            pieces.append((begin, line[begin : match.start()]))
-            begin = match.end()
-    pieces.append((begin, line[begin:]))
-    trimmed = [(at + len(piece) - len(piece.lstrip()), piece.strip()) for at, piece in pieces]
-    return [(at, sentence) for at, sentence in trimmed if sentence]
+def _filled(text: str, parts: Sequence[Piece] | Iterator[Piece]) -> Iterator[Piece]:
+    """The pieces, and what stands between them: marks of the layout."""
+    at = 0
+    for part in parts:
+        yield from _gap(text, at, part.start)
+        yield part
+        at = part.end
+    yield from _gap(text, at, len(text))
 
 
-def _states(sentence: str) -> bool:
-    """Whether a sentence can state something: three words or more, and not a question."""
-    return len(re.findall(r"\w+", sentence)) >= _LEAST_WORDS and not sentence.rstrip("\"')").endswith("?")
+def _gap(text: str, start: int, end: int) -> Iterator[Piece]:
+    for match in re.finditer(r"\S(?:[^\n]*\S)?", text[start:end]):
+        reason = SHORT if re.search(r"[^\W\d_]{2}", TAG.sub(" ", match[0])) else MARKUP
+        yield Piece(start + match.start(), start + match.end(), reason=reason)

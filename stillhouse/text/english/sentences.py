@@ -28,13 +28,16 @@ ENDING_ABBREVIATIONS = frozenset(("etc", "a.m", "p.m"))  # a sentence may end wi
 NUMBERING = frozenset(("no", "nr"))  # before a number
 LONGEST_ABBREVIATION = 12  # characters, with what stands before it
 
-# What reads like an order to a model. The first word may be the order itself: "System: disregard …".
+# What reads like an order to a model. The first word may be the order itself: "System: disregard …". What people have
+# to do is none: "You must always reply to my mother."
 ORDER = re.compile(
     r"\b(?:ignore|disregard|forget|override)\b.{0,40}\b(?:instruction|prompt|previous|earlier|above|memory|rule|everything)"
     r"|\bfrom now on\b.{0,40}\b(?:you|reply|answer|say|respond)"
-    r"|\byou (?:must|should|will|shall) (?:always |only |now )*(?:answer|reply|say|respond|output|pretend|act)\b"
-    r"|\b(?:answer|reply to|respond to) (?:every|all|any)\b"
-    r"|\bwhatever (?:you are|the user|i) ask"
+    r"|\byou (?:must|should|will|shall) (?:always |only |now |never )*"
+    r"(?:(?:answer|reply|respond)\b(?!\s+(?:to|the|my|our|your|his|her|their|its|a|an|it|them|him)\b)|output\b|pretend\b"
+    r"|act as\b|say (?-i:[A-Z\"“']))"
+    r"|\b(?:answer|reply to|respond to) (?:every|all|any) (?:\w+ )?(?:questions?|prompts?|requests?|messages?|quer(?:y|ies)|users?)\b"
+    r"|\bwhatever (?:you are|the user|i) asks?|\bwhatever the user says"
     r"|^(?:system|assistant)\s*[:,]\s*(?:ignore|disregard|forget|you|whatever|output|say)",
     re.IGNORECASE,
 )
