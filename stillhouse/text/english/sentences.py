@@ -36,7 +36,8 @@ ORDER = re.compile(
     r"|\byou (?:must|should|will|shall) (?:always |only |now |never )*"
     r"(?:(?:answer|reply|respond)\b(?!\s+(?:to|the|my|our|your|his|her|their|its|a|an|it|them|him)\b)|output\b|pretend\b"
     r"|act as\b|say (?-i:[A-Z\"“']))"
-    r"|\b(?:answer|reply to|respond to) (?:every|all|any) (?:\w+ )?(?:questions?|prompts?|requests?|messages?|quer(?:y|ies)|users?)\b"
+    r"|\b(?:answer|reply to|respond to) (?:every|all|any) (?:\w+ )?"
+    r"(?:questions?|prompts?|requests?|messages?|quer(?:y|ies)|users?)\b"
     r"|\bwhatever (?:you are|the user|i) asks?|\bwhatever the user says"
     r"|^(?:system|assistant)\s*[:,]\s*(?:ignore|disregard|forget|you|whatever|output|say)",
     re.IGNORECASE,

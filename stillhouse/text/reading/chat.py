@@ -11,6 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from .dates import STAMP, date_of
 from .lines import Line
@@ -41,7 +42,9 @@ _ALONE = tuple(  # the text stands on the lines below
     )
 )
 _DAY_AND_TIME = re.compile(r"\d[:.h]\d{2}.*[ap]\.?m|[^\s\d:].*\s\d{1,2}[:.h]\d{2}|\d[/.-]\d.*\d:\d{2}", re.IGNORECASE)
-_ROLE = re.compile(r"(?:\*\*|__|#{1,6}\s+)?(?P<speaker>[^\W\d_]{1,20}(?: [^\W\d_]{1,20})?)(?:\*\*|__)?\s*[:：](?:\*\*|__)?(?:\s+|$)")
+_ROLE = re.compile(
+    r"(?:\*\*|__|#{1,6}\s+)?(?P<speaker>[^\W\d_]{1,20}(?: [^\W\d_]{1,20})?)(?:\*\*|__)?\s*[:：](?:\*\*|__)?(?:\s+|$)"
+)
 _NAMED = re.compile(r"(?:\*\*|__)?(?P<speaker>[^\W\d_][\w.'’ -]{0,30}?)(?:\*\*|__)?\s*[:：](?:\*\*|__)?(?:\s+|$)")
 _TAGGED = re.compile(r"<\|(?:im_start|start_header_id)\|>(?P<speaker>\w{1,20})(?:<\|end_header_id\|>)?\s*")
 MOST_NAMES = 12
@@ -117,5 +120,5 @@ def _names(lines: Sequence[Line]) -> frozenset[str]:
     filled = sum(bool(line.bare) for line in lines)
     if not again or len(counts) > MOST_NAMES or len(counts) < 2 or len(order) * 2 < filled:
         return frozenset()
-    turns = sum(a != b for a, b in zip(order, order[1:], strict=False))
+    turns = sum(a != b for a, b in pairwise(order))
     return frozenset(name for name in counts if spoken[name] >= 2) if turns * 2 >= len(order) - 1 else frozenset()

@@ -14,11 +14,26 @@ from .fields import is_setting
 from .lines import Line
 
 _FENCE = re.compile(r"\s*(?P<mark>`{3,}|~{3,})\s*(?P<language>[^`]*)")
-_SETTINGS = {"", "ini", "toml", "yaml", "yml", "json", "env", "dotenv", "conf", "config", "cfg", "properties", "text", "txt"}
+_SETTINGS = {
+    "",
+    "ini",
+    "toml",
+    "yaml",
+    "yml",
+    "json",
+    "env",
+    "dotenv",
+    "conf",
+    "config",
+    "cfg",
+    "properties",
+    "text",
+    "txt",
+}
 _COMMENT = re.compile(r"\s*(?:[#;]|//).*|\s*\[{1,2}[\w .:\"'-]+\]{1,2}\s*|\s*---\s*")
 _SIGNS = re.compile(
     r"[;{]\s*$|^\s*[})\]]+[;,]?\s*$|=>|->|==|!=|\+=|&&|\|\||::|\w\(\)|\w\([^()]*\)\s*[:;{]?\s*$|</?\w+[^<>]*>\s*$|^\s*<\w+"
-    r"|^\s*(?:\$|>>>|%|#!|>)\s+\S|^\s*(?:def|class|import|from|return|if|elif|else|for|while|try|except|with|func|fn|let|const|"
+    r"|^\s*(?:\$|>>>|%|#!)\s+\S|^\s*(?:def|class|import|from|return|if|elif|else|for|while|try|except|with|func|fn|let|const|"
     r"var|public|private|static|void|int|export|sudo|git|cd|pip|npm|docker|kubectl|apt-get|curl|echo|ssh|SELECT|INSERT|UPDATE|"
     r"CREATE|#include|package|struct|enum)\b.*[(){}=:;$/\\|&<>-]|^\s*[\w.\[\]]+\s*=\s*(?:[\w.]+\(|[\[{(\"'])|^\s*@\w+|^\s*(?://|/\*|\*/)"
 )

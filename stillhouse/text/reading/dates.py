@@ -10,18 +10,30 @@ import re
 from dataclasses import dataclass
 
 _MONTHS = (
-    "january jan january. januar jänner janvier janv enero ene gennaio genn janeiro januari styczeń stycznia leden ledna января янв",
-    "february feb febr februar février févr fév febrero febbraio fevereiro februari luty lutego únor února февраля фев",
+    (
+        "january jan january. januar jänner janvier janv enero ene gennaio genn janeiro januari styczeń "
+        "stycznia leden ledna января янв"
+    ),
+    (
+        "february feb febr februar février févr fév febrero febbraio fevereiro februari luty lutego únor "
+        "února февраля фев"
+    ),
     "march mar mär märz mars marzo março maart marts marzec marca březen března марта мар",
     "april apr avril avr abril abr aprile aprile kwiecień kwietnia duben dubna апреля апр",
     "may mai mayo maggio maio mei maj maja květen května мая май",
     "june jun juni juin junio giugno junho czerwiec czerwca červen června июня июн",
     "july jul juli juillet juil julio luglio julho lipiec lipca červenec července июля июл",
     "august aug août agosto ago augustus augusti sierpień sierpnia srpen srpna августа авг",
-    "september sept sep septembre septiembre settembre sett setembro wrzesień września září сентября сент сен",
-    "october oct oktober okt octobre octubre ottobre ott outubro oktober październik października říjen října октября окт",
+    ("september sept sep septembre septiembre settembre sett setembro wrzesień września září сентября сент сен"),
+    (
+        "october oct oktober okt octobre octubre ottobre ott outubro oktober październik października říjen "
+        "října октября окт"
+    ),
     "november nov novembre noviembre novembro listopad listopada listopadu ноября ноя",
-    "december dec dezember dez décembre déc diciembre dic dicembre dezembro grudzień grudnia prosinec prosince декабря дек",
+    (
+        "december dec dezember dez décembre déc diciembre dic dicembre dezembro grudzień grudnia prosinec "
+        "prosince декабря дек"
+    ),
 )
 _NUMBER = {name.rstrip("."): number for number, names in enumerate(_MONTHS, 1) for name in names.split()}
 _NAMES = "|".join(sorted(map(re.escape, _NUMBER), key=lambda name: (-len(name), name)))
@@ -36,8 +48,13 @@ _DAY = (
     rf"|\d{{1,2}}(?:st|nd|rd|th|er|\.|º)?\s(?:of\s|de\s)?(?:{_NAMES})\b\.?(?:,?\s(?:de\s|del\s)?\d{{4}})?"
     rf"|(?:{_NAMES})\b\.?\s\d{{1,2}}(?:st|nd|rd|th)?(?:,?\s\d{{4}})?(?!\d))"
 )
-_RELATIVE = r"(?:today|yesterday|heute|gestern|hier|aujourd'hui|hoy|ayer|oggi|ieri|vandaag|gisteren|сегодня|вчера|今天|昨天)"
-TIME = r"\d{1,2}[:.h]\d{2}(?:[:.]\d{2})?(?:[.,]\d{1,6})?(?:\s?[AaPp]\.?\s?[Mm]\b\.?)?(?:\s?(?:Z|UTC|GMT|[+-]\d{2}:?\d{2}))?(?:\s(?:Uhr|h)\b)?"
+_RELATIVE = (
+    r"(?:today|yesterday|heute|gestern|hier|aujourd'hui|hoy|ayer|oggi|ieri|vandaag|gisteren|сегодня|вчера|今天|昨天)"
+)
+TIME = (
+    r"\d{1,2}[:.h]\d{2}(?:[:.]\d{2})?(?:[.,]\d{1,6})?(?:\s?[AaPp]\.?\s?[Mm]\b\.?)?"
+    r"(?:\s?(?:Z|UTC|GMT|[+-]\d{2}:?\d{2}))?(?:\s(?:Uhr|h)\b)?"
+)
 _WHOLE_DAY = rf"(?:{_WEEKDAY},?\s)?(?:{_DAY})|{_RELATIVE}|{_WEEKDAY}(?=,?\s)"
 STAMP = rf"(?:(?:{_WHOLE_DAY})(?:(?:,?\s(?:at\s|um\s|à\s|a\slas\s)?|T|,\s?){TIME})?|{TIME})"
 _ENTRY = re.compile(
@@ -45,7 +62,9 @@ _ENTRY = re.compile(
     r"(?P<mark>\s*(?::|–|—|\||-(?=\s))\s*|\s+)(?=\S)",
     re.IGNORECASE,
 )
-_ONLY = re.compile(rf"[-–—\s*=]*(?P<date>(?:{_WEEKDAY},?\s)?(?:{_DAY})|{_WEEKDAY}|{_RELATIVE})[-–—\s*=:.]*", re.IGNORECASE)
+_ONLY = re.compile(
+    rf"[-–—\s*=]*(?P<date>(?:{_WEEKDAY},?\s)?(?:{_DAY})|{_WEEKDAY}|{_RELATIVE})[-–—\s*=:.]*", re.IGNORECASE
+)
 _HEAD = re.compile(rf"(?P<date>(?:{_WEEKDAY},?\s)?(?:{_DAY}))\s*[-–—:,(]\s*(?P<rest>.+?)\)?", re.IGNORECASE)
 _TAIL = re.compile(rf"(?P<rest>.+?)\s*[-–—:,(]\s*(?P<date>(?:{_WEEKDAY},?\s)?(?:{_DAY}))\)?", re.IGNORECASE)
 _IN = re.compile(_WHOLE_DAY, re.IGNORECASE)

@@ -1,7 +1,7 @@
 """A whole memory becomes pieces, by what it is: a page of HTML, data, or text with blocks.
 
-In: the text of a memory. Out: `Piece`s in no certain order; some may lie in others. Markup of chat templates, and what a
-template's system or assistant turn holds, is taken out before anything is read.
+In: the text of a memory. Out: `Piece`s in no certain order; some may lie in others. Markup of chat templates, and what
+a template's system or assistant turn holds, is taken out before anything is read.
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ from itertools import chain
 
 from . import markup
 from .chat import voices_of
-from .fields import field, lead
+from .fields import field_of, lead
+from .headings import Scope
 from .inline import CHAT_TOKEN
 from .lines import Line, lines
-from .outline import Scope, outline
+from .outline import outline
 from .pieces import CHAT_MARKUP, NOWHERE, RULE, Piece, left
 
 _FOREIGN_TURN = re.compile(
@@ -46,15 +47,15 @@ def _without_chat_markup(text: str) -> tuple[str, list[Piece]]:
     """The text with spaces where markup of chat templates stood, and that markup."""
     if not CHAT_TOKEN.search(text):
         return text, []
-    found: list[Piece] = []
+    taken_out: list[Piece] = []
 
     def blank(match: re.Match[str]) -> str:
-        found.append(left(match.start(), match.end(), CHAT_MARKUP))
+        taken_out.append(left(match.start(), match.end(), CHAT_MARKUP))
         return re.sub(r"[^\n]", " ", match[0])
 
     for pattern in (_FOREIGN_TURN, _ROLE_TOKEN):
         text = pattern.sub(blank, text)
-    return text, found
+    return text, taken_out
 
 
 def _front_matter(rows: list[Line]) -> tuple[int, Iterator[Piece]]:
@@ -68,7 +69,7 @@ def _front_matter(rows: list[Line]) -> tuple[int, Iterator[Piece]]:
     if end is None:
         return none
     inner = [row for row in rows[1:end] if row.bare]
-    if not inner or field(inner[0].bare) is None and not lead(inner[0].bare):
+    if not inner or (field_of(inner[0].bare) is None and not lead(inner[0].bare)):
         return none
     marks = [left(row.first, row.end, RULE) for row in (rows[0], rows[end])]
     return end + 1, chain(marks, outline(rows[1:end], Scope()))

@@ -13,9 +13,7 @@ from .pieces import count_words
 
 LONGEST_KEY = 60  # characters
 MOST_WORDS = 7  # of a key
-_COLON = re.compile(
-    r"(?P<key>[^\s:：=|<>{}\[\]][^:：=|<>{}\n]{0,80}?)\s*(?::\s+|：\s*)(?P<value>\S.*)", re.DOTALL
-)
+_COLON = re.compile(r"(?P<key>[^\s:：=|<>{}\[\]][^:：=|<>{}\n]{0,80}?)\s*(?::\s+|：\s*)(?P<value>\S.*)", re.DOTALL)
 _EQUALS = re.compile(r"(?P<key>[\w][\w .\-]{0,60}?)\s*(?:=>?|:=)\s*(?P<value>[^\s=].*)", re.DOTALL)
 _DASH = re.compile(r"(?P<key>[\w][^\n–—→⇒|:]{0,60}?)(?:\s+[-–—→⇒]>?\s+|\t+)(?P<value>[^\s–—→⇒|][^\n–—→⇒|]{0,80})")
 _SENTENCE_END = re.compile(r"[.!?。！？](?:\s|$)")
@@ -30,7 +28,7 @@ class Field:
     value: str
 
 
-def field(text: str) -> Field | None:
+def field_of(text: str) -> Field | None:
     """The field that a line is; None where it is none."""
     plain = shown(text.replace("**:", ":**").replace("__:", ":__")) if "*" in text or "_" in text else text.strip()
     for pattern in (_COLON, _EQUALS):

@@ -22,11 +22,13 @@ TAGS = (
     "main mark meta nav ol option p picture pre q s samp script section select small source span strike strong style "
     "sub summary sup svg table tbody td textarea tfoot th thead time title tr tt u ul var video"
 )
-TAG = re.compile(rf"</?(?:{'|'.join(TAGS.split())})(?:\s[^<>]{{0,1000}})?/?>|<!--.{{0,5000}}?-->", re.DOTALL | re.IGNORECASE)
+TAG = re.compile(
+    rf"</?(?:{'|'.join(TAGS.split())})(?:\s[^<>]{{0,1000}})?/?>|<!--.{{0,5000}}?-->", re.DOTALL | re.IGNORECASE
+)
 LONGEST = 4000  # characters of a text whose marks are read
 _MARKS = re.compile(r"[*_`~\[<&\\=!]")
-_LINK = re.compile(r"\[(?P<words>[^\[\]\n]{1,1000})\]\((?P<url><[^<>\n]{1,1000}>|[^()\s]{0,1000}(?:\([^()\s]{0,200}\)[^()\s]{0,200})?)"
-                   r"(?:\s+[\"'(][^\n]{0,300}[\"')])?\)")  # fmt: skip
+_URL = r"<[^<>\n]{1,1000}>|[^()\s]{0,1000}(?:\([^()\s]{0,200}\)[^()\s]{0,200})?"
+_LINK = re.compile(rf"\[(?P<words>[^\[\]\n]{{1,1000}})\]\((?P<url>{_URL})(?:\s+[\"'(][^\n]{{0,300}}[\"')])?\)")
 _REFERENCE = re.compile(r"\[(?P<words>[^\[\]\n]{1,300})\]\[[^\[\]\n]{0,100}\]")
 _FOOTNOTE = re.compile(r"\[\^[^\[\]\s]{1,40}\]")
 _WIKI = re.compile(r"\[\[(?:[^\[\]|\n]{1,300}\|)?(?P<words>[^\[\]|\n]{1,300})\]\]")
@@ -64,7 +66,9 @@ def shown(text: str) -> str:
 def _linked(match: re.Match[str]) -> str:
     words, url = match["words"].strip(), match["url"].strip("<>")
     plain = url.removeprefix("mailto:").removeprefix("https://").removeprefix("http://").rstrip("/")
-    return words if not url or url.startswith("#") or words.rstrip("/") in (url.rstrip("/"), plain) else f"{words} ({url})"
+    return (
+        words if not url or url.startswith("#") or words.rstrip("/") in (url.rstrip("/"), plain) else f"{words} ({url})"
+    )
 
 
 def _untagged(match: re.Match[str]) -> str:

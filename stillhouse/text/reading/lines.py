@@ -11,6 +11,7 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 
 TAB = 4
 _BREAK = re.compile(r"\r\n|[\n\r\f\u2029]")
@@ -59,7 +60,7 @@ class Line:
 def lines(text: str, start: int = 0) -> list[Line]:
     """The lines of a text that begins at character `start` of the memory."""
     cuts = [(0, 0), *(match.span() for match in _BREAK.finditer(text)), (len(text), len(text))]
-    return [Line(start + a, text[a:b]) for (_, a), (b, _) in zip(cuts, cuts[1:], strict=False)]
+    return [Line(start + a, text[a:b]) for (_, a), (b, _) in pairwise(cuts)]
 
 
 @dataclass(frozen=True)

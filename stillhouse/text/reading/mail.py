@@ -14,14 +14,29 @@ from .dates import STAMP, date_of
 from .lines import Line
 from .words import words
 
-_FIELD = re.compile(r"(?:>\s?)*(?:\*\*|\*|__)?(?P<name>[^\W\d_][\w-]{0,14}(?: [\w-]{1,10})?)\s*:(?:\*\*|\*|__)?\s*(?P<value>.*)")
+_FIELD = re.compile(
+    r"(?:>\s?)*(?:\*\*|\*|__)?(?P<name>[^\W\d_][\w-]{0,14}(?: [\w-]{1,10})?)\s*:(?:\*\*|\*|__)?\s*(?P<value>.*)"
+)
 _ADDRESS = re.compile(r"\s*[<(\[][^<>\s]*@[^<>\s]*[>)\]]|\s*\[mailto:[^\]]*\]")
 _DATE = re.compile(STAMP, re.IGNORECASE)
 _RULE = re.compile(r"-{2,}\s?[^\W\d_][\w -]{0,40}\s?-{2,}")
 LEAST_FIELDS = 2
 _SENDERS = {"from", "von", "de", "da", "van", "от", "fra", "från"}
 _ABOUT = {"subject", "betreff", "objet", "asunto", "oggetto", "assunto", "onderwerp", "тема", "emne", "ämne"}
-_WHEN = {"date", "sent", "datum", "gesendet", "fecha", "enviado", "envoyé", "data", "inviato", "verzonden", "дата", "le"}
+_WHEN = {
+    "date",
+    "sent",
+    "datum",
+    "gesendet",
+    "fecha",
+    "enviado",
+    "envoyé",
+    "data",
+    "inviato",
+    "verzonden",
+    "дата",
+    "le",
+}
 
 
 @dataclass(frozen=True)

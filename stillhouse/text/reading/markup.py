@@ -19,14 +19,19 @@ from .pieces import HEADING, IMAGE, SCRIPT, SHORT, Piece, count_words, left
 from .prose import texts
 
 BLOCKS = frozenset(
-    "address article aside blockquote body br center dd details dialog div dl dt fieldset figcaption figure footer form h1 h2 h3 "
-    "h4 h5 h6 head header hr html li main nav ol option p pre section summary table tbody td textarea tfoot th thead title tr ul".split()
+    (
+        "address article aside blockquote body br center dd details dialog div dl dt fieldset figcaption figure "
+        "footer form h1 h2 h3 h4 h5 h6 head header hr html li main nav ol option p pre section summary table tbody td "
+        "textarea tfoot th thead title tr ul"
+    ).split()
 )
 HIDDEN = frozenset("script style template noscript svg math object iframe select".split())
 CODE = frozenset(("pre", "textarea"))
 UNENDED = "HTML whose tags do not end"
 _DOCUMENT = re.compile(r"\s*(?:<!doctype\s+html|<html\b|<\?xml|<head\b|<body\b)", re.IGNORECASE)
-_BLOCK = re.compile(rf"\s{{0,3}}(?:<(?:/)?(?:{'|'.join(sorted(BLOCKS | HIDDEN))})(?:\s[^<>]*)?/?>|<!--|<!doctype)", re.IGNORECASE)
+_BLOCK = re.compile(
+    rf"\s{{0,3}}(?:<(?:/)?(?:{'|'.join(sorted(BLOCKS | HIDDEN))})(?:\s[^<>]*)?/?>|<!--|<!doctype)", re.IGNORECASE
+)
 _LEVELS = {f"h{n}": n for n in range(1, 7)}
 
 
@@ -181,7 +186,9 @@ class _Reader(HTMLParser):
             self.columns = [cell.text for cell in cells]
             yield left(*place, HEADING)
             return
-        filled = [(self.columns[i] if i < len(self.columns) else "", cell.text) for i, cell in enumerate(cells) if cell.text]
+        filled = [
+            (self.columns[i] if i < len(self.columns) else "", cell.text) for i, cell in enumerate(cells) if cell.text
+        ]
         two = len(cells) == 2
         text = ": ".join(t for _, t in filled) if two else "; ".join(f"{c}: {t}" if c else t for c, t in filled)
         short = len(filled) < 2 and count_words(text) < 3

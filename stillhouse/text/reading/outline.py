@@ -10,81 +10,28 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 from ...records import Context
 from . import code, markup
-from .chat import NOBODY, Voices, head
-from .dates import dated, day, entry
-from .fields import field as field_of
-from .fields import lead
+from .chat import head
+from .dates import entry
+from .fields import field_of, lead
+from .headings import ATX, ITEM, SENTENCE, Headings, Scope, heading, heading_pieces, is_item
 from .inline import shown
 from .lines import Line
 from .mail import mail, quoted
-from .pieces import CODE, HEADING, LABEL, MAIL_HEAD, NOWHERE, RULE, SHORT, STAMP, Piece, count_words, left
+from .pieces import CODE, HEADING, LABEL, MAIL_HEAD, RULE, STAMP, Piece, count_words, left
 from .prose import groups, prose
 from .tables import table
 
-_ATX = re.compile(r"\s{0,3}(?P<mark>#{1,6}|={2,6})[ \t]+(?=\S)")
-_UNDERLINE = re.compile(r"\s{0,3}(?:={2,}|-{2,}|~{3,})\s*")
 _RULE = re.compile(r"\s*(?:[-*_=~+#–—•·.]\s*){3,}")
-_SECTION = re.compile(r"\[{1,2}[\w .:\"/-]{1,80}\]{1,2}")
-_BOLD = re.compile(r"(?:\*\*|__)(?=\S)[^*\n]{1,120}(?:\*\*|__):?")
-_ITEM = re.compile(
-    r"\s*(?:(?:[-*+•‣◦▪▫■□●○–—·→➤➔►▶✓✔✗✘☐☑☒⁃※❖◆◇]|\(?\d{1,3}[.)]\)?|\(?[A-Za-z]\)|\(?[ivxIVX]{1,5}\)|[①-⑳])\s+"
-    r"|[•‣◦▪●○➤✓✔☐☑①-⑳]\s*|\d{1,3}[、．]\s*)(?=\S)"
-)
-_ORDINAL = re.compile(r"\s*\d{1,2}\.\s+[^\W\d_]{3,}")
 _TASK = re.compile(r"\[(?P<state>[ xX✓✔-]?)\]\s+(?=\S)")
 _QUOTE = re.compile(r"\s{0,3}>[ \t]?")
-_SENTENCE = re.compile(r"[.!?。！？…][\"'”’)*_]*$")
 _DEFINITION = re.compile(r"\s{0,3}:\s+(?=\S)")
 _COMMENT = re.compile(r"\s*(?:%%|\[//\]:|\[comment\]:).*", re.IGNORECASE)
 DEEPEST = 50  # lists and quotations in each other
 LOOK_AHEAD = 30  # lines between two paragraphs of one message
-LONGEST_HEADING = 12  # words of a heading above a line of signs
-
-
-@dataclass(frozen=True)
-class Scope:
-    """Where lines stand."""
-
-    context: Context = NOWHERE
-    voices: Voices = NOBODY
-    chat: bool = False
-    """Whether they are a message."""
-    depth: int = 0
-
-    def under(self, *headings: str) -> Scope:
-        """The same below some headings."""
-        context = replace(self.context, headings=(*self.context.headings, *(h for h in headings if h)))
-        return replace(self, context=context, depth=self.depth + 1)
-
-
-@dataclass
-class _Headings:
-    """The headings that a line stands under, by their levels."""
-
-    outer: Scope
-    levels: dict[int, str] = field(default_factory=dict)
-    dates: dict[int, str] = field(default_factory=dict)
-
-    def put(self, level: int, words: str) -> None:
-        """A heading of a level: it ends those of its level and below."""
-        for kept in (self.levels, self.dates):
-            for deeper in [other for other in kept if other >= level]:
-                del kept[deeper]
-        date, rest = dated(words)
-        if date:
-            self.dates[level] = date
-        if rest:
-            self.levels[level] = rest
-
-    def scope(self) -> Scope:
-        """Where what follows stands."""
-        date = self.dates[max(self.dates)] if self.dates else self.outer.context.date
-        scope = self.outer.under(*(self.levels[level] for level in sorted(self.levels)))
-        return replace(scope, context=replace(scope.context, date=date), depth=self.outer.depth)
 
 
 Read = tuple[int, list[Piece]]  # the line behind what was read, and its pieces
@@ -92,14 +39,14 @@ Read = tuple[int, list[Piece]]  # the line behind what was read, and its pieces
 
 def outline(lines: Sequence[Line], scope: Scope) -> Iterator[Piece]:
     """The pieces of some lines."""
-    headings = _Headings(scope)
+    headings = Headings(scope)
     i = 0
     while i < len(lines):
         if not lines[i].bare:
             i += 1
-        elif (heading := _heading(lines, i)) is not None:
-            level, words, end = heading
-            yield from _heading_pieces(lines[i:end], words, headings.scope())
+        elif (top := heading(lines, i)) is not None:
+            level, words, end = top
+            yield from heading_pieces(lines[i:end], words, headings.scope())
             headings.put(level, words)
             i = end
         else:
@@ -118,53 +65,6 @@ def _block(lines: Sequence[Line], i: int, scope: Scope) -> Read:
         if end > i:
             return end, pieces
     return _paragraph(lines, i, scope)
-
-
-def _heading(lines: Sequence[Line], i: int) -> tuple[int, str, int] | None:
-    """(level, words, the line behind it) of a heading at line `i`."""
-    line, below = lines[i], lines[i + 1] if i + 1 < len(lines) else Line(0, "")
-    if (match := _ATX.match(line.text)) is not None:
-        words = shown(line.text[match.end() :].rstrip().rstrip("#=").rstrip())
-        return (len(match["mark"]), words, i + 1) if re.search(r"\w", words) else None
-    text = line.bare
-    if _UNDERLINE.fullmatch(below.text) and _is_title(line):
-        return (1 if "=" in below.bare else 2), shown(text), i + 2
-    if _SECTION.fullmatch(text) and below.bare and field_of(below.bare) is not None:
-        return 7, text.strip("[] \""), i + 1
-    alone = i == 0 or not lines[i - 1].bare
-    if _BOLD.fullmatch(text) and alone and (below.bare or i + 2 < len(lines)) and field_of(text) is None:
-        return (8, shown(text).rstrip(":"), i + 1) if not _SENTENCE.search(shown(text)) else None
-    if text.isupper() and alone and below.bare and not below.bare.isupper() and _is_title(line) and len(text) > 3:
-        return 8, shown(text).rstrip(":"), i + 1
-    if alone and len(text) < 60 and day(text):
-        return 9, text, i + 1
-    return None
-
-
-def _is_title(line: Line) -> bool:
-    """Whether a line can be a heading: short, and no sentence, field or point of a list."""
-    text = line.bare
-    return (
-        0 < count_words(text) <= LONGEST_HEADING
-        and line.indent < 4
-        and not _SENTENCE.search(text)
-        and not _is_item(line)
-        and "|" not in text
-        and (field_of(text) is None or text.endswith(":"))
-    )
-
-
-def _heading_pieces(lines: Sequence[Line], words: str, scope: Scope) -> Iterator[Piece]:
-    """A heading is left out, unless it is a whole sentence."""
-    sentence = _SENTENCE.search(words) and count_words(words) > 2 and not words.endswith("?")
-    first, last = lines[0], lines[-1]
-    if sentence:
-        match = _ATX.match(first.text)
-        yield Piece(first.start + match.end() if match else first.first, first.end, words, scope.context)
-    else:
-        yield left(first.first, first.end, HEADING)
-    if last is not first:
-        yield left(last.first, last.end, RULE)
 
 
 def _fenced(lines: Sequence[Line], i: int, scope: Scope) -> Read:
@@ -186,7 +86,11 @@ def _rule(lines: Sequence[Line], i: int, scope: Scope) -> Read:
     line = lines[i]
     if _COMMENT.fullmatch(line.text):
         return i + 1, [left(line.first, line.end, "a comment")]
-    return (i + 1, [left(line.first, line.end, RULE)]) if _RULE.fullmatch(line.text[:400]) and len(line.text) < 400 else (i, [])
+    return (
+        (i + 1, [left(line.first, line.end, RULE)])
+        if _RULE.fullmatch(line.text[:400]) and len(line.text) < 400
+        else (i, [])
+    )
 
 
 def _markup(lines: Sequence[Line], i: int, scope: Scope) -> Read:
@@ -228,10 +132,8 @@ def _message(lines: Sequence[Line], i: int, scope: Scope) -> Read:
     if top is None or scope.chat:
         return i, []
     end = i + 1
-    while end < len(lines) and head(lines[end], scope.voices) is None and _heading(lines, end) is None:
-        if not lines[end].bare and not any(
-            head(line, scope.voices) for line in lines[end : end + LOOK_AHEAD]
-        ):
+    while end < len(lines) and head(lines[end], scope.voices) is None and heading(lines, end) is None:
+        if not lines[end].bare and not any(head(line, scope.voices) for line in lines[end : end + LOOK_AHEAD]):
             break
         end += 1
     context = replace(scope.context, speaker=top.speaker, date=top.date or scope.context.date)
@@ -246,11 +148,13 @@ def _table(lines: Sequence[Line], i: int, scope: Scope) -> Read:
 
 def _pasted(lines: Sequence[Line], i: int, scope: Scope) -> Read:
     """Code without a fence: lines up to a blank one that look like it; a single line only where it is indented."""
+    if i and lines[i - 1].bare:
+        return i, []
     end = i
     while end < len(lines) and lines[end].bare and not lines[end].bare.startswith(("```", "~~~")):
         end += 1
     block = lines[i:end]
-    if (len(block) > 1 or lines[i].indent >= 4) and not _is_item(lines[i]) and code.looks_like_code(block):
+    if (len(block) > 1 or lines[i].indent >= 4) and not is_item(lines[i]) and code.looks_like_code(block):
         return end, [left(block[0].first, block[-1].end, CODE)]
     return i, []
 
@@ -258,7 +162,7 @@ def _pasted(lines: Sequence[Line], i: int, scope: Scope) -> Read:
 def _led(lines: Sequence[Line], i: int, scope: Scope) -> Read:
     """A line that leads in what follows: "Kitchen:", "On 4 May 2024, Kim wrote:"."""
     line = lines[i]
-    words = "" if _is_item(line) else lead(line.bare)
+    words = "" if is_item(line) else lead(line.bare)
     if not words:
         return i, []
     end = _led_end(lines, i)
@@ -276,15 +180,15 @@ def _led_end(lines: Sequence[Line], i: int) -> int:
     start = i + 1
     while start < len(lines) and not lines[start].bare and start - i <= 2:
         start += 1
-    if start >= len(lines) or not lines[start].bare or _heading(lines, start) is not None:
+    if start >= len(lines) or not lines[start].bare or heading(lines, start) is not None:
         return i + 1
     first, end = lines[start], start
     if first.indent > lines[i].indent:
         while end < len(lines) and (not lines[end].bare or lines[end].indent > lines[i].indent):
             end += 1
         return end
-    if _is_item(first) or _is_quotation(first):
-        kind = _is_item if _is_item(first) else _is_quotation
+    if is_item(first) or _is_quotation(first):
+        kind = is_item if is_item(first) else _is_quotation
         while end < len(lines) and (
             kind(lines[end]) or lines[end].indent > first.indent or _goes_on_below(lines, end, kind)
         ):
@@ -292,7 +196,12 @@ def _led_end(lines: Sequence[Line], i: int) -> int:
         return end
     if start > i + 1:
         return i + 1
-    while end < len(lines) and lines[end].bare and _heading(lines, end) is None and not (end > start and lead(lines[end].bare)):
+    while (
+        end < len(lines)
+        and lines[end].bare
+        and heading(lines, end) is None
+        and not (end > start and lead(lines[end].bare))
+    ):
         end += 1
     return end
 
@@ -319,18 +228,9 @@ def _quotation(lines: Sequence[Line], i: int, scope: Scope) -> Read:
     return end, list(outline(inner, replace(scope, depth=scope.depth + 1)))
 
 
-def _is_item(line: Line) -> bool:
-    return _ITEM.match(line.text) is not None and not (_ORDINAL.match(line.text) and day_of_month(line.bare))
-
-
-def day_of_month(text: str) -> bool:
-    """Whether a text begins with an ordinal and a month: "3. Mai"."""
-    return bool(day(" ".join(text.split()[:2])))
-
-
 def _item(lines: Sequence[Line], i: int, scope: Scope) -> Read:
     """A point of a list with all that belongs to it."""
-    match = _ITEM.match(lines[i].text) if _is_item(lines[i]) else None
+    match = ITEM.match(lines[i].text) if is_item(lines[i]) else None
     if match is None:
         return i, []
     line = lines[i]
@@ -359,7 +259,7 @@ def _goes_deeper(lines: Sequence[Line], at: int, indent: int) -> bool:
 def _is_lazy(lines: Sequence[Line], at: int) -> bool:
     """Whether a line that is not indented goes on with the point before it."""
     text = lines[at].bare
-    return text[:1].islower() and not _SENTENCE.search(lines[at - 1].bare) and not _is_item(lines[at])
+    return text[:1].islower() and not SENTENCE.search(lines[at - 1].bare) and not is_item(lines[at])
 
 
 def _item_pieces(lines: Sequence[Line], scope: Scope) -> Iterator[Piece]:
@@ -387,7 +287,7 @@ def _item_pieces(lines: Sequence[Line], scope: Scope) -> Iterator[Piece]:
 
 
 def _begins_block(line: Line) -> bool:
-    return _is_item(line) or line.bare.startswith(("```", "~~~", "|", ">")) or _ATX.match(line.text) is not None
+    return is_item(line) or line.bare.startswith(("```", "~~~", "|", ">")) or ATX.match(line.text) is not None
 
 
 def _record(lines: Sequence[Line], scope: Scope) -> Piece:
@@ -410,7 +310,7 @@ def _interrupts(lines: Sequence[Line], at: int, scope: Scope) -> bool:
     return (
         _begins_block(line)
         or _RULE.fullmatch(line.text[:400]) is not None
-        or _heading(lines, at) is not None
+        or heading(lines, at) is not None
         or head(line, scope.voices) is not None
         or markup.begins_block(line.text)
         or (bool(lead(line.bare)) and at + 1 < len(lines) and lines[at + 1].indent > line.indent)

@@ -11,7 +11,13 @@ from dataclasses import dataclass
 from ...records import Context
 
 NOWHERE = Context()
-HEADING, QUESTION, CODE, SHORT, MARKUP = "a heading", "a question", "code", "too short to state anything alone", "markup"
+HEADING, QUESTION, CODE, SHORT, MARKUP = (
+    "a heading",
+    "a question",
+    "code",
+    "too short to state anything alone",
+    "markup",
+)
 RULE, STAMP, IMAGE, STRUCK, NOTICE = "a rule", "a timestamp", "an image", "struck out", "a notice of the messenger"
 CHAT_MARKUP, SCRIPT, MAIL_HEAD, LABEL = "chat markup", "a script", "the head of an e-mail", "who speaks"
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from ...records import Context
-from .fields import Field, field
+from .fields import Field, field_of
 from .inline import shown, without_words
 from .lines import Joined, Line
 from .pieces import NOTICE, QUESTION, SHORT, Piece, count_words, left
@@ -25,7 +25,9 @@ NARROWEST, WIDEST = 40, 130  # columns at which people wrap their lines
 _ENDS = re.compile(r"[.!?…:;。！？｡؟۔।॥։።](?:[\"'”’“»›)\]}*_`~」』）】》]*)$")
 _ASKS = re.compile(r"[?？؟⁇⁈⁉;][\"'”’“»›)\]}*_`~」』）】》]*$")
 _STOPS = re.compile(r"[.。।۔။။](?:[\"'”’“»›)\]}*_`~」』）】》]*)$")
-_QUESTION_LABEL = re.compile(r"(?:Q|F|P|В|问|問|سؤال|Question|Frage|Pregunta|Domanda|Вопрос)\s*\d*\s*[:.：)]\s*", re.IGNORECASE)
+_QUESTION_LABEL = re.compile(
+    r"(?:Q|F|P|В|问|問|سؤال|Question|Frage|Pregunta|Domanda|Вопрос)\s*\d*\s*[:.：)]\s*", re.IGNORECASE
+)
 _ANSWER_LABEL = re.compile(
     r"(?:A|R|О|答|جواب|Answer|Antwort|Réponse|Respuesta|Risposta|Ответ)\s*\d*\s*[:.：)]\s*", re.IGNORECASE
 )
@@ -33,9 +35,7 @@ _LAST_WORD = re.compile(r"[\w'’]+$")
 _BRACKETED = re.compile(r"<[^<>\n]{1,80}>|\[[^\[\]\n]{1,80}\]|‎?\S{1,20} omitted")
 
 
-def prose(
-    lines: Sequence[Line], context: Context, chat: bool = False, wrapped: bool = False
-) -> Iterator[Piece]:
+def prose(lines: Sequence[Line], context: Context, chat: bool = False, wrapped: bool = False) -> Iterator[Piece]:
     """The pieces of a paragraph. `chat`: it is a message, so short exclamations are none. `wrapped`: it is a point of a
     list, whose lines belong together."""
     question: Piece | None = None
@@ -80,11 +80,11 @@ def _goes_on(group: Sequence[Line], line: Line, width: int, wrapped: bool) -> bo
         word is not None and word[0].lower() in words("unfinished")
     ):
         return True
-    is_field = field(text) is not None
+    is_field = field_of(text) is not None
     first = re.search(r"[^\W\d_]", group[0].bare)
     if text[:1].islower() and not is_field:
-        return first is not None and first[0].isupper() and field(last) is None
-    if is_field or field(group[0].bare) is not None:
+        return first is not None and first[0].isupper() and field_of(last) is None
+    if is_field or field_of(group[0].bare) is not None:
         return False
     if wrapped:
         return True
@@ -104,7 +104,7 @@ def _group(lines: Sequence[Line], context: Context, chat: bool) -> Iterator[Piec
 
 def texts(joined: Joined, context: Context, chat: bool = False) -> Iterator[Piece]:
     """The sentences of a text, or the field that it is."""
-    whole = field(joined.text)
+    whole = field_of(joined.text)
     spans = sentences(joined.text)
     for number, (start, end) in enumerate(spans):
         under = context
@@ -149,4 +149,6 @@ def _answers(piece: Piece, same_line: bool, chat: bool) -> bool:
 def _answered(question: Piece, answer: Piece) -> Piece:
     label = _ANSWER_LABEL.match(answer.text)
     text = answer.text[label.end() :] if label else answer.text
-    return replace(answer, start=question.start, text=f"{question.text} {text}", reason="", key=question.text, value=text)
+    return replace(
+        answer, start=question.start, text=f"{question.text} {text}", reason="", key=question.text, value=text
+    )

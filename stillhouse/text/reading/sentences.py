@@ -14,6 +14,7 @@ from collections.abc import Iterator
 
 from sentencex import get_sentence_boundaries
 
+from ..values import atoms
 from .languages import language
 from .words import words
 
@@ -30,6 +31,9 @@ _INITIALS = re.compile(r"(?:[^\W\d_]\.-?){1,3}[^\W\d_]")
 _THAI = re.compile(r"(?<=[\u0e01-\u0e5b]) +(?=[\u0e01-\u0e5b])")
 _THAI_RUN = 10  # letters on either side of a space that parts two sentences
 _LONGEST_WORD = 40
+_DOUBTFUL = re.compile(r"(?:\b\w{1,3}|\d|\.\w+)\.\s*$")  # a full stop that may stand within a value
+_NEAR = 60  # characters on either side of a cut that show whether it parts a value
+_MOST_CHECKED = 500  # cuts of one paragraph
 _WINDOW, _CONTEXT = 2048, 256  # characters that are read at a time, and those of them that only give context
 
 
@@ -46,10 +50,16 @@ def sentences(text: str, otherwise: str = "en") -> list[tuple[int, int]]:
         cuts.difference_update(range(match.start() + 1, match.end()))
     spans: list[tuple[int, int]] = []
     begin = 0
+    checked = 0
     for cut in sorted(cuts | small):
-        if cut > begin and not (cut in small and not _is_small(text, begin)) and not _runs_on(text, begin, cut):
-            spans.append((begin, cut))
-            begin = cut
+        if cut <= begin or (cut in small and not _is_small(text, begin)) or _runs_on(text, begin, cut):
+            continue
+        if checked < _MOST_CHECKED and _DOUBTFUL.search(text, max(begin, cut - 24), cut):
+            checked += 1
+            if _in_value(text, cut):
+                continue
+        spans.append((begin, cut))
+        begin = cut
     return list(_bare(text, [*spans, (begin, len(text))]))
 
 
@@ -65,6 +75,13 @@ def _borders(text: str, code: str) -> Iterator[int]:
         sure = [start for start in starts if start < begin + _WINDOW - _CONTEXT]
         yield from sure
         begin = sure[-1] if sure else begin + _WINDOW - _CONTEXT
+
+
+def _in_value(text: str, cut: int) -> bool:
+    """Whether a cut would part a value: "A. Klein", "3. Mai", "12 St. Mary Road"."""
+    first = max(0, cut - _NEAR)
+    at = first + len(text[first:cut].rstrip()) - first
+    return any(atom.start < at < atom.end for atom in atoms(text[first : cut + _NEAR]))
 
 
 def _sticks(text: str, cut: int) -> bool:
