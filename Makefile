@@ -5,7 +5,10 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 PIP    := $(BIN)/python -m pip --disable-pip-version-check -qq
+MODELS := $(CURDIR)/build/models
 TORCH  := $(shell sed -n 's/^torch==//p' constraints.txt)
+
+export STILLHOUSE_MODELS ?= $(MODELS)  # where `--model smollm2` is looked for
 
 .NOTPARALLEL:
 .PHONY: help setup demo test test-all lint types sizes check check-all bench tiny tiny-start tiny-eval clean
@@ -27,6 +30,7 @@ $(READY): pyproject.toml constraints.txt $(wildcard kernels/*)
 	  echo "no CPU-only build of torch within reach: the one with CUDA will be fetched"; fi
 	@$(PIP) install -c constraints.txt -e '.[dev]'
 	@$(BIN)/python -m compileall -q stillhouse  # as for any installed package: a command starts a second sooner
+	@$(BIN)/stillhouse models fetch smollm2 || echo "without it, what needs the small chat model says so; all else works"
 	@touch $@
 
 demo: export OMP_NUM_THREADS = 1  # the same rounding, so the same verdict, every time
@@ -71,7 +75,7 @@ tiny-start: $(READY)  ## learn where students of the model that ships begin, int
 tiny-eval: $(READY)  ## measure the model that ships on memories it has never seen
 	@$(BIN)/python -m tiny.evaluate
 
-clean:  ## remove everything that make made, except build/tiny, which takes an hour
-	@find build -mindepth 1 -maxdepth 1 ! -name tiny -exec rm -rf {} + 2>/dev/null || true
+clean:  ## remove everything that make made, except build/tiny, which takes an hour, and fetched models
+	@find build -mindepth 1 -maxdepth 1 ! -name tiny ! -name models -exec rm -rf {} + 2>/dev/null || true
 	@rm -rf $(VENV) dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -8,11 +8,13 @@ import random
 import signal
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers is imported anywhere
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the same rounding on every machine
+os.environ.setdefault("STILLHOUSE_MODELS", str(Path(__file__).parents[1] / "build" / "models"))  # where make puts them
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # started in the background: what tests start has to hear Ctrl-C
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -37,6 +39,17 @@ def seeded() -> None:
         numpy.random.seed(0)
     if (torch := sys.modules.get("torch")) is not None:
         torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> Path:
+    """The folder of a real small chat model, which `make setup` fetches; where there is none the test is skipped."""
+    from stillhouse.weights.places import find
+
+    folder = find("smollm2", None)
+    if folder is None:
+        pytest.skip("smollm2 is not fetched: stillhouse models fetch smollm2")
+    return folder
 
 
 @pytest.fixture(scope="session")
