@@ -6,6 +6,7 @@ provide; each name is described where it stands (`english/`).
 
 from __future__ import annotations
 
+from .english.changes import RENAMED, ended, plain_forms
 from .english.everyday import EVERYDAY_PROMPTS, decoys
 from .english.imperatives import as_request
 from .english.numerals import (
@@ -107,11 +108,11 @@ __all__ = [
     "FUNCTION_WORDS", "HALVES_OF_A_DAY", "HEDGES", "HEDGING_PAIRS", "HOURS", "HOUR_SIGNS", "JOINING", "LEADING",
     "LIKE_PLACES", "LONGEST_ABBREVIATION", "LONG_UNITS", "LONG_WORD", "MEMORY_SYSTEM", "MONTHS", "MONTH_NAMES",
     "MONTH_OR_VERB", "MULTIPLIERS", "NEAR_REQUEST", "NEGATED_BEHIND", "NEGATIVE", "NEGATORS", "NO",
-    "NOT_BEHIND_AN_ARTICLE", "NO_MONTH", "NO_NUMBER_BEFORE_ONE", "NO_PASSAGES", "NUMBERING", "OF_THE_DAY",
-    "OPENERS", "ORDER", "ORDINALS", "OWN", "PARTS_OF_AN_HOUR", "PARTS_OF_A_DAY", "PASSAGES_SYSTEM", "POSSESSIVE",
-    "PREPOSITIONS", "PROMPTS_VERSION", "QUESTIONS_REQUEST", "QUESTION_LABEL", "REPETITIONS", "SENTENCE_BORDER",
-    "SPEAKERS", "SPEAKER_LABEL", "STAND_IN_NAMES", "STAND_IN_THINGS", "THEIRS", "TITLES", "TOGETHER", "UNITS",
-    "UNKNOWN_ANSWER", "VALUES_REQUEST", "WEEKDAYS", "WRITING_REQUEST", "YES", "as_request", "compounds",
-    "content_words", "declines", "decoys", "forms", "invented_word", "is_unknown", "leans_back", "names_source",
-    "naming_words", "noun_pairs", "owner_and_owned",
+    "NOT_BEHIND_AN_ARTICLE", "NO_MONTH", "NO_NUMBER_BEFORE_ONE", "NO_PASSAGES", "NUMBERING", "OF_THE_DAY", "OPENERS",
+    "ORDER", "ORDINALS", "OWN", "PARTS_OF_AN_HOUR", "PARTS_OF_A_DAY", "PASSAGES_SYSTEM", "POSSESSIVE", "PREPOSITIONS",
+    "PROMPTS_VERSION", "QUESTIONS_REQUEST", "QUESTION_LABEL", "RENAMED", "REPETITIONS", "SENTENCE_BORDER", "SPEAKERS",
+    "SPEAKER_LABEL", "STAND_IN_NAMES", "STAND_IN_THINGS", "THEIRS", "TITLES", "TOGETHER", "UNITS", "UNKNOWN_ANSWER",
+    "VALUES_REQUEST", "WEEKDAYS", "WRITING_REQUEST", "YES", "as_request", "compounds", "content_words", "declines",
+    "decoys", "ended", "forms", "invented_word", "is_unknown", "leans_back", "names_source", "naming_words",
+    "noun_pairs", "owner_and_owned", "plain_forms",
 ]  # fmt: skip

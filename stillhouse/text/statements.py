@@ -18,6 +18,7 @@ from .language import ORDER
 from .reading.document import pieces
 from .reading.inline import TAG
 from .reading.pieces import MARKUP, SHORT, Piece
+from .updates import Slot, updates
 
 _WORDS = re.compile(r"\w")
 
@@ -28,6 +29,7 @@ def read(text: str) -> Reading:
     places = _Bytes(text)
     taken: list[Statement] = []
     left_out: list[LeftOut] = []
+    slots: list[Slot] = []
     lines: dict[tuple[object, ...], int] = {}
     for part in parts:
         start, end = places.of(part.start), places.of(part.end)
@@ -40,7 +42,8 @@ def read(text: str) -> Reading:
             lines[key] = places.line(part.start)
             order = ORDER.search(part.text) is not None
             taken.append(Statement(len(taken), start, end, part.text, order, part.context))
-    return Reading(tuple(taken), tuple(left_out))
+            slots.append(Slot(part.key, part.value, part.row, part.row and part.value == part.text))
+    return Reading(tuple(taken), tuple(left_out), updates(taken, slots))
 
 
 def statements(text: str) -> list[Statement]:

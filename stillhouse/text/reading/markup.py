@@ -192,7 +192,11 @@ class _Reader(HTMLParser):
         two = len(cells) == 2
         text = ": ".join(t for _, t in filled) if two else "; ".join(f"{c}: {t}" if c else t for c, t in filled)
         short = len(filled) < 2 and count_words(text) < 3
-        yield left(*place, SHORT) if short else Piece(*place, text, self.here(), "", filled[0][1], filled[-1][1])
+        yield (
+            left(*place, SHORT)
+            if short
+            else Piece(*place, text, self.here(), "", filled[0][1], filled[-1][1] if two else text, row=True)
+        )
 
 
 def pages(text: str, offset: int, context: Context) -> list[Piece]:

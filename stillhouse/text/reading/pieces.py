@@ -37,6 +37,8 @@ class Piece:
     key: str = ""
     """What the piece gives a value of: the key of a field, the label of a row."""
     value: str = ""
+    row: bool = False
+    """Whether it is a row of a table."""
 
 
 def left(start: int, end: int, reason: str) -> Piece:

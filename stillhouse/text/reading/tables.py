@@ -163,6 +163,6 @@ def _row(row: Row, columns: Sequence[str], width: int, context: Context) -> Piec
             context = replace(context, headings=(*context.headings, named[1][0]))
         text = ": ".join(cell for _, cell in named)
         alone = len(named) == 1 and count_words(text) < 3 and not context.headings
-        return left(*place, SHORT) if alone else Piece(*place, text, context, "", key, named[-1][1])
+        return left(*place, SHORT) if alone else Piece(*place, text, context, "", key, named[-1][1], row=True)
     text = "; ".join(f"{column}: {cell}" if column else cell for column, cell in named)
-    return Piece(*place, text, context, "", key, text)
+    return Piece(*place, text, context, "", key, text, row=True)
